@@ -1,0 +1,93 @@
+# Copyright The Cluster Stack Operator Authors.
+# SPDX-License-Identifier: Apache-2.0
+
+# Everything here needs Go, git, make and (for the race detector) a C compiler on a Linux, nothing else.
+SHELL := /usr/bin/env bash -o errexit -o nounset -o pipefail -c
+.DEFAULT_GOAL := help
+MAKEFLAGS += --no-print-directory
+
+VERSION ?= $(shell git describe --tags --always --dirty 2>/dev/null || echo unknown)
+COMMIT ?= $(shell git rev-parse HEAD 2>/dev/null || echo unknown)
+LDFLAGS := -s -w \
+	-X github.com/clusterstacks/cluster-stack-operator/internal/cli.version=$(VERSION) \
+	-X github.com/clusterstacks/cluster-stack-operator/internal/cli.commit=$(COMMIT)
+
+TOOLS := bin/tools
+GOTESTSUM := $(TOOLS)/gotestsum --format pkgname-and-test-fails --format-hide-empty-pkg --hide-summary=skipped
+export PATH := $(CURDIR)/$(TOOLS):$(PATH)
+
+##@ Use
+
+.PHONY: quickstart
+quickstart: build ## Run the main job: a sandbox, a cluster stack, a cluster, two upgrades; leaves all running
+	@bin/csctl-quickstart
+
+.PHONY: quickstart-down
+quickstart-down: ## End what `make quickstart` left running
+	@if [ -x bin/csctl ]; then bin/csctl sandbox down --name quickstart; fi
+
+.PHONY: build
+build: ## Build the binaries into bin/
+	@mkdir -p bin
+	@CGO_ENABLED=0 go build -trimpath -ldflags "$(LDFLAGS)" -o bin/csctl ./cmd/csctl
+	@CGO_ENABLED=0 go build -trimpath -ldflags "$(LDFLAGS)" -o bin/cluster-stack-operator ./cmd/cluster-stack-operator
+	@CGO_ENABLED=0 go build -trimpath -ldflags "$(LDFLAGS)" -o bin/csctl-quickstart ./hack/quickstart
+
+##@ Prove
+
+.PHONY: test
+test: check programs ## All that proves the product: checks, then every test once (what CI runs)
+	@$(GOTESTSUM) --raw-command hack/test.sh
+
+.PHONY: test-fast
+test-fast: tools ## Packages that test in seconds, under the race detector
+	@$(GOTESTSUM) --raw-command hack/test.sh fast
+
+.PHONY: test-long
+test-long: check programs ## What takes hours: fuzzing, and the real tests again and again
+	@hack/test-long.sh
+
+.PHONY: bench
+bench: programs ## Benchmarks
+	@go test -run '^$$' -bench . -benchmem ./internal/...
+
+.PHONY: check
+check: verify-generated lint vet ## Generated files are up to date, linter and vet are content
+
+.PHONY: lint
+lint: tools ## Run the linter over both modules with code
+	@echo "lint"
+	@golangci-lint run ./...
+	@cd api && golangci-lint run --config ../.golangci.yml ./...
+
+.PHONY: vet
+vet: ## Run go vet over both modules with code
+	@echo "vet"
+	@go vet ./...
+	@cd api && go vet ./...
+
+##@ Make
+
+.PHONY: generate
+generate: tools ## Write the generated files anew
+	@hack/generate.sh
+
+.PHONY: verify-generated
+verify-generated: tools ## Fail when generated files are out of date
+	@echo "generate, and compare"
+	@hack/verify-generated.sh
+
+.PHONY: tools
+tools: ## Build the pinned tools into bin/tools
+	@mkdir -p $(TOOLS)
+	@cd tools && GOFLAGS= go build -o ../$(TOOLS)/ tool
+
+.PHONY: programs
+programs: ## Build the real Kubernetes and Cluster API programs of the sandbox (cached below the user's cache folder)
+	@go run ./hack/programs
+
+.PHONY: help
+help: ## Show this page
+	@awk 'BEGIN {FS = ":.*## "; printf "Usage: make <target>\n"} \
+		/^##@/ {printf "\n%s\n", substr($$0, 5)} \
+		/^[a-z-]+:.*## / {printf "  %-18s %s\n", $$1, $$2}' Makefile

@@ -1,0 +1,14 @@
+#!/usr/bin/env bash
+# Prints the results of the tests as `go test -json` does, for gotestsum to read: the packages that test
+# fast under the race detector, then the tests of the whole system once.
+set -o nounset -o pipefail
+cd "$(dirname "$0")/.."
+
+status=0
+(cd api && go test -json -race ./...) || status=1
+go test -json -race -timeout 20m $(go list ./... | grep -v /test/e2e) || status=1
+if [ "${1:-}" != fast ]; then
+	# -count=1: what these prove depends on programs that Go's test cache does not know.
+	go test -json -count=1 -timeout 30m ./test/e2e/... || status=1
+fi
+exit $status
