@@ -1,0 +1,293 @@
+// Copyright The Cluster Stack Operator Authors.
+// SPDX-License-Identifier: Apache-2.0
+
+// Package balancer is the TCP load balancer in front of the API servers of one cluster.
+//
+// A backend takes part while its /readyz says so. When it stops saying so, its connections are closed:
+// an API server whose etcd was removed keeps running, and a watch that stays there would never hear
+// anything again. Connections that come while no backend is healthy wait a moment for one.
+package balancer
+
+import (
+	"context"
+	"crypto/tls"
+	"crypto/x509"
+	"errors"
+	"fmt"
+	"io"
+	"net"
+	"net/http"
+	"sync"
+	"syscall"
+	"time"
+
+	"github.com/go-logr/logr"
+)
+
+const (
+	probeInterval = 500 * time.Millisecond
+	probeTimeout  = 2 * time.Second
+	dialTimeout   = time.Second
+	// hold is how long a new connection waits for a healthy backend.
+	hold = 4 * time.Second
+)
+
+// Balancer listens on one address and forwards each connection to a healthy backend, in turn.
+type Balancer struct {
+	listener net.Listener
+	roots    *x509.CertPool
+	log      logr.Logger
+
+	ctx    context.Context // ends with Close
+	cancel context.CancelFunc
+	work   sync.WaitGroup
+
+	mu       sync.Mutex
+	backends []*backend
+	next     int
+	changed  chan struct{} // closed and replaced whenever the health of a backend changes
+}
+
+type backend struct {
+	address string
+	stop    context.CancelFunc
+	healthy bool
+	conns   map[net.Conn]struct{} // both ends of what is forwarded
+}
+
+// Listen starts a balancer without backends. The API servers behind it have certificates of roots.
+func Listen(ctx context.Context, address string, roots *x509.CertPool, log logr.Logger) (*Balancer, error) {
+	listener, err := (&net.ListenConfig{}).Listen(ctx, "tcp", address)
+	if err != nil {
+		return nil, fmt.Errorf("load balancer: %w", err)
+	}
+	b := &Balancer{listener: listener, roots: roots, log: log, changed: make(chan struct{})}
+	b.ctx, b.cancel = context.WithCancel(context.WithoutCancel(ctx))
+	b.work.Go(b.accept)
+	return b, nil
+}
+
+// Address is where the balancer listens.
+func (b *Balancer) Address() *net.TCPAddr { return b.listener.Addr().(*net.TCPAddr) }
+
+// Add makes an API server a backend. It gets connections once it says that it is ready. An address that is
+// a backend already stays as it is.
+func (b *Balancer) Add(address string) {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	for _, known := range b.backends {
+		if known.address == address {
+			return
+		}
+	}
+	ctx, stop := context.WithCancel(b.ctx)
+	added := &backend{address: address, stop: stop, conns: map[net.Conn]struct{}{}}
+	b.backends = append(b.backends, added)
+	b.work.Go(func() { b.watch(ctx, added) })
+}
+
+// Remove takes a backend out and closes its connections.
+func (b *Balancer) Remove(address string) {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	for i, known := range b.backends {
+		if known.address == address {
+			known.stop()
+			b.setHealthy(known, false)
+			b.backends = append(b.backends[:i:i], b.backends[i+1:]...)
+			return
+		}
+	}
+}
+
+// AwaitHealthy returns once a backend is healthy; the error is that of ctx.
+func (b *Balancer) AwaitHealthy(ctx context.Context) error {
+	for {
+		b.mu.Lock()
+		picked, changed := b.pick(nil), b.changed
+		b.mu.Unlock()
+		if picked != nil {
+			return nil
+		}
+		select {
+		case <-changed:
+		case <-ctx.Done():
+			return fmt.Errorf("no API server is ready behind %s: %w", b.Address(), context.Cause(ctx))
+		}
+	}
+}
+
+// Close ends all connections and frees the address.
+func (b *Balancer) Close() {
+	b.cancel()
+	_ = b.listener.Close() // nothing else can be done about a listener that does not close
+	b.mu.Lock()
+	for _, known := range b.backends {
+		b.setHealthy(known, false)
+	}
+	b.backends = nil
+	b.mu.Unlock()
+	b.work.Wait()
+}
+
+// setHealthy needs the lock.
+func (b *Balancer) setHealthy(of *backend, healthy bool) {
+	if !healthy {
+		for conn := range of.conns {
+			_ = conn.Close() // whoever uses it notices
+		}
+		clear(of.conns)
+	}
+	if of.healthy == healthy {
+		return
+	}
+	of.healthy = healthy
+	close(b.changed)
+	b.changed = make(chan struct{})
+	b.log.V(1).Info("API server changed", "backend", of.address, "healthy", healthy)
+}
+
+// pick needs the lock. It gives the next healthy backend that is not among the tried ones.
+func (b *Balancer) pick(tried map[*backend]bool) *backend {
+	for range b.backends {
+		b.next = (b.next + 1) % len(b.backends)
+		if candidate := b.backends[b.next]; candidate.healthy && !tried[candidate] {
+			return candidate
+		}
+	}
+	return nil
+}
+
+// watch keeps the health of a backend until ctx ends.
+func (b *Balancer) watch(ctx context.Context, of *backend) {
+	transport := &http.Transport{TLSClientConfig: &tls.Config{RootCAs: b.roots, MinVersion: tls.VersionTLS12}, MaxIdleConnsPerHost: 1}
+	defer transport.CloseIdleConnections()
+	client := &http.Client{Transport: transport}
+	ticker := time.NewTicker(probeInterval)
+	defer ticker.Stop()
+
+	slow := false
+	for {
+		err := probe(ctx, client, of.address)
+		// A busy machine may miss one probe; only the second in a row that gets no answer counts.
+		timedOut := errors.Is(err, context.DeadlineExceeded)
+		if !timedOut || slow {
+			b.mu.Lock()
+			if ctx.Err() == nil {
+				b.setHealthy(of, err == nil)
+			}
+			b.mu.Unlock()
+		}
+		slow = timedOut
+		select {
+		case <-ctx.Done():
+			return
+		case <-ticker.C:
+		}
+	}
+}
+
+func probe(ctx context.Context, client *http.Client, address string) error {
+	ctx, cancel := context.WithTimeout(ctx, probeTimeout)
+	defer cancel()
+	request, err := http.NewRequestWithContext(ctx, http.MethodGet, "https://"+address+"/readyz", nil)
+	if err != nil {
+		return err
+	}
+	response, err := client.Do(request)
+	if err != nil {
+		return err
+	}
+	defer response.Body.Close() //nolint:errcheck // read to its end below
+	if _, err := io.Copy(io.Discard, response.Body); err != nil {
+		return err
+	}
+	if response.StatusCode != http.StatusOK {
+		return errors.New(response.Status)
+	}
+	return nil
+}
+
+func (b *Balancer) accept() {
+	for {
+		conn, err := b.listener.Accept()
+		switch {
+		case errors.Is(err, net.ErrClosed):
+			return
+		case errors.Is(err, syscall.EMFILE), errors.Is(err, syscall.ENFILE):
+			// Descriptors come back; without a pause this would be a busy loop.
+			time.Sleep(50 * time.Millisecond)
+		case err != nil:
+			b.log.Error(err, "accept")
+		default:
+			b.work.Go(func() { b.serve(conn.(*net.TCPConn)) })
+		}
+	}
+}
+
+// serve forwards one connection until either end is done.
+func (b *Balancer) serve(client *net.TCPConn) {
+	defer client.Close() //nolint:errcheck // it may be closed already
+	server, of := b.connect()
+	if server == nil {
+		return
+	}
+	defer server.Close() //nolint:errcheck // it may be closed already
+
+	b.mu.Lock()
+	if !of.healthy {
+		b.mu.Unlock()
+		return
+	}
+	of.conns[client], of.conns[server] = struct{}{}, struct{}{}
+	b.mu.Unlock()
+	defer func() {
+		b.mu.Lock()
+		delete(of.conns, client)
+		delete(of.conns, server)
+		b.mu.Unlock()
+	}()
+
+	var both sync.WaitGroup
+	both.Go(func() { forward(server, client) })
+	both.Go(func() { forward(client, server) })
+	both.Wait()
+}
+
+// forward copies until from ends and passes that end on, so that the other direction can finish.
+func forward(to, from *net.TCPConn) {
+	// An error means that one end is gone; the other one is told the same way as of an orderly end.
+	_, err := io.Copy(to, from)
+	if err != nil {
+		_ = to.Close()
+		_ = from.Close()
+		return
+	}
+	_ = to.CloseWrite()
+}
+
+// connect gives a connection to a healthy backend, or nil when there is none in time.
+func (b *Balancer) connect() (*net.TCPConn, *backend) {
+	ctx, cancel := context.WithTimeout(b.ctx, hold)
+	defer cancel()
+	tried := map[*backend]bool{}
+	for {
+		b.mu.Lock()
+		picked, changed := b.pick(tried), b.changed
+		b.mu.Unlock()
+		if picked == nil {
+			clear(tried)
+			select {
+			case <-changed:
+				continue
+			case <-ctx.Done():
+				return nil, nil
+			}
+		}
+		conn, err := (&net.Dialer{Timeout: dialTimeout}).DialContext(ctx, "tcp", picked.address)
+		if err == nil {
+			return conn.(*net.TCPConn), picked
+		}
+		tried[picked] = true
+	}
+}

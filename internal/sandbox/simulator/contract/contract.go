@@ -1,0 +1,102 @@
+// Copyright The Cluster Stack Operator Authors.
+// SPDX-License-Identifier: Apache-2.0
+
+// Package contract knows the fields by which an infrastructure provider answers Cluster API, in the
+// contract versions v1beta1 and v1beta2. They are the same for the kinds of every provider, so that
+// nothing else about a kind has to be known.
+package contract
+
+import (
+	"cmp"
+	"fmt"
+	"slices"
+	"strings"
+
+	"k8s.io/apimachinery/pkg/apis/meta/v1/unstructured"
+	"k8s.io/apimachinery/pkg/runtime/schema"
+	"k8s.io/apimachinery/pkg/version"
+	capicontract "sigs.k8s.io/cluster-api/util/contract"
+)
+
+// Version is a version of Cluster API's contract.
+type Version string
+
+// The contract versions that a sandbox fulfils.
+const (
+	V1Beta1 Version = "v1beta1"
+	V1Beta2 Version = "v1beta2"
+)
+
+// Kind is a kind of an infrastructure provider: which version of it to use, and what contract that follows.
+type Kind struct {
+	schema.GroupVersionKind
+	Contract Version
+}
+
+// CRDName is the name that Cluster API demands of the CustomResourceDefinition of a kind.
+func CRDName(gk schema.GroupKind) string { return capicontract.CalculateCRDName(gk.Group, gk.Kind) }
+
+// Resolve picks contract and API version of a kind from the labels of its CustomResourceDefinition:
+// the newest contract that is known here, and the newest API version that follows it.
+func Resolve(gk schema.GroupKind, labels map[string]string) (Kind, error) {
+	for _, contract := range []Version{V1Beta2, V1Beta1} {
+		served := labels["cluster.x-k8s.io/"+string(contract)]
+		if served == "" {
+			continue
+		}
+		newest := slices.MaxFunc(strings.Split(served, "_"), version.CompareKubeAwareVersionStrings)
+		return Kind{GroupVersionKind: gk.WithVersion(newest), Contract: contract}, nil
+	}
+	return Kind{}, fmt.Errorf("CustomResourceDefinition %s has neither the label cluster.x-k8s.io/v1beta2 nor cluster.x-k8s.io/v1beta1; "+
+		"one of them has to name the versions that follow Cluster API's contract", CRDName(gk))
+}
+
+// Endpoint is where a control plane is reached.
+type Endpoint struct {
+	Host string
+	Port int32
+}
+
+// SetEndpoint writes the control plane endpoint to an InfraCluster. One that names another endpoint is refused:
+// nothing would answer there.
+func SetEndpoint(infraCluster *unstructured.Unstructured, endpoint Endpoint) error {
+	host, _, err := unstructured.NestedString(infraCluster.Object, "spec", "controlPlaneEndpoint", "host")
+	if err != nil {
+		return err
+	}
+	port, _, err := unstructured.NestedInt64(infraCluster.Object, "spec", "controlPlaneEndpoint", "port")
+	if err != nil {
+		return err
+	}
+	if got := (Endpoint{Host: host, Port: int32(cmp.Or(port, int64(endpoint.Port)))}); host != "" && got != endpoint {
+		return fmt.Errorf("spec.controlPlaneEndpoint is %s:%d, but in this sandbox the cluster is served at %s:%d: leave the field empty", host, port, endpoint.Host, endpoint.Port)
+	}
+	return unstructured.SetNestedMap(infraCluster.Object, map[string]any{"host": endpoint.Host, "port": int64(endpoint.Port)}, "spec", "controlPlaneEndpoint")
+}
+
+// SetProviderID writes the identity of the machine to an InfraMachine.
+func SetProviderID(infraMachine *unstructured.Unstructured, id string) error {
+	return unstructured.SetNestedField(infraMachine.Object, id, "spec", "providerID")
+}
+
+// ProviderID is the identity of the machine, empty when there is none yet.
+func ProviderID(infraMachine *unstructured.Unstructured) string {
+	id, _, _ := unstructured.NestedString(infraMachine.Object, "spec", "providerID")
+	return id
+}
+
+// SetProvisioned writes to the status of an InfraCluster or InfraMachine that it is there.
+func SetProvisioned(infra *unstructured.Unstructured, contract Version) error {
+	if contract == V1Beta1 {
+		return unstructured.SetNestedField(infra.Object, true, "status", "ready")
+	}
+	return unstructured.SetNestedField(infra.Object, true, "status", "initialization", "provisioned")
+}
+
+// SetAddresses writes the addresses of a machine to the status of its InfraMachine.
+func SetAddresses(infraMachine *unstructured.Unstructured, hostname, ip string) error {
+	return unstructured.SetNestedSlice(infraMachine.Object, []any{
+		map[string]any{"type": "Hostname", "address": hostname},
+		map[string]any{"type": "InternalIP", "address": ip},
+	}, "status", "addresses")
+}
