@@ -1,0 +1,156 @@
+// Copyright The Cluster Stack Operator Authors.
+// SPDX-License-Identifier: Apache-2.0
+
+package v1alpha1
+
+// Condition types. All are positive: True is the state that a user wants.
+const (
+	// ReadyCondition sums up all other conditions of an object.
+	ReadyCondition = "Ready"
+
+	// AssetsClientAPIAvailableCondition of a ClusterStack: its source of releases answers.
+	AssetsClientAPIAvailableCondition = "AssetsClientAPIAvailable"
+	// ReleasesSyncedCondition of a ClusterStack: the list of releases at the source was read.
+	ReleasesSyncedCondition = "ReleasesSynced"
+	// ProviderClusterStackReleasesSyncedCondition of a ClusterStack: the objects of the provider
+	// integration exist for all its releases.
+	ProviderClusterStackReleasesSyncedCondition = "ProviderClusterStackReleasesSynced"
+	// ClusterStackReleasesSyncedCondition of a ClusterStack: its ClusterStackReleases exist, and
+	// those that nobody needs are gone.
+	ClusterStackReleasesSyncedCondition = "ClusterStackReleasesSynced"
+	// ClusterStackReleaseAvailableCondition of a ClusterStack: at least one release can be used.
+	ClusterStackReleaseAvailableCondition = "ClusterStackReleaseAvailable"
+
+	// ClusterStackReleaseDownloadedCondition of a ClusterStackRelease or ClusterAddon: the release is
+	// in the store, checked and well formed.
+	ClusterStackReleaseDownloadedCondition = "ClusterStackReleaseDownloaded"
+	// ProviderClusterStackReleaseReadyCondition of a ClusterStackRelease: the provider integration has
+	// done its work.
+	ProviderClusterStackReleaseReadyCondition = "ProviderClusterStackReleaseReady"
+	// HelmChartAppliedCondition of a ClusterStackRelease: the cluster class is in the management
+	// cluster. Of a ClusterAddon: the addons of the release are in the cluster.
+	HelmChartAppliedCondition = "HelmChartApplied"
+
+	// ClusterReadyCondition of a ClusterAddon: the control plane is initialized and can be reached.
+	ClusterReadyCondition = "ClusterReady"
+	// EvaluatedCELCondition of a ClusterAddon: no condition of a stage is waited for.
+	EvaluatedCELCondition = "EvaluatedCEL"
+	// LeftoversPrunedCondition of a ClusterStackRelease or ClusterAddon: what an earlier release had
+	// and this one has not is gone.
+	LeftoversPrunedCondition = "LeftoversPruned"
+	// PausedCondition of a ClusterAddon is there while its Cluster is paused, with status False until
+	// it goes on.
+	PausedCondition = "Paused"
+)
+
+// Reasons of every kind.
+const (
+	// DoneReason is the reason of a condition that is True. Nothing to do.
+	DoneReason = "Done"
+	// WaitingReason is the reason of a condition that an earlier one holds up. See that one.
+	WaitingReason = "Waiting"
+	// InternalErrorReason: something failed that has no reason of its own; it is tried again. See the
+	// message and the log of the operator.
+	InternalErrorReason = "InternalError"
+	// PausedReason: the object or its Cluster is paused. Remove the annotation
+	// cluster.x-k8s.io/paused or set spec.paused of the Cluster to false.
+	PausedReason = "Paused"
+	// DeletingReason: the object is being deleted. See the message for what it waits for.
+	DeletingReason = "Deleting"
+)
+
+// Reasons of ClusterStack.
+const (
+	// FailedCreateAssetsClientReason: the source cannot be used. Check its settings and credentials.
+	FailedCreateAssetsClientReason = "FailedCreateAssetsClient"
+	// FailedToSyncReason: the list of releases could not be read; releases that are there stay. Check
+	// that the source is reachable.
+	FailedToSyncReason = "FailedToSync"
+	// ProviderTemplateNotFoundReason: spec.providerRef refers to nothing. Create the template in the
+	// namespace of the ClusterStack.
+	ProviderTemplateNotFoundReason = "ProviderTemplateNotFound"
+	// FailedToCreateOrUpdateReason: an object could not be written. See the message; often a right
+	// is missing.
+	FailedToCreateOrUpdateReason = "FailedToCreateOrUpdate"
+	// NoReleaseReadyReason: no release can be used yet. See status.summary.
+	NoReleaseReadyReason = "NoReleaseReady"
+)
+
+// Reasons of ClusterStackRelease.
+const (
+	// ReleaseAssetsNotDownloadedYetReason: the release is being fetched. Wait.
+	ReleaseAssetsNotDownloadedYetReason = "ReleaseAssetsNotDownloadedYet"
+	// IssueWithReleaseAssetsReason: the release is malformed. Publish a corrected release.
+	IssueWithReleaseAssetsReason = "IssueWithReleaseAssets"
+	// NotPublishedReason: the source has no such release. Publish it, or correct spec.versions of
+	// the ClusterStack.
+	NotPublishedReason = "NotPublished"
+	// FetchFailedReason: the release could not be fetched. Check that the source is reachable.
+	FetchFailedReason = "FetchFailed"
+	// ReleaseMovedReason: the source offers other content under the name of a release that is in use;
+	// the content fetched first stays in use. Publish changed content under a new version.
+	ReleaseMovedReason = "ReleaseMoved"
+	// ProcessOngoingReason: the provider integration is at work. See its object.
+	ProcessOngoingReason = "ProcessOngoing"
+	// InUseReason: the release is being deleted and a Cluster still uses it. Move or delete the
+	// Cluster.
+	InUseReason = "InUse"
+	// NotAllowedReason: the cluster class has an object that may not be created in the management
+	// cluster. Remove it from the chart.
+	NotAllowedReason = "NotAllowed"
+)
+
+// Reasons of ClusterStackRelease and ClusterAddon about applying.
+const (
+	// FailedToApplyObjectsReason: objects could not be applied. See the message and status.resources.
+	FailedToApplyObjectsReason = "FailedToApplyObjects"
+	// ObjectsApplyingOngoingReason: objects are being applied. Wait.
+	ObjectsApplyingOngoingReason = "ObjectsApplyingOngoing"
+	// RenderFailedReason: a chart of the release cannot be rendered. Publish a corrected release.
+	RenderFailedReason = "RenderFailed"
+	// ConflictReason: somebody else manages a field that the release sets. Let go of the field, or
+	// remove the object.
+	ConflictReason = "Conflict"
+	// FailedToDeleteObjectsReason: objects could not be deleted. See the message.
+	FailedToDeleteObjectsReason = "FailedToDeleteObjects"
+)
+
+// Reasons of ClusterAddon.
+const (
+	// ClusterNotFoundReason: the Cluster of the ClusterAddon does not exist.
+	ClusterNotFoundReason = "ClusterNotFound"
+	// NotAClusterStackReason: the Cluster no longer uses a release of a cluster stack; its addons are
+	// left as they are.
+	NotAClusterStackReason = "NotAClusterStack"
+	// ControlPlaneNotReadyReason: the control plane is not initialized yet, or cannot be reached. See
+	// the conditions of the Cluster.
+	ControlPlaneNotReadyReason = "ControlPlaneNotReady"
+	// ParsingClusterAddonConfigFailedReason: a condition of a stage is malformed. Publish a corrected
+	// release.
+	ParsingClusterAddonConfigFailedReason = "ParsingClusterAddonConfigFailed"
+	// WaitingForPreConditionReason: the condition before a stage is not met. See the message for the
+	// objects that it looks at.
+	WaitingForPreConditionReason = "WaitingForPreCondition"
+	// WaitingForPostConditionReason: the condition after a stage is not met. See the message for the
+	// objects that it looks at.
+	WaitingForPostConditionReason = "WaitingForPostCondition"
+	// StageNotHealthyReason: a stage asks for healthy objects and some are not. See the message for
+	// which.
+	StageNotHealthyReason = "StageNotHealthy"
+	// VersionMismatchReason: spec.topology.version of the Cluster is not the version that the release
+	// is made for. Set it to the version in the message.
+	VersionMismatchReason = "VersionMismatch"
+	// LeftoversKeptReason: objects of an earlier release stay, because they are shared, protected or
+	// in use. See the message.
+	LeftoversKeptReason = "LeftoversKept"
+)
+
+// Reasons of events on Clusters and ClusterAddons.
+const (
+	// RolloutStartedReason: the addons of a release are on their way.
+	RolloutStartedReason = "RolloutStarted"
+	// RolloutFinishedReason: the addons of a release are in the cluster.
+	RolloutFinishedReason = "RolloutFinished"
+	// DriftCorrectedReason: objects of the addons had been changed or deleted and were applied again.
+	DriftCorrectedReason = "DriftCorrected"
+)

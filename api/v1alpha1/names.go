@@ -1,0 +1,52 @@
+// Copyright The Cluster Stack Operator Authors.
+// SPDX-License-Identifier: Apache-2.0
+
+package v1alpha1
+
+// Kinds of this group, for owner references and messages.
+const (
+	// ClusterStackKind is the kind of a ClusterStack.
+	ClusterStackKind = "ClusterStack"
+	// ClusterStackReleaseKind is the kind of a ClusterStackRelease.
+	ClusterStackReleaseKind = "ClusterStackRelease"
+	// ClusterAddonKind is the kind of a ClusterAddon.
+	ClusterAddonKind = "ClusterAddon"
+)
+
+// Finalizers of this group.
+const (
+	// ClusterStackReleaseFinalizer holds a ClusterStackRelease until what it applied is gone.
+	ClusterStackReleaseFinalizer = "clusterstackrelease.clusterstack.x-k8s.io"
+	// ClusterAddonFinalizer holds a ClusterAddon until its Cluster needs it no more.
+	ClusterAddonFinalizer = "clusteraddon.clusterstack.x-k8s.io"
+)
+
+// Labels and annotations that the operator sets.
+const (
+	// InstanceLabel with the value InstanceOwned marks every object that comes from a release.
+	// It is a mark for people and for lists, never by itself a right to change or delete.
+	InstanceLabel = "clusterstack.x-k8s.io/instance"
+	// InstanceOwned is the value of InstanceLabel.
+	InstanceOwned = "owned"
+
+	// ClusterAddonStageAnnotation is kept for readers of earlier versions: "created" after the
+	// first rollout, "upgraded" after any later one.
+	ClusterAddonStageAnnotation = "ClusterAddonStage"
+	// ClusterAddonStageCreated is a value of ClusterAddonStageAnnotation.
+	ClusterAddonStageCreated = "created"
+	// ClusterAddonStageUpgraded is a value of ClusterAddonStageAnnotation.
+	ClusterAddonStageUpgraded = "upgraded"
+
+	// RolloutAnnotation of a ClusterAddon is the record of its rollout: which release is applied,
+	// which one is on its way, how far it got, and the proof that lets Cluster API go on. It is an
+	// annotation because status does not survive a move to another management cluster.
+	RolloutAnnotation = "clusterstack.x-k8s.io/rollout"
+	// LifecyclePointAnnotation of a ClusterAddon names the lifecycle point that Cluster API asked
+	// for last. Setting it only wakes the controller.
+	LifecyclePointAnnotation = "clusterstack.x-k8s.io/lifecycle-point"
+)
+
+// ClusterAddonName returns the name of the ClusterAddon of the Cluster with that name.
+func ClusterAddonName(cluster string) string {
+	return "cluster-addon-" + cluster
+}
