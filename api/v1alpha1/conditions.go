@@ -3,7 +3,7 @@
 
 package v1alpha1
 
-// Condition types. All are positive: True is the state that a user wants.
+// Condition types. True is the state that a user wants, but for PausedCondition.
 const (
 	// ReadyCondition sums up all other conditions of an object.
 	ReadyCondition = "Ready"
@@ -38,8 +38,8 @@ const (
 	// LeftoversPrunedCondition of a ClusterStackRelease or ClusterAddon: what an earlier release had
 	// and this one has not is gone.
 	LeftoversPrunedCondition = "LeftoversPruned"
-	// PausedCondition of a ClusterAddon is there while its Cluster is paused, with status False until
-	// it goes on.
+	// PausedCondition of a ClusterAddon is there, and True, while its Cluster is paused. It is the one
+	// condition that is not a state to wish for; the name is the one that all of Cluster API uses.
 	PausedCondition = "Paused"
 )
 
