@@ -63,13 +63,24 @@ func readArchive(packed []byte) ([]File, error) {
 	if byRatio := max(ratioFreeSize, maxRatio*int64(len(packed))); byRatio < limited.limit {
 		limited.limit = byRatio
 	}
+	files, err := readTar(limited)
+	if err != nil {
+		return nil, err
+	}
+	// The checksum of gzip comes last: read on to it, or a damaged archive could pass.
+	if _, err := io.Copy(io.Discard, limited); err != nil {
+		return nil, fmt.Errorf("damaged archive: %w", err)
+	}
+	return files, nil
+}
 
+func readTar(r io.Reader) ([]File, error) {
 	var (
 		files   []File
 		entries int
 		total   int64
 		seen    = map[string]bool{}
-		archive = tar.NewReader(limited)
+		archive = tar.NewReader(r)
 	)
 	for {
 		header, err := archive.Next()
@@ -116,10 +127,6 @@ func readArchive(packed []byte) ([]File, error) {
 			return nil, errUnpackedTooLarge
 		}
 		files = append(files, File{Name: name, Data: data})
-	}
-	// The checksum of gzip comes last: read on to it, or a damaged archive could pass.
-	if _, err := io.Copy(io.Discard, limited); err != nil {
-		return nil, fmt.Errorf("damaged archive: %w", err)
 	}
 	slices.SortFunc(files, func(a, b File) int { return strings.Compare(a.Name, b.Name) })
 	return files, nil
