@@ -24,7 +24,7 @@ quickstart: build ## Run the main job: a sandbox, a cluster stack, a cluster, tw
 
 .PHONY: quickstart-down
 quickstart-down: ## End what `make quickstart` left running
-	@if [ -x bin/csctl ]; then bin/csctl sandbox down --name quickstart; fi
+	@if [ -x bin/csctl ]; then bin/csctl sandbox down --name quickstart; fi; rm -rf bin/quickstart-releases
 
 .PHONY: build
 build: ## Build the binaries into bin/
