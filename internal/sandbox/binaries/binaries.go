@@ -156,8 +156,12 @@ func open(dir string) (Set, error) {
 
 // key names everything that decides what is built.
 func key(goVersion string) string {
+	parts := []string{string(goMod), string(goSum), goVersion, runtime.GOOS, runtime.GOARCH, strings.Join(buildArgs(), " "), fmt.Sprint(providers)}
+	for _, p := range programs {
+		parts = append(parts, p.name, p.pkg)
+	}
 	h := sha256.New()
-	for _, part := range []string{string(goMod), string(goSum), goVersion, runtime.GOOS, runtime.GOARCH, strings.Join(buildArgs(), " "), fmt.Sprint(programs), fmt.Sprint(providers)} {
+	for _, part := range parts {
 		fmt.Fprintf(h, "%d:%s\n", len(part), part)
 	}
 	return hex.EncodeToString(h.Sum(nil))[:16]

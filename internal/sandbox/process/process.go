@@ -27,6 +27,10 @@ import (
 	"golang.org/x/sys/unix"
 )
 
+// Marker is an environment variable that children inherit besides PATH, HOME and TMPDIR. A sandbox sets it
+// to its state folder, so that what belongs to it can be told from other processes.
+const Marker = "CLUSTER_STACK_SANDBOX"
+
 // grace is how long a program may take to end by itself after SIGTERM.
 const grace = 5 * time.Second
 
@@ -37,7 +41,7 @@ type Spec struct {
 	// Path of the executable.
 	Path string
 	Args []string
-	// Env is added to PATH, HOME and TMPDIR. Nothing else is inherited: what the user's shell holds
+	// Env is added to PATH, HOME, TMPDIR and Marker. Nothing else is inherited: what the user's shell holds
 	// for etcd (ETCD_…) or for pods (POD_NAMESPACE) would change how the programs behave.
 	Env []string
 	// LogFile takes what the program prints; it is appended to. Its folder must exist.
@@ -210,7 +214,7 @@ func (p *Process) lastLines() string {
 
 func baseEnv() []string {
 	var env []string
-	for _, name := range []string{"PATH", "HOME", "TMPDIR"} {
+	for _, name := range []string{"PATH", "HOME", "TMPDIR", Marker} {
 		if v, ok := os.LookupEnv(name); ok {
 			env = append(env, name+"="+v)
 		}

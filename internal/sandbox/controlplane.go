@@ -1,0 +1,228 @@
+// Copyright The Cluster Stack Operator Authors.
+// SPDX-License-Identifier: Apache-2.0
+
+package sandbox
+
+import (
+	"context"
+	"crypto/tls"
+	"crypto/x509"
+	"errors"
+	"fmt"
+	"io"
+	"net"
+	"net/http"
+	"os"
+	"strconv"
+	"time"
+
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"k8s.io/client-go/kubernetes"
+
+	"github.com/clusterstacks/cluster-stack-operator/internal/sandbox/pki"
+)
+
+// makeCertificates makes the authority of the management side and every certificate that its programs
+// present to one another. Etcd asks for one too: its port is open to all users of the machine.
+func (s *Sandbox) makeCertificates(context.Context) (string, error) {
+	var err error
+	if s.ca, err = pki.NewCA("cluster-stack-sandbox"); err != nil {
+		return "", err
+	}
+	if err := os.WriteFile(s.path("certs", "ca.crt"), s.ca.CertPEM(), 0o600); err != nil {
+		return "", err
+	}
+	ips := []net.IP{net.ParseIP(s.ip)}
+	for name, request := range map[string]pki.Request{
+		"etcd": {CommonName: "etcd", IPs: ips, Server: true, Client: true},
+		"kube-apiserver": {
+			CommonName: "kube-apiserver", IPs: ips, Server: true,
+			DNSNames: []string{"localhost", "kubernetes", "kubernetes.default", "kubernetes.default.svc"},
+		},
+		"etcd-client": {CommonName: "kube-apiserver-etcd-client", Client: true},
+	} {
+		pair, err := s.ca.Issue(request)
+		if err != nil {
+			return "", err
+		}
+		if err := pair.WriteFiles(s.path("certs", name+".crt"), s.path("certs", name+".key")); err != nil {
+			return "", err
+		}
+	}
+	key, err := pki.NewSigningKey()
+	if err != nil {
+		return "", err
+	}
+	return "", errors.Join(
+		os.WriteFile(s.path("certs", "sa.key"), key.PrivatePEM, 0o600),
+		os.WriteFile(s.path("certs", "sa.pub"), key.PublicPEM, 0o600),
+	)
+}
+
+func (s *Sandbox) startEtcd(ctx context.Context) (string, error) {
+	clientPort, err := freePort(s.ip, 2379)
+	if err != nil {
+		return "", err
+	}
+	peerPort, err := freePort(s.ip, 2380)
+	if err != nil {
+		return "", err
+	}
+	address := net.JoinHostPort(s.ip, strconv.Itoa(clientPort))
+	client, peer := "https://"+address, "https://"+net.JoinHostPort(s.ip, strconv.Itoa(peerPort))
+	ready, err := s.healthz(client + "/readyz")
+	if err != nil {
+		return "", err
+	}
+	s.etcd = client
+	return address, s.supervisor.start(ctx, program{
+		name: "etcd", address: address, path: s.opts.Binaries.Etcd, ready: ready,
+		args: []string{
+			"--name=management", "--data-dir=" + s.path("etcd"), "--log-level=warn",
+			"--listen-client-urls=" + client, "--advertise-client-urls=" + client,
+			"--listen-peer-urls=" + peer, "--initial-advertise-peer-urls=" + peer, "--initial-cluster=management=" + peer,
+			"--cert-file=" + s.path("certs", "etcd.crt"), "--key-file=" + s.path("certs", "etcd.key"),
+			"--client-cert-auth", "--trusted-ca-file=" + s.path("certs", "ca.crt"),
+			"--peer-cert-file=" + s.path("certs", "etcd.crt"), "--peer-key-file=" + s.path("certs", "etcd.key"),
+			"--peer-client-cert-auth", "--peer-trusted-ca-file=" + s.path("certs", "ca.crt"),
+			// What a sandbox holds need not survive a loss of power.
+			"--unsafe-no-fsync",
+		},
+	})
+}
+
+func (s *Sandbox) startAPIServer(ctx context.Context) (string, error) {
+	port, err := freePort(s.ip, 6443)
+	if err != nil {
+		return "", err
+	}
+	address := net.JoinHostPort(s.ip, strconv.Itoa(port))
+	s.endpoint = "https://" + address
+	s.kubeconfig = s.path("kubeconfig")
+	s.config, err = s.writeKubeconfig(s.kubeconfig, "sandbox-admin", "system:masters")
+	if err != nil {
+		return "", err
+	}
+	// Reaching the server is the caller's business from now on, and the default limits of client-go are made
+	// for servers that are shared.
+	s.config.QPS, s.config.Burst = -1, -1
+	ready, err := s.apiServerReady()
+	if err != nil {
+		return "", err
+	}
+	args := []string{
+		"--etcd-servers=" + s.etcd,
+		"--etcd-cafile=" + s.path("certs", "ca.crt"),
+		"--etcd-certfile=" + s.path("certs", "etcd-client.crt"), "--etcd-keyfile=" + s.path("certs", "etcd-client.key"),
+		"--bind-address=" + s.ip, "--secure-port=" + strconv.Itoa(port), "--advertise-address=" + s.ip,
+		"--tls-cert-file=" + s.path("certs", "kube-apiserver.crt"), "--tls-private-key-file=" + s.path("certs", "kube-apiserver.key"),
+		"--client-ca-file=" + s.path("certs", "ca.crt"),
+		"--service-account-issuer=https://kubernetes.default.svc.cluster.local",
+		"--service-account-key-file=" + s.path("certs", "sa.pub"), "--service-account-signing-key-file=" + s.path("certs", "sa.key"),
+		"--service-cluster-ip-range=10.96.0.0/16",
+		"--authorization-mode=RBAC",
+		// A loopback address is no endpoint for a Service.
+		"--endpoint-reconciler-type=none",
+		// Pods are never run here; without this they could not even be created in tests.
+		"--disable-admission-plugins=ServiceAccount",
+		"--allow-privileged",
+		"--profiling=false",
+	}
+	return address, s.supervisor.start(ctx, program{
+		name: "kube-apiserver", address: address, path: s.opts.Binaries.KubeAPIServer, args: args, ready: ready,
+		// Half the garbage collector's slack of the default: the API server is the largest program of a
+		// sandbox, and idle most of the time.
+		env: []string{"GOGC=50"},
+	})
+}
+
+// apiServerReady asks for what users expect of a new cluster besides readyz: the namespaces that the
+// server makes for itself, a moment after it is ready.
+func (s *Sandbox) apiServerReady() (func(context.Context) error, error) {
+	client, err := kubernetes.NewForConfig(s.config)
+	if err != nil {
+		return nil, err
+	}
+	return func(ctx context.Context) error {
+		if err := client.Discovery().RESTClient().Get().AbsPath("/readyz").Timeout(probeTimeout).Do(ctx).Error(); err != nil {
+			return err
+		}
+		for _, name := range []string{metav1.NamespaceDefault, metav1.NamespaceSystem} {
+			if _, err := client.CoreV1().Namespaces().Get(ctx, name, metav1.GetOptions{}); err != nil {
+				return err
+			}
+		}
+		return nil
+	}, nil
+}
+
+func (s *Sandbox) startControllerManager(ctx context.Context) (string, error) {
+	port, err := freePort(s.ip, 10257)
+	if err != nil {
+		return "", err
+	}
+	address := net.JoinHostPort(s.ip, strconv.Itoa(port))
+	ready, err := s.healthz("https://" + address + "/healthz")
+	if err != nil {
+		return "", err
+	}
+	pair, err := s.ca.Issue(pki.Request{CommonName: "kube-controller-manager", IPs: []net.IP{net.ParseIP(s.ip)}, Server: true})
+	if err != nil {
+		return "", err
+	}
+	cert, key := s.path("certs", "kube-controller-manager.crt"), s.path("certs", "kube-controller-manager.key")
+	if err := pair.WriteFiles(cert, key); err != nil {
+		return "", err
+	}
+	return address, s.supervisor.start(ctx, program{
+		name: "kube-controller-manager", address: address, path: s.opts.Binaries.KubeControllerManager, ready: ready,
+		args: []string{
+			"--kubeconfig=" + s.kubeconfig, "--leader-elect=false", "--profiling=false",
+			"--bind-address=" + s.ip, "--secure-port=" + strconv.Itoa(port),
+			"--tls-cert-file=" + cert, "--tls-private-key-file=" + key,
+			// What a cluster without nodes needs. Without the garbage collector what a deleted Cluster owned
+			// would stay, and the next one of that name would find its certificates.
+			"--controllers=garbage-collector-controller,namespace-controller,serviceaccount-controller,clusterrole-aggregation-controller",
+			"--service-account-private-key-file=" + s.path("certs", "sa.key"),
+		},
+	})
+}
+
+// probeTimeout bounds one look at whether a program is ready.
+const probeTimeout = 2 * time.Second
+
+// healthz makes a probe of a URL that answers 200 when all is well. It presents the certificate that the
+// API server presents to etcd, for the servers that ask for one.
+func (s *Sandbox) healthz(url string) (func(context.Context) error, error) {
+	pool := x509.NewCertPool()
+	pool.AppendCertsFromPEM(s.ca.CertPEM())
+	client, err := tls.LoadX509KeyPair(s.path("certs", "etcd-client.crt"), s.path("certs", "etcd-client.key"))
+	if err != nil {
+		return nil, err
+	}
+	httpClient := &http.Client{
+		Timeout: probeTimeout,
+		Transport: &http.Transport{
+			DisableKeepAlives: true,
+			TLSClientConfig:   &tls.Config{RootCAs: pool, Certificates: []tls.Certificate{client}, MinVersion: tls.VersionTLS12},
+		},
+	}
+	return func(ctx context.Context) error {
+		request, err := http.NewRequestWithContext(ctx, http.MethodGet, url, nil)
+		if err != nil {
+			return err
+		}
+		response, err := httpClient.Do(request)
+		if err != nil {
+			return err
+		}
+		body, err := io.ReadAll(io.LimitReader(response.Body, 1<<10))
+		if err := errors.Join(err, response.Body.Close()); err != nil {
+			return err
+		}
+		if response.StatusCode != http.StatusOK {
+			return fmt.Errorf("%s answers %s: %s", url, response.Status, body)
+		}
+		return nil
+	}, nil
+}

@@ -1,0 +1,244 @@
+// Copyright The Cluster Stack Operator Authors.
+// SPDX-License-Identifier: Apache-2.0
+
+package sandbox
+
+import (
+	"context"
+	"fmt"
+	"net"
+	"os"
+	"path/filepath"
+	"strconv"
+
+	"golang.org/x/sync/errgroup"
+	corev1 "k8s.io/api/core/v1"
+	apiextensionsv1 "k8s.io/apiextensions-apiserver/pkg/apis/apiextensions/v1"
+	apiextensionsclient "k8s.io/apiextensions-apiserver/pkg/client/clientset/clientset/typed/apiextensions/v1"
+	apierrors "k8s.io/apimachinery/pkg/api/errors"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"k8s.io/apimachinery/pkg/apis/meta/v1/unstructured"
+	"k8s.io/apimachinery/pkg/fields"
+	"k8s.io/apimachinery/pkg/runtime/schema"
+	"k8s.io/apimachinery/pkg/watch"
+	"k8s.io/client-go/dynamic"
+	"k8s.io/client-go/kubernetes"
+	"k8s.io/client-go/rest"
+	"k8s.io/client-go/tools/cache"
+	watchtools "k8s.io/client-go/tools/watch"
+
+	"github.com/clusterstacks/cluster-stack-operator/internal/sandbox/pki"
+)
+
+// manager is one of Cluster API's managers.
+type manager struct {
+	name string
+	path string
+	// config is the name of its folder among the manifests.
+	config       string
+	featureGates string
+	webhookPort  int
+}
+
+// manifests are everything that is applied before managers start.
+type manifests struct {
+	namespaces []string
+	crds       []*apiextensionsv1.CustomResourceDefinition
+	webhooks   []*unstructured.Unstructured
+	warnings   []string
+}
+
+// concurrency is how many objects are sent to the API server at once.
+const concurrency = 8
+
+// readManifests prepares what the API server is given once it is up: it needs the ports of the webhook
+// servers, which are chosen here.
+func (s *Sandbox) readManifests(context.Context) (string, error) {
+	s.managers = []manager{
+		{name: "capi-controller-manager", path: s.opts.Binaries.ClusterAPICore, config: "core", featureGates: "ClusterTopology=true,MachinePool=true,RuntimeSDK=true"},
+		{name: "capi-kubeadm-bootstrap-controller-manager", path: s.opts.Binaries.KubeadmBootstrap, config: "bootstrap-kubeadm", featureGates: "MachinePool=true"},
+		{name: "capi-kubeadm-control-plane-controller-manager", path: s.opts.Binaries.KubeadmControlPlane, config: "control-plane-kubeadm", featureGates: "ClusterTopology=true,MachinePool=true"},
+	}
+	var m manifests
+	add := func(p providerManifests) {
+		m.namespaces = append(m.namespaces, p.namespace)
+		m.crds = append(m.crds, p.crds...)
+		m.webhooks = append(m.webhooks, p.webhooks...)
+	}
+	for i := range s.managers {
+		// The managers bind this port on all addresses.
+		port, err := freePort("", 0)
+		if err != nil {
+			return "", err
+		}
+		s.managers[i].webhookPort = port
+		provider, err := readProvider(filepath.Join(s.opts.Binaries.Manifests, s.managers[i].config), &webhookServer{
+			address:  net.JoinHostPort(s.ip, strconv.Itoa(port)),
+			caBundle: s.ca.CertPEM(),
+		})
+		if err != nil {
+			return "", err
+		}
+		add(provider)
+	}
+	docker, err := readProvider(filepath.Join(s.opts.Binaries.Manifests, "infrastructure-docker"), nil)
+	if err != nil {
+		return "", err
+	}
+	add(docker)
+	crds, warnings, err := userCRDs(s.opts.CRDs)
+	if err != nil {
+		return "", err
+	}
+	m.crds, m.warnings = append(m.crds, crds...), warnings
+	s.manifests = m
+	return "", nil
+}
+
+// installCRDs creates namespaces and CustomResourceDefinitions, and waits until all kinds are served.
+func (s *Sandbox) installCRDs(ctx context.Context) (string, error) {
+	for _, w := range s.manifests.warnings {
+		s.opts.Progress(Event{Step: "custom resources", Detail: "warning: " + w})
+	}
+	core, err := kubernetes.NewForConfig(s.config)
+	if err != nil {
+		return "", err
+	}
+	for _, name := range s.manifests.namespaces {
+		ns := &corev1.Namespace{ObjectMeta: metav1.ObjectMeta{Name: name}}
+		if _, err := core.CoreV1().Namespaces().Create(ctx, ns, metav1.CreateOptions{}); err != nil {
+			return "", err
+		}
+	}
+	client, err := apiextensionsclient.NewForConfig(s.config)
+	if err != nil {
+		return "", err
+	}
+	group, groupCtx := errgroup.WithContext(ctx)
+	group.SetLimit(concurrency)
+	for _, crd := range s.manifests.crds {
+		group.Go(func() error { return createOrReplace(groupCtx, client.CustomResourceDefinitions(), crd) })
+	}
+	if err := group.Wait(); err != nil {
+		return "", err
+	}
+	if err := awaitEstablished(ctx, client.RESTClient(), s.manifests.crds); err != nil {
+		return "", err
+	}
+	return fmt.Sprintf("%d kinds", len(s.manifests.crds)), nil
+}
+
+// createOrReplace creates a CustomResourceDefinition. One that is there already is replaced: a user may bring
+// a newer edition of the Docker provider's kinds.
+func createOrReplace(ctx context.Context, client apiextensionsclient.CustomResourceDefinitionInterface, crd *apiextensionsv1.CustomResourceDefinition) error {
+	_, err := client.Create(ctx, crd, metav1.CreateOptions{})
+	if !apierrors.IsAlreadyExists(err) {
+		return err
+	}
+	existing, err := client.Get(ctx, crd.Name, metav1.GetOptions{})
+	if err != nil {
+		return err
+	}
+	replacement := crd.DeepCopy()
+	replacement.ResourceVersion = existing.ResourceVersion
+	_, err = client.Update(ctx, replacement, metav1.UpdateOptions{})
+	return err
+}
+
+// awaitEstablished watches until every kind is served, or one cannot be.
+func awaitEstablished(ctx context.Context, client rest.Interface, crds []*apiextensionsv1.CustomResourceDefinition) error {
+	pending := map[string]bool{}
+	for _, crd := range crds {
+		pending[crd.Name] = true
+	}
+	list := cache.NewListWatchFromClient(client, "customresourcedefinitions", metav1.NamespaceAll, fields.Everything())
+	_, err := watchtools.UntilWithSync(ctx, list, &apiextensionsv1.CustomResourceDefinition{}, nil, func(e watch.Event) (bool, error) {
+		crd, ok := e.Object.(*apiextensionsv1.CustomResourceDefinition)
+		if !ok {
+			return false, nil
+		}
+		for _, c := range crd.Status.Conditions {
+			if c.Type == apiextensionsv1.NamesAccepted && c.Status == apiextensionsv1.ConditionFalse {
+				return false, fmt.Errorf("CustomResourceDefinition %s is refused: %s", crd.Name, c.Message)
+			}
+			if c.Type == apiextensionsv1.Established && c.Status == apiextensionsv1.ConditionTrue {
+				delete(pending, crd.Name)
+			}
+		}
+		return len(pending) == 0, nil
+	})
+	return err
+}
+
+// installWebhooks creates the webhook configurations. It runs before the managers start, so that nothing
+// is ever stored that they have not seen.
+func (s *Sandbox) installWebhooks(ctx context.Context) (string, error) {
+	dir := s.path("certs", "webhook")
+	if err := os.MkdirAll(dir, 0o700); err != nil {
+		return "", err
+	}
+	pair, err := s.ca.Issue(pki.Request{CommonName: "webhook", IPs: []net.IP{net.ParseIP(s.ip)}, Server: true})
+	if err != nil {
+		return "", err
+	}
+	if err := pair.WriteFiles(filepath.Join(dir, "tls.crt"), filepath.Join(dir, "tls.key")); err != nil {
+		return "", err
+	}
+	client, err := dynamic.NewForConfig(s.config)
+	if err != nil {
+		return "", err
+	}
+	webhooks := 0
+	for _, o := range s.manifests.webhooks {
+		resource := schema.GroupVersionResource{Group: "admissionregistration.k8s.io", Version: "v1"}
+		switch o.GetKind() {
+		case "MutatingWebhookConfiguration":
+			resource.Resource = "mutatingwebhookconfigurations"
+		case "ValidatingWebhookConfiguration":
+			resource.Resource = "validatingwebhookconfigurations"
+		default:
+			return "", fmt.Errorf("webhook manifests hold a %s", o.GetKind())
+		}
+		if _, err := client.Resource(resource).Create(ctx, o, metav1.CreateOptions{}); err != nil {
+			return "", err
+		}
+		list, _, _ := unstructured.NestedSlice(o.Object, "webhooks")
+		webhooks += len(list)
+	}
+	return fmt.Sprintf("%d webhooks", webhooks), nil
+}
+
+// managerNames are the managers in the order that they are shown.
+var managerNames = []string{"capi-controller-manager", "capi-kubeadm-bootstrap-controller-manager", "capi-kubeadm-control-plane-controller-manager"}
+
+// managerSteps starts the managers at once, and the simulator beside them.
+func (s *Sandbox) managerSteps() []step {
+	var steps []step
+	for i, name := range managerNames {
+		steps = append(steps, step{name, func(ctx context.Context) (string, error) { return s.startManager(ctx, i) }})
+	}
+	return steps
+}
+
+func (s *Sandbox) startManager(ctx context.Context, index int) (string, error) {
+	m := s.managers[index]
+	healthPort, err := freePort(s.ip, 9440+index)
+	if err != nil {
+		return "", err
+	}
+	health := net.JoinHostPort(s.ip, strconv.Itoa(healthPort))
+	ready, err := s.healthz("http://" + health + "/readyz")
+	if err != nil {
+		return "", err
+	}
+	webhook := net.JoinHostPort(s.ip, strconv.Itoa(m.webhookPort))
+	return webhook, s.supervisor.start(ctx, program{
+		name: m.name, address: webhook, path: m.path, ready: ready,
+		args: []string{
+			"--kubeconfig=" + s.kubeconfig, "--leader-elect=false",
+			"--webhook-port=" + strconv.Itoa(m.webhookPort), "--webhook-cert-dir=" + s.path("certs", "webhook"),
+			"--health-addr=" + health, "--diagnostics-address=127.0.0.1:0", "--insecure-diagnostics",
+			"--feature-gates=" + m.featureGates,
+		},
+	})
+}

@@ -1,0 +1,148 @@
+// Copyright The Cluster Stack Operator Authors.
+// SPDX-License-Identifier: Apache-2.0
+
+package sandboxtest
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"log/slog"
+	"net"
+	"net/rpc"
+	"net/rpc/jsonrpc"
+	"os"
+	"path/filepath"
+	"strconv"
+	"sync"
+
+	"github.com/go-logr/logr"
+
+	"github.com/clusterstacks/cluster-stack-operator/internal/sandbox"
+	"github.com/clusterstacks/cluster-stack-operator/internal/sandbox/binaries"
+	"github.com/clusterstacks/cluster-stack-operator/internal/sandbox/process"
+)
+
+// StartArgs say what the reaper is to start.
+type StartArgs struct {
+	Binaries      binaries.Set
+	APIServerOnly bool
+	CRDs          []string
+	Operator      string
+	Releases      string
+}
+
+// Started tells the test where to find what was started.
+type Started struct {
+	ID         int
+	Dir        string
+	Kubeconfig string
+}
+
+// Reaper is the part that runs in the second process: it starts sandboxes as its own children, so that
+// they outlive neither it nor, since it ends with the connection, the test. Exported for net/rpc only.
+type Reaper struct {
+	ctx context.Context
+	dir string
+	log logr.Logger
+
+	mu        sync.Mutex
+	block     *sandbox.Block
+	count     int
+	sandboxes map[int]*sandbox.Sandbox
+}
+
+// Start starts a sandbox and answers when it is ready.
+func (r *Reaper) Start(args StartArgs, reply *Started) error {
+	r.mu.Lock()
+	if r.block == nil {
+		block, err := sandbox.ReserveBlock()
+		if err != nil {
+			r.mu.Unlock()
+			return err
+		}
+		r.block = block
+	}
+	r.count++
+	id := r.count
+	r.mu.Unlock()
+
+	dir := filepath.Join(r.dir, strconv.Itoa(id))
+	s, err := sandbox.Start(r.ctx, sandbox.Options{
+		Dir: dir, Block: r.block, Host: id,
+		Binaries: args.Binaries, APIServerOnly: args.APIServerOnly,
+		CRDs: args.CRDs, Operator: args.Operator, Releases: args.Releases,
+		Log: r.log.WithValues("sandbox", id),
+	})
+	if err != nil {
+		return errors.Join(err, os.RemoveAll(dir))
+	}
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	r.sandboxes[id] = s
+	*reply = Started{ID: id, Dir: dir, Kubeconfig: s.Kubeconfig()}
+	return nil
+}
+
+// Stop ends a sandbox and removes its folder.
+func (r *Reaper) Stop(id int, _ *struct{}) error {
+	r.mu.Lock()
+	s := r.sandboxes[id]
+	delete(r.sandboxes, id)
+	r.mu.Unlock()
+	if s == nil {
+		return fmt.Errorf("there is no sandbox %d", id)
+	}
+	s.Stop()
+	return os.RemoveAll(filepath.Join(r.dir, strconv.Itoa(id)))
+}
+
+// reap is the main function of the second process. It serves the connection until the test closes it,
+// which the kernel does for a test that is killed, and then ends and removes everything.
+func reap(conn net.Conn) (err error) {
+	dir, err := os.MkdirTemp("", "cluster-stack-sandboxtest-")
+	if err != nil {
+		return err
+	}
+	defer func() { err = errors.Join(err, os.RemoveAll(dir)) }()
+	if err := os.Setenv(process.Marker, dir); err != nil {
+		return err
+	}
+	ctx, hangUp := context.WithCancel(context.Background()) //nolint:forbidigo // the root of this process
+	defer hangUp()
+	r := &Reaper{
+		ctx: ctx, dir: dir, sandboxes: map[int]*sandbox.Sandbox{},
+		log: logr.FromSlogHandler(slog.NewTextHandler(os.Stderr, nil)),
+	}
+	server := rpc.NewServer()
+	if err := server.Register(r); err != nil {
+		return err
+	}
+	// Returns after the calls under way have returned; to hang up cancels them.
+	server.ServeCodec(jsonrpc.NewServerCodec(&line{Conn: conn, hangUp: hangUp}))
+
+	var wg sync.WaitGroup
+	for _, s := range r.sandboxes {
+		wg.Go(s.Stop)
+	}
+	wg.Wait()
+	return nil
+}
+
+// line tells when the other side is gone.
+type line struct {
+	net.Conn
+	hangUp context.CancelFunc
+}
+
+func (l *line) Read(p []byte) (int, error) {
+	n, err := l.Conn.Read(p)
+	if err != nil {
+		l.hangUp()
+		if !errors.Is(err, io.EOF) {
+			err = errors.Join(io.EOF, err)
+		}
+	}
+	return n, err
+}

@@ -1,0 +1,169 @@
+// Copyright The Cluster Stack Operator Authors.
+// SPDX-License-Identifier: Apache-2.0
+
+package sandbox
+
+import (
+	"context"
+	"fmt"
+	"path/filepath"
+	"slices"
+	"sync"
+	"time"
+
+	"github.com/go-logr/logr"
+
+	"github.com/clusterstacks/cluster-stack-operator/internal/sandbox/process"
+)
+
+// Component is one program of the management side, as status shows it.
+type Component struct {
+	Name string `json:"name"`
+	// State is Starting, Ready, or Restarting after the program exited.
+	State    string    `json:"state"`
+	PID      int       `json:"pid,omitempty"`
+	Address  string    `json:"address,omitempty"`
+	Since    time.Time `json:"since"`
+	Restarts int       `json:"restarts,omitempty"`
+	// LastError is why the program exited the last time, if it did.
+	LastError string `json:"lastError,omitempty"`
+}
+
+// The states of a Component.
+const (
+	StateStarting   = "Starting"
+	StateReady      = "Ready"
+	StateRestarting = "Restarting"
+)
+
+// program is what the supervisor needs to run a component.
+type program struct {
+	name    string
+	address string
+	path    string
+	args    []string
+	env     []string
+	ready   func(context.Context) error
+}
+
+// supervisor runs programs, and starts again what exits.
+type supervisor struct {
+	logDir string
+	log    logr.Logger
+	// changed is called after each change of a component, never twice at once.
+	changed func([]Component)
+
+	// life ends when the supervisor is to stop: nothing is started after that.
+	life context.Context
+	end  context.CancelFunc
+	wg   sync.WaitGroup
+
+	mu         sync.Mutex
+	components []Component
+}
+
+func newSupervisor(logDir string, log logr.Logger, changed func([]Component)) *supervisor {
+	life, end := context.WithCancel(context.Background()) //nolint:forbidigo // its life is longer than any call's; stop ends it
+	return &supervisor{logDir: logDir, log: log, changed: changed, life: life, end: end}
+}
+
+// start starts a program and returns when it is ready. From then on it is kept running until stop.
+func (s *supervisor) start(ctx context.Context, p program) error {
+	s.mu.Lock()
+	index := len(s.components)
+	s.components = append(s.components, Component{Name: p.name, Address: p.address, State: StateStarting, Since: time.Now()})
+	s.mu.Unlock()
+
+	child, err := s.launch(p, index)
+	if err != nil {
+		return err
+	}
+	if err := child.Await(ctx, p.ready); err != nil {
+		s.halt(child)
+		return err
+	}
+	s.set(index, func(c *Component) { c.State = StateReady })
+	s.wg.Go(func() { s.keep(p, index, child) })
+	return nil
+}
+
+// keep starts a program again when it exits, at once the first time, then with growing pauses.
+func (s *supervisor) keep(p program, index int, child *process.Process) {
+	const pauseMax, calm = 30 * time.Second, time.Minute
+	var pause time.Duration
+	for {
+		select {
+		case <-s.life.Done():
+			s.halt(child)
+			return
+		case <-child.Done():
+		}
+		if time.Since(child.Started()) > calm {
+			pause = 0
+		}
+		cause := child.Err()
+		s.log.Error(cause, "Program exited, starting it again", "program", p.name, "pause", pause.String())
+		s.set(index, func(c *Component) {
+			c.State, c.PID, c.Restarts = StateRestarting, 0, c.Restarts+1
+			if cause != nil {
+				c.LastError = cause.Error()
+			}
+		})
+		for {
+			select {
+			case <-s.life.Done():
+				return
+			case <-time.After(pause):
+			}
+			pause = min(max(2*pause, time.Second), pauseMax)
+			again, err := s.launch(p, index)
+			if err == nil {
+				child = again
+				break
+			}
+			s.log.Error(err, "Program does not start", "program", p.name, "pause", pause.String())
+		}
+		// When it exits before it is ready the next turn sees that; when we are to end, the select does.
+		if err := child.Await(s.life, p.ready); err == nil {
+			s.log.Info("Program is ready again", "program", p.name, "pid", child.Pid())
+			s.set(index, func(c *Component) { c.State = StateReady })
+		}
+	}
+}
+
+func (s *supervisor) launch(p program, index int) (*process.Process, error) {
+	if s.life.Err() != nil {
+		return nil, fmt.Errorf("start %s: the sandbox is stopping", p.name)
+	}
+	child, err := process.Start(process.Spec{
+		Name: p.name, Path: p.path, Args: p.args, Env: p.env,
+		LogFile: filepath.Join(s.logDir, p.name+".log"),
+	})
+	if err != nil {
+		return nil, err
+	}
+	s.set(index, func(c *Component) { c.PID, c.Since = child.Pid(), child.Started() })
+	return child, nil
+}
+
+// halt ends a program at once: what it holds is about to be removed.
+func (s *supervisor) halt(child *process.Process) {
+	ctx, cancel := context.WithCancel(context.WithoutCancel(s.life))
+	cancel()
+	_ = child.Stop(ctx) // that it had to be killed is no news
+}
+
+// stop ends all programs, and returns when they are gone.
+func (s *supervisor) stop() {
+	s.end()
+	s.wg.Wait()
+}
+
+func (s *supervisor) set(index int, change func(*Component)) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	change(&s.components[index])
+	if s.changed != nil {
+		s.changed(slices.Clone(s.components))
+	}
+}
