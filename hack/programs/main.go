@@ -19,11 +19,10 @@ import (
 
 func main() {
 	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM)
-	defer stop()
 	set, err := binaries.Ensure(ctx, func(line string) { fmt.Fprintln(os.Stderr, line) })
+	stop()
 	if err != nil {
 		fmt.Fprintf(os.Stderr, "Error: %v\n", err)
-		stop()
 		os.Exit(1)
 	}
 	fmt.Fprintf(os.Stderr, "programs of the sandbox: %s\n", filepath.Dir(set.Etcd))

@@ -14,6 +14,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"io"
 	"io/fs"
 	"slices"
 	"strings"
@@ -21,7 +22,6 @@ import (
 
 	corev1 "k8s.io/api/core/v1"
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
-	"k8s.io/apimachinery/pkg/api/meta"
 	"k8s.io/apimachinery/pkg/apis/meta/v1/unstructured"
 	"k8s.io/apimachinery/pkg/runtime"
 	utilyaml "k8s.io/apimachinery/pkg/util/yaml"
@@ -70,8 +70,10 @@ func (s *Story) Apply(ctx context.Context, files fs.FS, name string) error {
 	decoder := utilyaml.NewYAMLOrJSONDecoder(bytes.NewReader(data), 4096)
 	for {
 		object := &unstructured.Unstructured{}
-		if err := decoder.Decode(object); err != nil {
-			break
+		if err := decoder.Decode(object); errors.Is(err, io.EOF) {
+			return nil
+		} else if err != nil {
+			return fmt.Errorf("read %s: %w", name, err)
 		}
 		if len(object.Object) == 0 {
 			continue
@@ -81,7 +83,6 @@ func (s *Story) Apply(ctx context.Context, files fs.FS, name string) error {
 		}
 		s.Report.Say("applied %s %s", object.GetKind(), object.GetName())
 	}
-	return nil
 }
 
 // Watch looks again and again, says what changed, and returns when done holds. It gives up after limit with
@@ -103,10 +104,14 @@ func (s *Story) Watch(ctx context.Context, limit time.Duration, facts func(conte
 		}
 		select {
 		case <-ctx.Done():
-			if context.Cause(ctx) == context.Canceled {
+			if errors.Is(ctx.Err(), context.Canceled) {
 				return ctx.Err()
 			}
-			return fmt.Errorf("not there after %s; last seen: %s", limit, errors.Join(lastErr, errors.New(strings.Join(changes(nil, last), "; "))))
+			seen := strings.Join(changes(nil, last), "; ")
+			if lastErr != nil {
+				return fmt.Errorf("not there after %s; last seen: %s: %w", limit, seen, lastErr)
+			}
+			return fmt.Errorf("not there after %s; last seen: %s", limit, seen)
 		case <-time.After(look):
 		}
 	}
@@ -342,9 +347,4 @@ func ready(list v1alpha1.Conditions, isReady bool) string {
 func firstLine(s string) string {
 	line, _, _ := strings.Cut(s, "\n")
 	return line
-}
-
-// IsGone says whether an error means that an object, or its kind, does not exist.
-func IsGone(err error) bool {
-	return apierrors.IsNotFound(err) || meta.IsNoMatchError(err)
 }
