@@ -1,0 +1,244 @@
+// Copyright The Cluster Stack Operator Authors.
+// SPDX-License-Identifier: Apache-2.0
+
+package apply
+
+import (
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"maps"
+	"net"
+	"net/http"
+	"net/url"
+	"slices"
+	"strconv"
+	"strings"
+	"syscall"
+
+	apierrors "k8s.io/apimachinery/pkg/api/errors"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+)
+
+// IncompleteError says that not all objects are as wanted. The operation did
+// what it could for the others; trying again is safe.
+type IncompleteError struct {
+	Conflicts []Conflict
+	Failed    []Failure
+}
+
+// shown is how many objects an error names one by one.
+const shown = 5
+
+func (e *IncompleteError) Error() string {
+	var parts []string
+	for _, f := range e.Failed {
+		parts = append(parts, fmt.Sprintf("%s: %v", f.ID, f.Err))
+	}
+	for _, c := range e.Conflicts {
+		parts = append(parts, fmt.Sprintf("%s: %s manages %s; remove the object or those fields from that manager to let the cluster stack have them",
+			c.ID, strconv.Quote(c.Manager), strings.Join(c.Fields, ", ")))
+	}
+	more := len(parts) - shown
+	if more > 0 {
+		parts = append(parts[:shown], fmt.Sprintf("and %d more", more))
+	}
+	return strings.Join(parts, "; ")
+}
+
+// Unwrap gives the errors of the failed objects.
+func (e *IncompleteError) Unwrap() []error {
+	var errs []error
+	for _, f := range e.Failed {
+		errs = append(errs, f.Err)
+	}
+	return errs
+}
+
+// RequestError is a request for one object that was not fulfilled. Its text is
+// stable and has no values out of the object: they could be secret, and they
+// belong to a cluster that we do not trust to write into our status.
+type RequestError struct {
+	// Code is the HTTP status, 0 when there was no answer.
+	Code int
+	// Reason is the API server's, empty when there was no answer.
+	Reason metav1.StatusReason
+	// Fields are the paths that the API server refused, each with its rule.
+	Fields []FieldError
+	// Text is what is known besides.
+	Text string
+
+	// conflicts are the other managers of fields that we wanted to set.
+	conflicts []Conflict
+	cause     error
+}
+
+// FieldError is one path of an object that the API server refused.
+type FieldError struct{ Path, Rule string }
+
+func (e *RequestError) Error() string {
+	var parts []string
+	for _, f := range e.Fields {
+		parts = append(parts, strings.TrimPrefix(f.Path+": "+f.Rule, ": "))
+	}
+	switch {
+	case len(parts) > 0 && e.Reason == metav1.StatusReasonInvalid:
+		return "invalid: " + strings.Join(parts, "; ")
+	case e.Text == "" && e.Reason != "":
+		return string(e.Reason)
+	case e.Text == "":
+		return "HTTP " + strconv.Itoa(e.Code)
+	default:
+		return e.Text
+	}
+}
+
+// Unwrap gives the end of the caller's context, if that is what cut the request.
+func (e *RequestError) Unwrap() error { return e.cause }
+
+// Unanswered reports whether the request may have been carried out all the same.
+func (e *RequestError) Unanswered() bool { return e.Code == 0 || e.Code >= 500 }
+
+// cluster reports whether the failure is the cluster's rather than the
+// object's, so that the next request would only fail in the same way.
+func (e *RequestError) cluster() bool {
+	return e.Code == 0 || e.Code == http.StatusUnauthorized || e.Code == http.StatusTooManyRequests
+}
+
+func (e *RequestError) notFound() bool { return e.Code == http.StatusNotFound }
+
+// requestError turns any error of a request into one that is fit for status.
+// secret says that even the API server's own words may hold content.
+func requestError(ctx context.Context, err error, secret bool) *RequestError {
+	var status apierrors.APIStatus
+	if !errors.As(err, &status) {
+		e := &RequestError{Text: transportText(err)}
+		// The caller's own deadline is to be told from that of one request.
+		if ctx.Err() != nil {
+			e.cause = ctx.Err()
+		}
+		return e
+	}
+	s := status.Status()
+	e := &RequestError{Code: int(s.Code), Reason: s.Reason}
+	if s.Details != nil {
+		e.conflicts = conflicts(s.Details.Causes)
+		for _, c := range s.Details.Causes {
+			switch c.Type {
+			case metav1.CauseTypeFieldManagerConflict, metav1.CauseTypeUnexpectedServerResponse:
+				continue
+			}
+			rule := rule(c.Message)
+			if secret {
+				rule = string(c.Type)
+			}
+			e.Fields = append(e.Fields, FieldError{Path: oneLine(c.Field), Rule: oneLine(rule)})
+		}
+	}
+	slices.SortFunc(e.Fields, func(a, b FieldError) int {
+		return strings.Compare(a.Path+"\x00"+a.Rule, b.Path+"\x00"+b.Rule)
+	})
+	e.Fields = slices.Compact(e.Fields)
+	if !secret {
+		e.Text = oneLine(withoutValues(s.Message))
+	}
+	return e
+}
+
+// conflicts gathers the fields in dispute by manager, as `conflict with "kubectl" using apps/v1` names it.
+func conflicts(causes []metav1.StatusCause) []Conflict {
+	paths := map[string][]string{}
+	for _, c := range causes {
+		if c.Type != metav1.CauseTypeFieldManagerConflict {
+			continue
+		}
+		manager := strings.TrimPrefix(c.Message, "conflict with ")
+		if quoted, err := strconv.QuotedPrefix(manager); err == nil {
+			manager, _ = strconv.Unquote(quoted)
+		}
+		manager = oneLine(manager)
+		paths[manager] = append(paths[manager], oneLine(c.Field))
+	}
+	var conflicts []Conflict
+	for _, manager := range slices.Sorted(maps.Keys(paths)) {
+		fields := paths[manager]
+		slices.Sort(fields)
+		conflicts = append(conflicts, Conflict{Manager: manager, Fields: slices.Compact(fields)})
+	}
+	return conflicts
+}
+
+// transportText tells a failure below HTTP without what changes from one
+// attempt to the next, such as the local port.
+func transportText(err error) string {
+	var (
+		errno syscall.Errno
+		dns   *net.DNSError
+		uerr  *url.Error
+		nerr  net.Error
+	)
+	switch {
+	case errors.Is(err, context.Canceled):
+		return "the request was cancelled"
+	case errors.Is(err, context.DeadlineExceeded), errors.As(err, &nerr) && nerr.Timeout():
+		return "no answer in time from the API server"
+	case errors.As(err, &errno):
+		return "API server: " + errno.Error()
+	case errors.As(err, &dns):
+		return "API server: no such host " + dns.Name
+	case errors.As(err, &uerr):
+		return "API server: " + oneLine(uerr.Err.Error())
+	default:
+		return oneLine(err.Error())
+	}
+}
+
+// rule takes the refused value out of the API server's text about a field:
+// `Invalid value: "x": must be no more than 63 characters` without the "x".
+func rule(message string) string {
+	kind, rest, found := strings.Cut(message, ": ")
+	if !found {
+		return message
+	}
+	switch kind {
+	case "Required value", "Forbidden", "Too long", "Too short", "Internal error":
+		return message
+	}
+	if quoted, err := strconv.QuotedPrefix(rest); err == nil {
+		return strings.TrimSpace(kind + strings.TrimPrefix(rest, quoted))
+	}
+	decoder := json.NewDecoder(strings.NewReader(rest))
+	var value json.RawMessage
+	if decoder.Decode(&value) == nil {
+		return kind + rest[decoder.InputOffset():]
+	}
+	// A value that cannot be told from the text after it: only what ends every
+	// such message, and holds nothing that a value could, is kept.
+	if i := strings.LastIndex(rest, ": "); i >= 0 && !strings.ContainsAny(rest[i:], `"'{}[]()=`) {
+		return kind + rest[i:]
+	}
+	return kind
+}
+
+// withoutValues cuts a message of the API server where it begins to print values.
+func withoutValues(message string) string {
+	for _, mark := range []string{"got &", "got \"", "Invalid value: ", "unable to parse"} {
+		if i := strings.Index(message, mark); i >= 0 {
+			message = strings.TrimRight(message[:i], " ,:") + " …"
+		}
+	}
+	return message
+}
+
+// maxText bounds what a foreign cluster can put into a message, in bytes.
+const maxText = 512
+
+// oneLine makes foreign text fit for a status: one line, printable, bounded.
+func oneLine(s string) string {
+	s = strings.Join(strings.FieldsFunc(strings.ToValidUTF8(s, "?"), func(r rune) bool { return r <= ' ' || r == 0x7f }), " ")
+	if len(s) > maxText {
+		s = strings.ToValidUTF8(s[:maxText], "") + "…"
+	}
+	return s
+}

@@ -1,0 +1,236 @@
+// Copyright The Cluster Stack Operator Authors.
+// SPDX-License-Identifier: Apache-2.0
+
+package apply
+
+import (
+	"context"
+	"encoding/json"
+	"fmt"
+	"slices"
+	"strings"
+	"sync"
+
+	apidiscovery "k8s.io/api/apidiscovery/v2"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"k8s.io/apimachinery/pkg/apis/meta/v1/unstructured"
+	"k8s.io/apimachinery/pkg/runtime/schema"
+	"k8s.io/client-go/discovery"
+	"k8s.io/client-go/rest"
+)
+
+// resource is where the objects of a kind are found.
+type resource struct {
+	schema.GroupVersionResource
+	namespaced bool
+	verbs      []string
+}
+
+func (r resource) can(verb string) bool { return slices.Contains(r.verbs, verb) }
+
+// kinds is what a cluster serves, as of one moment.
+type kinds struct {
+	// served has the versions of each kind, the preferred one first.
+	served map[schema.GroupKind][]resource
+	// failed are groups that could not be asked, by name: what they serve is unknown.
+	failed map[string]bool
+}
+
+// lookup finds a kind, in the given version or, if that is empty or not served, the preferred one.
+func (k *kinds) lookup(gk schema.GroupKind, version string) (resource, bool) {
+	versions := k.served[gk]
+	for _, r := range versions {
+		if r.Version == version {
+			return r, true
+		}
+	}
+	if len(versions) == 0 {
+		return resource{}, false
+	}
+	return versions[0], true
+}
+
+// kindsOf reads the discovery documents. Subresources are left out.
+func kindsOf(groups []*metav1.APIGroup, lists map[schema.GroupVersion]*metav1.APIResourceList) map[schema.GroupKind][]resource {
+	served := map[schema.GroupKind][]resource{}
+	for _, group := range groups {
+		versions := []string{group.PreferredVersion.Version}
+		for _, v := range group.Versions {
+			if v.Version != group.PreferredVersion.Version {
+				versions = append(versions, v.Version)
+			}
+		}
+		for _, version := range versions {
+			gv := schema.GroupVersion{Group: group.Name, Version: version}
+			list := lists[gv]
+			if list == nil {
+				continue
+			}
+			for _, r := range list.APIResources {
+				if strings.Contains(r.Name, "/") {
+					continue
+				}
+				gk := schema.GroupKind{Group: gv.Group, Kind: r.Kind}
+				served[gk] = append(served[gk], resource{
+					GroupVersionResource: gv.WithResource(r.Name), namespaced: r.Namespaced, verbs: r.Verbs,
+				})
+			}
+		}
+	}
+	return served
+}
+
+// mapper knows the kinds of one cluster. It asks when first needed and again
+// only when told that something is missing, so that all users of the cluster
+// share two requests.
+type mapper struct {
+	client rest.Interface
+
+	mu    sync.Mutex
+	known *kinds
+	// generation counts the questions, so that several users who miss
+	// something at once ask once.
+	generation int
+}
+
+// kinds returns what is known, and a number to pass to refresh.
+func (m *mapper) kinds(ctx context.Context) (*kinds, int, error) {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	if m.known == nil {
+		if err := m.load(ctx); err != nil {
+			return nil, 0, err
+		}
+	}
+	return m.known, m.generation, nil
+}
+
+// refresh asks again, unless somebody did since the generation that missed something.
+func (m *mapper) refresh(ctx context.Context, generation int) (*kinds, int, error) {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	if m.known == nil || m.generation == generation {
+		if err := m.load(ctx); err != nil {
+			return nil, 0, err
+		}
+	}
+	return m.known, m.generation, nil
+}
+
+func (m *mapper) load(ctx context.Context) error {
+	known, err := m.discover(ctx)
+	if err != nil {
+		return fmt.Errorf("ask for the kinds that the cluster serves: %w", requestError(ctx, err, false))
+	}
+	m.known = known
+	m.generation++
+	return nil
+}
+
+// accept asks for everything in one document; a server that does not know that
+// form answers in the older one.
+const accept = "application/json;g=apidiscovery.k8s.io;v=v2;as=APIGroupDiscoveryList,application/json"
+
+func (m *mapper) discover(ctx context.Context) (*kinds, error) {
+	known := &kinds{served: map[schema.GroupKind][]resource{}, failed: map[string]bool{}}
+	for _, path := range []string{"/api", "/apis"} {
+		document, aggregated, err := m.document(ctx, path)
+		if err != nil {
+			return nil, err
+		}
+		if !aggregated {
+			return m.discoverByGroup()
+		}
+		groups, lists, failed := discovery.SplitGroupsAndResources(*document)
+		pointers := make([]*metav1.APIGroup, len(groups.Groups))
+		for i := range groups.Groups {
+			pointers[i] = &groups.Groups[i]
+		}
+		for gk, resources := range kindsOf(pointers, lists) {
+			known.served[gk] = append(known.served[gk], resources...)
+		}
+		for gv := range failed {
+			known.failed[gv.Group] = true
+		}
+	}
+	return known, nil
+}
+
+func (m *mapper) document(ctx context.Context, path string) (*apidiscovery.APIGroupDiscoveryList, bool, error) {
+	ctx, cancel := context.WithTimeout(ctx, requestTimeout)
+	defer cancel()
+	var contentType string
+	result := m.client.Get().AbsPath(path).SetHeader("Accept", accept).Do(ctx).ContentType(&contentType)
+	if err := result.Error(); err != nil {
+		return nil, false, err
+	}
+	v2 := apidiscovery.SchemeGroupVersion.WithKind("APIGroupDiscoveryList")
+	if is, err := discovery.ContentTypeIsGVK(contentType, v2); err != nil || !is {
+		return nil, false, err
+	}
+	body, err := result.Raw()
+	if err != nil {
+		return nil, false, err
+	}
+	var document apidiscovery.APIGroupDiscoveryList
+	if err := json.Unmarshal(body, &document); err != nil {
+		return nil, false, err
+	}
+	return &document, true, nil
+}
+
+// discoverByGroup asks version by version, as servers and proxies need that do
+// not know the aggregated form.
+func (m *mapper) discoverByGroup() (*kinds, error) {
+	groups, lists, err := discovery.NewDiscoveryClient(m.client).ServerGroupsAndResources()
+	failed := map[string]bool{}
+	if err != nil {
+		broken, partial := discovery.GroupDiscoveryFailedErrorGroups(err)
+		if !partial {
+			return nil, err
+		}
+		for gv := range broken {
+			failed[gv.Group] = true
+		}
+	}
+	byVersion := map[schema.GroupVersion]*metav1.APIResourceList{}
+	for _, list := range lists {
+		gv, err := schema.ParseGroupVersion(list.GroupVersion)
+		if err != nil {
+			continue // A group that names itself wrongly cannot be asked for objects either.
+		}
+		byVersion[gv] = list
+	}
+	return &kinds{served: kindsOf(groups, byVersion), failed: failed}, nil
+}
+
+// definedKinds reads what CustomResourceDefinitions among the objects will
+// serve. Their instances can be addressed from it without asking the cluster,
+// which takes a while to list a new kind.
+func definedKinds(objects []*unstructured.Unstructured) map[schema.GroupKind][]resource {
+	defined := map[schema.GroupKind][]resource{}
+	for _, obj := range objects {
+		if obj.GroupVersionKind().GroupKind() != crdKind {
+			continue
+		}
+		group, _, _ := unstructured.NestedString(obj.Object, "spec", "group")
+		kind, _, _ := unstructured.NestedString(obj.Object, "spec", "names", "kind")
+		plural, _, _ := unstructured.NestedString(obj.Object, "spec", "names", "plural")
+		scope, _, _ := unstructured.NestedString(obj.Object, "spec", "scope")
+		versions, _, _ := unstructured.NestedSlice(obj.Object, "spec", "versions")
+		gk := schema.GroupKind{Group: group, Kind: kind}
+		for _, v := range versions {
+			version, _ := v.(map[string]any)
+			name, _, _ := unstructured.NestedString(version, "name")
+			if served, _, _ := unstructured.NestedBool(version, "served"); !served || name == "" {
+				continue
+			}
+			defined[gk] = append(defined[gk], resource{
+				GroupVersionResource: schema.GroupVersionResource{Group: group, Version: name, Resource: plural},
+				namespaced:           scope == "Namespaced",
+				verbs:                []string{"get", "list", "watch", "patch", "delete"},
+			})
+		}
+	}
+	return defined
+}
