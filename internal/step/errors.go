@@ -19,20 +19,20 @@ func Because(reason string, err error) error {
 	if err == nil {
 		return nil
 	}
-	return &because{reason: reason, err: err}
+	return &reasonError{reason: reason, err: err}
 }
 
-type because struct {
+type reasonError struct {
 	reason string
 	err    error
 }
 
-func (b *because) Error() string { return b.err.Error() }
-func (b *because) Unwrap() error { return b.err }
+func (e *reasonError) Error() string { return e.err.Error() }
+func (e *reasonError) Unwrap() error { return e.err }
 
 // reasonOf returns the reason that Because gave to an error.
 func reasonOf(err error) string {
-	var b *because
+	var b *reasonError
 	if errors.As(err, &b) {
 		return b.reason
 	}

@@ -1,0 +1,42 @@
+// Copyright The Cluster Stack Operator Authors.
+// SPDX-License-Identifier: Apache-2.0
+
+// Package config carries the generated manifests of the operator: its kinds and its rights. They are
+// generated from the types in api and from the markers beside the code that needs a right.
+package config
+
+import (
+	"embed"
+	"io/fs"
+)
+
+//go:generate go tool -modfile=../tools/go.mod controller-gen crd paths=../api/... output:crd:dir=crd
+//go:generate go tool -modfile=../tools/go.mod controller-gen rbac:roleName=cluster-stack-operator paths=../internal/... output:rbac:dir=rbac
+
+//go:embed crd/*.yaml
+var crds embed.FS
+
+//go:embed rbac/role.yaml
+var clusterRole []byte
+
+// CRDs returns the CustomResourceDefinitions of the operator's kinds as YAML, one document each, in
+// the order of their names.
+func CRDs() [][]byte {
+	names, err := fs.Glob(crds, "crd/*.yaml")
+	if err != nil {
+		panic(err) // only a malformed pattern
+	}
+	documents := make([][]byte, 0, len(names))
+	for _, name := range names {
+		document, err := crds.ReadFile(name)
+		if err != nil {
+			panic(err) // it was embedded by the same pattern
+		}
+		documents = append(documents, document)
+	}
+	return documents
+}
+
+// ClusterRole returns the ClusterRole cluster-stack-operator as YAML: all rights that the operator
+// has in the management cluster.
+func ClusterRole() []byte { return append([]byte(nil), clusterRole...) }

@@ -1,0 +1,60 @@
+// Copyright The Cluster Stack Operator Authors.
+// SPDX-License-Identifier: Apache-2.0
+
+package clusterstack
+
+import (
+	"slices"
+	"strings"
+
+	"github.com/clusterstacks/cluster-stack-operator/api/v1alpha1"
+	"github.com/clusterstacks/cluster-stack-operator/internal/release"
+)
+
+// summarize fills in what a user reads about the releases that this ClusterStack asked for, older ones first.
+func (w *work) summarize() {
+	var names []release.Name
+	for name, rel := range w.found {
+		if owned, _ := ownership(w.stack, rel); owned {
+			names = append(names, name)
+		}
+	}
+	slices.SortFunc(names, byAge)
+
+	status := &w.stack.Status
+	status.Summary, status.LatestRelease = nil, ""
+	var usable []string
+	for _, name := range names {
+		rel := w.found[name]
+		status.Summary = append(status.Summary, summary(name, rel))
+		if rel.Status.Ready {
+			usable = append(usable, name.Version.String())
+			status.LatestRelease = name.ClassName() + " | " + rel.Status.KubernetesVersion
+		}
+	}
+	status.UsableVersions = strings.Join(usable, ", ")
+}
+
+// summary says how far one release got.
+func summary(name release.Name, rel *v1alpha1.ClusterStackRelease) v1alpha1.ClusterStackReleaseSummary {
+	s := v1alpha1.ClusterStackReleaseSummary{Name: name.Version.Dashed(), Ready: rel.Status.Ready, Phase: phase(rel)}
+	if ready := rel.Status.Conditions.Get(v1alpha1.ReadyCondition); ready != nil && !rel.Status.Ready {
+		s.Message = ready.Reason + ": " + ready.Message
+	}
+	return s
+}
+
+func phase(rel *v1alpha1.ClusterStackRelease) v1alpha1.ReleasePhase {
+	conditions := rel.Status.Conditions
+	switch {
+	case rel.Status.Ready:
+		return v1alpha1.ReleasePhaseDone
+	case len(conditions) == 0:
+		return v1alpha1.ReleasePhaseNone
+	case !conditions.IsTrue(v1alpha1.ClusterStackReleaseDownloadedCondition):
+		return v1alpha1.ReleasePhaseDownloading
+	case !conditions.IsTrue(v1alpha1.ProviderClusterStackReleaseReadyCondition):
+		return v1alpha1.ReleasePhaseProvider
+	}
+	return v1alpha1.ReleasePhaseApplying
+}

@@ -1,0 +1,322 @@
+// Copyright The Cluster Stack Operator Authors.
+// SPDX-License-Identifier: Apache-2.0
+
+package clusterstack
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"slices"
+	"strings"
+
+	corev1 "k8s.io/api/core/v1"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"k8s.io/apimachinery/pkg/runtime/schema"
+	"k8s.io/klog/v2"
+	ctrl "sigs.k8s.io/controller-runtime"
+	"sigs.k8s.io/controller-runtime/pkg/client"
+
+	"github.com/clusterstacks/cluster-stack-operator/api/v1alpha1"
+	"github.com/clusterstacks/cluster-stack-operator/internal/controller/releases"
+	"github.com/clusterstacks/cluster-stack-operator/internal/release"
+	"github.com/clusterstacks/cluster-stack-operator/internal/step"
+)
+
+// Reasons of this controller that are not about a failure of others.
+const (
+	reasonInvalidSpec = "InvalidSpec"
+	reasonUnordered   = "ReleasesUnordered"
+)
+
+// work is one reconciliation of one ClusterStack.
+type work struct {
+	*Reconciler
+	stack *v1alpha1.ClusterStack
+	// found are the releases of this cluster stack in the namespace, whoever asked for them.
+	found map[release.Name]*v1alpha1.ClusterStackRelease
+	// decided is set by the first step that needs it.
+	decided *plan
+	// provider refers to the object of the provider integration for each release.
+	provider map[release.Name]*corev1.ObjectReference
+}
+
+// observe finds the releases that are there and sums them up, whatever the steps come to.
+func (w *work) observe(ctx context.Context) error {
+	list := &v1alpha1.ClusterStackReleaseList{}
+	if err := w.client.List(ctx, list, client.InNamespace(w.stack.Namespace)); err != nil {
+		return fmt.Errorf("list ClusterStackReleases: %w", err)
+	}
+	w.found = map[release.Name]*v1alpha1.ClusterStackRelease{}
+	for i := range list.Items {
+		if name, err := release.ParseName(list.Items[i].Name); err == nil && name.Prefix() == prefix(w.stack) {
+			w.found[name] = &list.Items[i]
+		}
+	}
+	w.stack.Status.ObservedGeneration = w.stack.Generation
+	w.summarize()
+	return nil
+}
+
+// list reports what the source offers. It asks nothing: the lister does, for all ClusterStacks.
+func (w *work) list(ctx context.Context) (step.Outcome, error) {
+	listing := w.lister.Last()
+	if !listing.Asked {
+		return step.Wait(v1alpha1.WaitingReason, "the source has not been asked for its releases yet"), nil
+	}
+	if listing.Err != nil {
+		// Not an error of ours to retry: the lister asks again and wakes us.
+		return step.Wait(v1alpha1.FailedToSyncReason, "list releases: %v", listing.Err), nil
+	}
+	p, err := w.plan(ctx)
+	switch {
+	case err != nil:
+		return step.Outcome{}, err
+	case p.Newest != nil:
+		return step.Done().Saying("the newest release is %s", p.Newest), nil
+	case len(p.Unordered) > 0:
+		return step.Wait(reasonUnordered, "none of the releases %s is newer than another: name the wanted ones in spec.versions", join(p.Unordered)), nil
+	}
+	return step.Done().Saying("the source has no release of the channel %s", w.stack.Spec.Channel), nil
+}
+
+// provide makes the object of the provider integration for each release that is to be kept.
+func (w *work) provide(ctx context.Context) (step.Outcome, error) {
+	p, err := w.plan(ctx)
+	if err != nil {
+		return step.Outcome{}, err
+	}
+	if w.stack.Spec.ProviderRef == nil {
+		return step.Wait(v1alpha1.ProviderTemplateNotFoundReason, "spec.providerRef is missing; set it, or set spec.noProvider"), nil
+	}
+	template, err := w.template(ctx)
+	if err != nil {
+		return step.Outcome{}, step.Because(v1alpha1.ProviderTemplateNotFoundReason, err)
+	}
+	w.provider = map[release.Name]*corev1.ObjectReference{}
+	for _, name := range p.Keep {
+		ref, err := w.applyProviderRelease(ctx, template, name)
+		if err != nil {
+			return step.Outcome{}, step.Because(v1alpha1.FailedToCreateOrUpdateReason, err)
+		}
+		w.provider[name] = ref
+	}
+	return step.Done(), nil
+}
+
+// sync makes, adopts and deletes releases as planned.
+func (w *work) sync(ctx context.Context) (step.Outcome, error) {
+	p, err := w.plan(ctx)
+	if err != nil {
+		return step.Outcome{}, err
+	}
+	var errs []error
+	for _, name := range p.Keep {
+		errs = append(errs, w.keep(ctx, name))
+	}
+	for _, name := range p.Leave {
+		errs = append(errs, w.leave(ctx, name))
+	}
+	errs = append(errs, w.delete(ctx, p.Delete))
+	w.summarize()
+	if err := errors.Join(errs...); err != nil {
+		return step.Outcome{}, step.Because(v1alpha1.FailedToCreateOrUpdateReason, err)
+	}
+	return step.Done(), nil
+}
+
+// available says whether a Cluster could use any of the releases.
+func (w *work) available(context.Context) (step.Outcome, error) {
+	if usable := w.stack.Status.UsableVersions; usable != "" {
+		return step.Done().Saying("usable: %s", usable), nil
+	}
+	if summary := w.stack.Status.Summary; len(summary) > 0 {
+		newest := summary[len(summary)-1]
+		return step.Wait(v1alpha1.NoReleaseReadyReason, "%s-%s: %s", prefix(w.stack), newest.Name, newest.Message), nil
+	}
+	return step.Wait(v1alpha1.NoReleaseReadyReason, "there is no release"), nil
+}
+
+// plan decides which releases there shall be, once per reconciliation.
+func (w *work) plan(ctx context.Context) (*plan, error) {
+	if w.decided != nil {
+		return w.decided, nil
+	}
+	wanted, err := wantedReleases(w.stack)
+	if err != nil {
+		return nil, step.Because(reasonInvalidSpec, err)
+	}
+	usage, err := releases.FindUsage(ctx, w.client)
+	if err != nil {
+		return nil, err
+	}
+	listing := w.lister.Last()
+	s := situation{
+		Wanted:    wanted,
+		Subscribe: w.stack.Spec.AutoSubscribe,
+		Stable:    w.stack.Spec.Channel != v1alpha1.ChannelCustom,
+		Listed:    listing.Asked && listing.Err == nil,
+	}
+	for _, name := range listing.Names {
+		if name.Prefix() == prefix(w.stack) {
+			s.Offered = append(s.Offered, name)
+		}
+	}
+	for name, rel := range w.found {
+		owned, shared := ownership(w.stack, rel)
+		s.Existing = append(s.Existing, existing{
+			Name:   name,
+			Ready:  rel.Status.Ready,
+			Owned:  owned,
+			Shared: shared,
+			InUse:  len(usage[releases.Key{Namespace: rel.Namespace, Name: name}]) > 0,
+		})
+	}
+	p := decide(s)
+	w.decided = &p
+	return w.decided, nil
+}
+
+// keep makes a release exist, belong to this ClusterStack and refer to its provider object.
+func (w *work) keep(ctx context.Context, name release.Name) error {
+	rel := w.found[name]
+	if rel == nil {
+		rel = &v1alpha1.ClusterStackRelease{
+			ObjectMeta: metav1.ObjectMeta{
+				Name:            name.String(),
+				Namespace:       w.stack.Namespace,
+				OwnerReferences: []metav1.OwnerReference{ownerReference(w.stack)},
+			},
+			Spec: v1alpha1.ClusterStackReleaseSpec{ProviderRef: w.provider[name]},
+		}
+		if err := w.client.Create(ctx, rel); err != nil {
+			return fmt.Errorf("create ClusterStackRelease %s: %w", name, err)
+		}
+		ctrl.LoggerFrom(ctx).Info("Created a release", "ClusterStackRelease", klog.KObj(rel))
+		w.recorder.Eventf(w.stack, rel, corev1.EventTypeNormal, "ClusterStackReleaseCreated", "CreateClusterStackRelease", "created release %s", name)
+		w.found[name] = rel
+		return nil
+	}
+	if !rel.DeletionTimestamp.IsZero() {
+		return nil // made anew when it is gone; its watch wakes us
+	}
+	err := step.Patch(ctx, w.client, rel, func() {
+		if owned, _ := ownership(w.stack, rel); !owned {
+			rel.OwnerReferences = append(rel.OwnerReferences, ownerReference(w.stack))
+		}
+		rel.Spec.ProviderRef = w.provider[name]
+	})
+	if err != nil {
+		return fmt.Errorf("update ClusterStackRelease %s: %w", name, err)
+	}
+	return nil
+}
+
+// leave lets go of a release that another ClusterStack still wants.
+func (w *work) leave(ctx context.Context, name release.Name) error {
+	rel := w.found[name]
+	err := step.Patch(ctx, w.client, rel, func() {
+		rel.OwnerReferences = slices.DeleteFunc(rel.OwnerReferences, func(ref metav1.OwnerReference) bool {
+			return isClusterStack(ref) && ref.Name == w.stack.Name
+		})
+	})
+	if err != nil {
+		return fmt.Errorf("update ClusterStackRelease %s: %w", name, err)
+	}
+	return nil
+}
+
+// delete deletes releases that nobody wants, after one more look at who uses them: the cache may not
+// know a Cluster yet that was made a moment ago.
+func (w *work) delete(ctx context.Context, names []release.Name) error {
+	if len(names) == 0 {
+		return nil
+	}
+	usage, err := releases.FindUsage(ctx, w.live)
+	if err != nil {
+		return err
+	}
+	var errs []error
+	for _, name := range names {
+		rel := w.found[name]
+		if len(usage[releases.Key{Namespace: rel.Namespace, Name: name}]) > 0 || !rel.DeletionTimestamp.IsZero() {
+			continue
+		}
+		unchanged := client.Preconditions{UID: &rel.UID, ResourceVersion: &rel.ResourceVersion}
+		if err := w.client.Delete(ctx, rel, unchanged); client.IgnoreNotFound(err) != nil {
+			errs = append(errs, fmt.Errorf("delete ClusterStackRelease %s: %w", name, err))
+			continue
+		}
+		ctrl.LoggerFrom(ctx).Info("Deleted a release that nobody needs", "ClusterStackRelease", klog.KObj(rel))
+		w.recorder.Eventf(w.stack, rel, corev1.EventTypeNormal, "ClusterStackReleaseDeleted", "DeleteClusterStackRelease", "deleted release %s, which nobody needs", name)
+		delete(w.found, name)
+	}
+	return errors.Join(errs...)
+}
+
+// wantedReleases are the releases that spec.versions names.
+func wantedReleases(stack *v1alpha1.ClusterStack) ([]release.Name, error) {
+	var names []release.Name
+	for _, text := range stack.Spec.Versions {
+		version, err := release.ParseVersion(text)
+		if err != nil {
+			return nil, &specError{fmt.Errorf("spec.versions: %w", err)}
+		}
+		names = append(names, name(stack, version))
+	}
+	// The text of a name is what counts at the border, so it is checked as such, a version or not.
+	for _, n := range append([]release.Name{name(stack, release.Version{Major: 1})}, names...) {
+		if _, err := release.ParseName(n.String()); err != nil {
+			return nil, &specError{fmt.Errorf("spec.provider, spec.name and spec.kubernetesVersion: %w", err)}
+		}
+	}
+	return names, nil
+}
+
+// specError is an error that only another spec can cure.
+type specError struct{ err error }
+
+func (e *specError) Error() string   { return e.err.Error() }
+func (e *specError) Unwrap() error   { return e.err }
+func (e *specError) Permanent() bool { return true }
+
+func name(stack *v1alpha1.ClusterStack, version release.Version) release.Name {
+	return release.Name{Provider: stack.Spec.Provider, Stack: stack.Spec.Name, Kubernetes: stack.Spec.KubernetesVersion, Version: version}
+}
+
+// prefix is what the names of all releases of a cluster stack begin with.
+func prefix(stack *v1alpha1.ClusterStack) string { return name(stack, release.Version{}).Prefix() }
+
+// ownerReference marks a release as asked for by a ClusterStack. Several may ask for one, so none controls it.
+func ownerReference(stack *v1alpha1.ClusterStack) metav1.OwnerReference {
+	return metav1.OwnerReference{
+		APIVersion: v1alpha1.GroupVersion.String(),
+		Kind:       v1alpha1.ClusterStackKind,
+		Name:       stack.Name,
+		UID:        stack.UID,
+	}
+}
+
+func isClusterStack(ref metav1.OwnerReference) bool {
+	gv, err := schema.ParseGroupVersion(ref.APIVersion)
+	return err == nil && gv.Group == v1alpha1.GroupVersion.Group && ref.Kind == v1alpha1.ClusterStackKind
+}
+
+// ownership tells whether a ClusterStack, and whether another one, asked for a release.
+func ownership(stack *v1alpha1.ClusterStack, rel *v1alpha1.ClusterStackRelease) (owned, shared bool) {
+	for _, ref := range rel.OwnerReferences {
+		if isClusterStack(ref) {
+			owned = owned || ref.Name == stack.Name
+			shared = shared || ref.Name != stack.Name
+		}
+	}
+	return owned, shared
+}
+
+func join(names []release.Name) string {
+	texts := make([]string, len(names))
+	for i, name := range names {
+		texts[i] = name.String()
+	}
+	return strings.Join(texts, ", ")
+}

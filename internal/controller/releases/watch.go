@@ -1,0 +1,35 @@
+// Copyright The Cluster Stack Operator Authors.
+// SPDX-License-Identifier: Apache-2.0
+
+package releases
+
+import (
+	clusterv1 "sigs.k8s.io/cluster-api/api/core/v1beta2"
+	"sigs.k8s.io/controller-runtime/pkg/event"
+	"sigs.k8s.io/controller-runtime/pkg/predicate"
+
+	"github.com/clusterstacks/cluster-stack-operator/api/v1alpha1"
+)
+
+// ClassChanged lets pass what changes the use of releases by Clusters: one appears, disappears, or moves
+// to another class. Handlers that map objects see both the old and the new Cluster.
+func ClassChanged() predicate.Predicate {
+	return predicate.Funcs{
+		UpdateFunc: func(e event.UpdateEvent) bool {
+			before, ok1 := e.ObjectOld.(*clusterv1.Cluster)
+			after, ok2 := e.ObjectNew.(*clusterv1.Cluster)
+			return ok1 && ok2 && before.GetClassKey() != after.GetClassKey()
+		},
+	}
+}
+
+// AppliedChanged lets pass what changes the use of releases by the addons of Clusters: a rollout is finished.
+func AppliedChanged() predicate.Predicate {
+	return predicate.Funcs{
+		UpdateFunc: func(e event.UpdateEvent) bool {
+			before, ok1 := e.ObjectOld.(*v1alpha1.ClusterAddon)
+			after, ok2 := e.ObjectNew.(*v1alpha1.ClusterAddon)
+			return ok1 && ok2 && before.Spec.ClusterStack != after.Spec.ClusterStack
+		},
+	}
+}
