@@ -1,0 +1,268 @@
+// Copyright The Cluster Stack Operator Authors.
+// SPDX-License-Identifier: Apache-2.0
+
+package render
+
+import (
+	"cmp"
+	"errors"
+	"path"
+	"regexp"
+	"slices"
+	"strings"
+
+	"helm.sh/helm/v4/pkg/chart/common"
+	helmrelease "helm.sh/helm/v4/pkg/release/v1"
+	releaseutil "helm.sh/helm/v4/pkg/release/v1/util"
+	"k8s.io/apimachinery/pkg/apis/meta/v1/unstructured"
+	utiljson "k8s.io/apimachinery/pkg/util/json"
+	"sigs.k8s.io/yaml"
+)
+
+// OwnedLabel and OwnedValue stand on every object of a cluster stack and on the pods of its workloads.
+// They have always been there: to take the label off a pod template would restart every CNI pod.
+const (
+	OwnedLabel = "clusterstack.x-k8s.io/instance"
+	OwnedValue = "owned"
+)
+
+const (
+	maxRendered = 20 << 20 // bytes of all manifests of one render
+	maxObjects  = 2_000
+)
+
+type valuesMap = common.Values
+
+// hookEvents are the moments at which hooks run. Tests do not run, and a roll-back is an upgrade.
+var hookEvents = []helmrelease.HookEvent{
+	helmrelease.HookPreInstall, helmrelease.HookPostInstall,
+	helmrelease.HookPreUpgrade, helmrelease.HookPostUpgrade,
+	helmrelease.HookPreDelete, helmrelease.HookPostDelete,
+}
+
+const notesFile = "NOTES.txt"
+
+// readManifests turns rendered files, by their names, into objects in the order in which Helm installs
+// them, and hooks in the order in which Helm runs them.
+func readManifests(files map[string]string) ([]*unstructured.Unstructured, []Hook, error) {
+	size := 0
+	for name, text := range files {
+		if strings.HasSuffix(name, notesFile) {
+			delete(files, name)
+		}
+		size += len(text)
+	}
+	if size > maxRendered {
+		return nil, nil, invalid("", "renders to more than %d MiB", maxRendered>>20)
+	}
+	found, manifests, err := releaseutil.SortManifests(files, nil, releaseutil.InstallOrder)
+	if err != nil {
+		return nil, nil, explainManifest(err)
+	}
+
+	var (
+		objects []*unstructured.Unstructured
+		hooks   []Hook
+	)
+	for _, m := range manifests {
+		read, err := readObjects(m.Name, m.Content)
+		if err != nil {
+			return nil, nil, err
+		}
+		objects = append(objects, read...)
+	}
+	for _, h := range found {
+		events := slices.DeleteFunc(slices.Clone(h.Events), func(e helmrelease.HookEvent) bool { return !slices.Contains(hookEvents, e) })
+		if len(events) == 0 {
+			continue
+		}
+		read, err := readObjects(h.Path, h.Manifest)
+		if err != nil {
+			return nil, nil, err
+		}
+		if len(h.DeletePolicies) == 0 {
+			h.DeletePolicies = []helmrelease.HookDeletePolicy{helmrelease.HookBeforeHookCreation}
+		}
+		for _, object := range read {
+			hooks = append(hooks, Hook{Object: object, Events: texts(events), Weight: h.Weight, DeletePolicies: texts(h.DeletePolicies)})
+		}
+	}
+	slices.SortStableFunc(hooks, func(a, b Hook) int {
+		return cmp.Or(cmp.Compare(a.Weight, b.Weight), cmp.Compare(a.Object.GetName(), b.Object.GetName()))
+	})
+	if len(objects)+len(hooks) > maxObjects {
+		return nil, nil, invalid("", "renders to more than %d objects", maxObjects)
+	}
+	return objects, hooks, nil
+}
+
+func texts[T ~string](all []T) []string {
+	converted := make([]string, len(all))
+	for i, s := range all {
+		converted[i] = string(s)
+	}
+	return converted
+}
+
+var manifestErrorForm = regexp.MustCompile(`(?s)^YAML parse error on (.*?): (.*)$`)
+
+func explainManifest(err error) error {
+	if parts := manifestErrorForm.FindStringSubmatch(err.Error()); parts != nil {
+		return invalid(parts[1], "does not render to YAML: %s", explainYAML(errors.New(parts[2])))
+	}
+	return invalid("", "does not render to YAML: %s", explainYAML(err))
+}
+
+// readObjects reads one YAML document. A list stands for what is in it; a document without content
+// for nothing.
+func readObjects(file, document string) ([]*unstructured.Unstructured, error) {
+	data, err := yaml.YAMLToJSON([]byte(document))
+	if err != nil {
+		return nil, invalid(file, "does not render to YAML: %s", explainYAML(err))
+	}
+	var content any
+	if err := utiljson.Unmarshal(data, &content); err != nil {
+		return nil, invalid(file, "does not render to an object")
+	}
+	if content == nil {
+		return nil, nil
+	}
+	object, ok := content.(map[string]any)
+	if !ok {
+		return nil, invalid(file, "renders to something that is no Kubernetes object")
+	}
+	if len(object) == 0 {
+		return nil, nil
+	}
+	return flatten(file, &unstructured.Unstructured{Object: object})
+}
+
+func flatten(file string, object *unstructured.Unstructured) ([]*unstructured.Unstructured, error) {
+	if object.GetAPIVersion() == "" || object.GetKind() == "" {
+		return nil, invalid(file, "renders to an object without apiVersion or kind")
+	}
+	if items, isList := object.Object["items"].([]any); isList && strings.HasSuffix(object.GetKind(), "List") {
+		var all []*unstructured.Unstructured
+		for _, item := range items {
+			content, ok := item.(map[string]any)
+			if !ok {
+				return nil, invalid(file, "renders to a %s with something in it that is no object", object.GetKind())
+			}
+			child := &unstructured.Unstructured{Object: content}
+			// In a list of one kind, the items need not name it.
+			if kind := strings.TrimSuffix(object.GetKind(), "List"); kind != "" && child.GetKind() == "" && child.GetAPIVersion() == "" {
+				child.SetKind(kind)
+				child.SetAPIVersion(object.GetAPIVersion())
+			}
+			flat, err := flatten(file, child)
+			if err != nil {
+				return nil, err
+			}
+			all = append(all, flat...)
+		}
+		return all, nil
+	}
+	if object.GetName() == "" {
+		return nil, invalid(file, "renders to a %s without a name", object.GetKind())
+	}
+	if err := markOwned(object); err != nil {
+		return nil, invalid(file, "%s %s: %v", object.GetKind(), object.GetName(), err)
+	}
+	return []*unstructured.Unstructured{object}, nil
+}
+
+// markOwned puts the owned label on an object, and on its pods if it is a workload.
+func markOwned(object *unstructured.Unstructured) error {
+	if err := label(object.Object, "metadata"); err != nil {
+		return err
+	}
+	if !hasOwnedPods(object) {
+		return nil
+	}
+	template, _, err := unstructured.NestedFieldNoCopy(object.Object, "spec", "template")
+	if _, isMap := template.(map[string]any); !isMap || err != nil {
+		return errors.New("spec.template is not a map")
+	}
+	return label(object.Object, "spec", "template", "metadata")
+}
+
+// hasOwnedPods tells the workloads whose pods carry the label. Those of CronJobs never did.
+func hasOwnedPods(object *unstructured.Unstructured) bool {
+	group := object.GroupVersionKind().Group
+	switch object.GetKind() {
+	case "Deployment", "ReplicaSet", "StatefulSet", "DaemonSet":
+		return group == "apps" || group == "extensions"
+	case "Job":
+		return group == "batch"
+	}
+	return false
+}
+
+func label(object map[string]any, metadata ...string) error {
+	at := strings.Join(metadata, ".") + ".labels"
+	fields := append(slices.Clone(metadata), "labels")
+	value, found, err := unstructured.NestedFieldNoCopy(object, fields...)
+	if err != nil {
+		// A key without a value is null in YAML, and means the same as none.
+		if parent, _, err := unstructured.NestedFieldNoCopy(object, metadata...); err != nil || parent != nil {
+			return errors.New(at + " cannot be set: what it stands in is not a map")
+		}
+		unstructured.RemoveNestedField(object, metadata...)
+	}
+	labels, isMap := value.(map[string]any)
+	if found && value != nil && !isMap {
+		return errors.New(at + " is not a map")
+	}
+	if labels != nil {
+		labels[OwnedLabel] = OwnedValue
+		return nil
+	}
+	return unstructured.SetNestedField(object, map[string]any{OwnedLabel: OwnedValue}, fields...)
+}
+
+// readCRDs reads the files of a chart's crds folders, in the order in which they are given.
+func readCRDs(files []crdFile) ([]*unstructured.Unstructured, error) {
+	var all []*unstructured.Unstructured
+	for _, f := range files {
+		documents := releaseutil.SplitManifests(string(f.data))
+		keys := make([]string, 0, len(documents))
+		for key := range documents {
+			keys = append(keys, key)
+		}
+		slices.SortFunc(keys, func(a, b string) int { return cmp.Or(cmp.Compare(len(a), len(b)), cmp.Compare(a, b)) })
+		for _, key := range keys {
+			read, err := readObjects(f.name, documents[key])
+			if err != nil {
+				return nil, err
+			}
+			all = append(all, read...)
+		}
+	}
+	return all, nil
+}
+
+// crdFile is a file in a folder crds, which Helm does not take for a template.
+type crdFile struct {
+	name string
+	data []byte
+}
+
+// servedBy returns the API versions that a CustomResourceDefinition adds, as .Capabilities.APIVersions
+// names them: "group/version" and "group/version/Kind".
+func servedBy(crd *unstructured.Unstructured) []string {
+	if crd.GetKind() != "CustomResourceDefinition" {
+		return nil
+	}
+	group, _, _ := unstructured.NestedString(crd.Object, "spec", "group")
+	kind, _, _ := unstructured.NestedString(crd.Object, "spec", "names", "kind")
+	versions, _, _ := unstructured.NestedSlice(crd.Object, "spec", "versions")
+	var served []string
+	for _, v := range versions {
+		version, _ := v.(map[string]any)
+		name, _ := version["name"].(string)
+		if is, _ := version["served"].(bool); is && name != "" {
+			served = append(served, path.Join(group, name), path.Join(group, name, kind))
+		}
+	}
+	return served
+}

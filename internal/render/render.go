@@ -1,0 +1,325 @@
+// Copyright The Cluster Stack Operator Authors.
+// SPDX-License-Identifier: Apache-2.0
+
+package render
+
+import (
+	"errors"
+	"path"
+	"slices"
+	"strings"
+
+	"helm.sh/helm/v4/pkg/chart/common"
+	"helm.sh/helm/v4/pkg/chart/common/util"
+	chart "helm.sh/helm/v4/pkg/chart/v2"
+	chartutil "helm.sh/helm/v4/pkg/chart/v2/util"
+	"helm.sh/helm/v4/pkg/engine"
+	"k8s.io/apimachinery/pkg/apis/meta/v1/unstructured"
+
+	"github.com/clusterstacks/cluster-stack-operator/internal/release"
+)
+
+// All addons are rendered under this name and for this namespace, whichever addon it is: charts make
+// names of objects and selectors of it, which must not change.
+const (
+	AddonReleaseName = "cluster-addon"
+	AddonNamespace   = "kube-system"
+)
+
+// Result is what a chart renders to.
+type Result struct {
+	// Objects in the order in which Helm installs them, marked as owned. Namespaces are as the chart
+	// has them; many objects have none.
+	Objects []*unstructured.Unstructured
+	// Hooks in the order in which Helm runs them, marked as owned.
+	Hooks []Hook
+	// Record is exactly what this render used: what was repeated and what is new.
+	Record Record
+	// Unused is what was recorded for this addon and not used. It is to be kept as long as an older
+	// release may be rendered again.
+	Unused Record
+	// NewValues reports that Record has values that were not recorded before. It must be stored before
+	// anything of this Result is applied.
+	NewValues bool
+}
+
+// Hook is an object that is applied at certain moments only.
+type Hook struct {
+	Object *unstructured.Unstructured
+	// Events are "pre-install", "post-install", "pre-upgrade", "post-upgrade", "pre-delete" and
+	// "post-delete".
+	Events []string
+	// Weight orders the hooks of one event, from low to high.
+	Weight int
+	// DeletePolicies are "before-hook-creation", "hook-succeeded" and "hook-failed"; never empty.
+	DeletePolicies []string
+}
+
+// Input is all that a render depends on.
+type Input struct {
+	// Subject says in errors what is being rendered, such as "addon cni".
+	Subject string
+	Chart   release.Chart
+	// Folder says that the chart was not packaged: its .helmignore has not been followed yet.
+	Folder bool
+	// IncludeCRDs asks for the objects in the folders crds of the chart and its dependencies.
+	IncludeCRDs bool
+
+	// ReleaseName and Namespace are what Helm calls the release, not a release of a cluster stack.
+	ReleaseName string
+	Namespace   string
+	// Kubernetes is a version such as "v1.35.4".
+	Kubernetes string
+	// APIVersions are added to what every cluster serves, such as "example.com/v1/Widget".
+	APIVersions []string
+
+	// ValuesTemplate makes the values out of Facts; there are none without it. ValuesFile is its name.
+	ValuesTemplate []byte
+	ValuesFile     string
+	Facts          Facts
+
+	// Addon is the name that generated values are recorded under, and Recorded what has been recorded.
+	Addon    string
+	Recorded Record
+}
+
+// ClassInput returns what the cluster class of a release is rendered from. Its objects are meant for
+// the given namespace of the management cluster.
+func ClassInput(rel *release.Release, namespace string) Input {
+	return Input{
+		Subject:     "cluster class of " + rel.Name.String(),
+		Chart:       rel.ClassChart(),
+		ReleaseName: rel.Name.Prefix(),
+		Namespace:   namespace,
+		Kubernetes:  rel.Metadata.Kubernetes,
+	}
+}
+
+// AddonInput returns what an addon of a release is rendered from for a cluster.
+func AddonInput(rel *release.Release, addon string, facts Facts, recorded Record) (Input, error) {
+	files, err := rel.AddonChart(addon)
+	if err != nil {
+		return Input{}, err
+	}
+	versions, err := apiVersionsOf(rel, addon)
+	if err != nil {
+		return Input{}, err
+	}
+	in := Input{
+		Subject:     "addon " + addon + " of " + rel.Name.String(),
+		Chart:       files,
+		Folder:      rel.Multistage(),
+		IncludeCRDs: true,
+		ReleaseName: AddonReleaseName,
+		Namespace:   AddonNamespace,
+		Kubernetes:  rel.Metadata.Kubernetes,
+		APIVersions: versions,
+		Facts:       facts,
+		Addon:       addon,
+		Recorded:    recorded.of(addon),
+	}
+	if text, ok := rel.ValuesTemplate(addon); ok {
+		in.ValuesTemplate, in.ValuesFile = text, release.OverwriteFile
+		if !rel.Multistage() {
+			in.ValuesFile = release.LegacyValuesFile
+		}
+	}
+	return in, nil
+}
+
+// Class renders the cluster class of a release. What its chart generates differs each time: a class
+// has no Record to repeat, and Result.NewValues tells of it.
+func Class(rel *release.Release, namespace string) (*Result, error) {
+	return ClassInput(rel, namespace).Render()
+}
+
+// Addon renders an addon of a release for a cluster. An error is permanent: only another release, or
+// another Cluster, cures it.
+func Addon(rel *release.Release, addon string, facts Facts, recorded Record) (*Result, error) {
+	in, err := AddonInput(rel, addon, facts, recorded)
+	if err != nil {
+		return nil, err
+	}
+	return in.Render()
+}
+
+// Render renders the chart. The error is an *InvalidError.
+func (in Input) Render() (*Result, error) {
+	result, r, err := replay(in.Addon, in.Recorded, func(r *recorder) (*Result, error) {
+		values, err := in.values(r)
+		if err != nil {
+			return nil, err
+		}
+		return in.render(values, r)
+	})
+	if err != nil {
+		return nil, in.explain(err)
+	}
+	result.Record, result.Unused = r.used, r.unused()
+	result.NewValues = len(r.missed) > 0
+	return result, nil
+}
+
+func (in Input) explain(err error) error {
+	var at *InvalidError
+	if !errors.As(err, &at) {
+		at = &InvalidError{Reason: err.Error()}
+	}
+	named := *at
+	named.Subject = in.Subject
+	return &named
+}
+
+func (in Input) values(r *recorder) (map[string]any, error) {
+	if in.ValuesTemplate == nil {
+		return map[string]any{}, nil
+	}
+	return makeValues(in.ValuesFile, in.ValuesTemplate, in.Facts, r)
+}
+
+func (in Input) render(values map[string]any, r *recorder) (*Result, error) {
+	capabilities, err := in.capabilities()
+	if err != nil {
+		return nil, err
+	}
+	c, err := loadChart(in.Chart, in.Folder)
+	if err != nil {
+		return nil, err
+	}
+	if err := checkInstallable(c, capabilities.KubeVersion.String()); err != nil {
+		return nil, err
+	}
+	if err := chartutil.ProcessDependencies(c, values); err != nil {
+		return nil, invalid("Chart.yaml", "its dependencies and the values do not fit together")
+	}
+	// Conditions and aliases are settled: what is in the chart now is what will be applied.
+	crds, err := readCRDs(crdFilesOf(c))
+	if err != nil {
+		return nil, err
+	}
+	for _, crd := range crds {
+		capabilities.APIVersions = append(capabilities.APIVersions, servedBy(crd)...)
+	}
+
+	top, err := util.ToRenderValuesWithSchemaValidation(c, values, common.ReleaseOptions{
+		Name:      in.ReleaseName,
+		Namespace: in.Namespace,
+		Revision:  1,
+		IsInstall: true,
+	}, capabilities, true)
+	if err != nil {
+		return nil, invalid("values.yaml", "the values do not fit together")
+	}
+	if all, ok := top["Values"].(valuesMap); ok {
+		if err := checkSchemas(c, all); err != nil {
+			return nil, err
+		}
+	}
+
+	templates := sourceOf(c)
+	markTemplates(c)
+	files, err := engine.Engine{CustomTemplateFuncs: chartFunctions(r)}.Render(c, top)
+	if err != nil {
+		return nil, inChart(explainTemplate(err, templates), c.Name())
+	}
+	objects, hooks, err := readManifests(files)
+	if err != nil {
+		return nil, inChart(err, c.Name())
+	}
+	if in.IncludeCRDs {
+		objects = append(crds, objects...)
+	}
+	if len(objects)+len(hooks) > maxObjects {
+		return nil, invalid("", "renders to more than %d objects", maxObjects)
+	}
+	return &Result{Objects: objects, Hooks: hooks}, nil
+}
+
+// inChart makes the file of an error relative to the chart, whose name Helm puts before it.
+func inChart(err error, name string) error {
+	var at *InvalidError
+	if errors.As(err, &at) {
+		at.File = strings.TrimPrefix(at.File, name+"/")
+	}
+	return err
+}
+
+// capabilities are those of a cluster with the release's version of Kubernetes and Helm's own list of
+// APIs. No cluster is asked.
+func (in Input) capabilities() (*common.Capabilities, error) {
+	version, err := common.ParseKubeVersion(in.Kubernetes)
+	if err != nil {
+		return nil, invalid("", "Kubernetes version %q: %v", in.Kubernetes, err)
+	}
+	capabilities := common.DefaultCapabilities.Copy()
+	capabilities.KubeVersion = *version
+	// Helm takes the order of its list from a map.
+	versions := slices.Sorted(slices.Values(common.DefaultVersionSet))
+	capabilities.APIVersions = append(versions, in.APIVersions...)
+	return capabilities, nil
+}
+
+func crdFilesOf(c *chart.Chart) []crdFile {
+	var files []crdFile
+	for _, crd := range c.CRDObjects() {
+		name := strings.TrimPrefix(crd.Filename, c.Name()+"/")
+		files = append(files, crdFile{name: name, data: crd.File.Data})
+	}
+	return files
+}
+
+// apiVersionsOf returns what the other addons of the release add to the API of a cluster with the
+// definitions in their folders crds. Those of dependencies that can be switched off are left out:
+// whether they are there depends on values of their addon.
+func apiVersionsOf(rel *release.Release, except string) ([]string, error) {
+	var versions []string
+	for _, addon := range rel.Addons() {
+		if addon == except {
+			continue
+		}
+		files, err := rel.AddonChart(addon)
+		if err != nil {
+			return nil, err
+		}
+		if !mayDefineAPIs(files) {
+			continue
+		}
+		c, err := loadChart(files, rel.Multistage())
+		if err != nil {
+			// That addon's own render reports it; this one can do without.
+			continue
+		}
+		crds, err := readCRDs(certainCRDFiles(c))
+		if err != nil {
+			continue
+		}
+		for _, crd := range crds {
+			versions = append(versions, servedBy(crd)...)
+		}
+	}
+	slices.Sort(versions)
+	return slices.Compact(versions), nil
+}
+
+// mayDefineAPIs tells charts that surely have no folder crds, without loading them.
+func mayDefineAPIs(files release.Chart) bool {
+	return slices.ContainsFunc(files, func(f release.File) bool {
+		return strings.HasPrefix(f.Name, "crds/") || strings.Contains(f.Name, "/crds/") ||
+			strings.HasPrefix(f.Name, "charts/") && path.Ext(f.Name) == ".tgz"
+	})
+}
+
+func certainCRDFiles(c *chart.Chart) []crdFile {
+	own := *c
+	own.SetDependencies()
+	files := crdFilesOf(&own)
+	for _, d := range c.Dependencies() {
+		optional := slices.ContainsFunc(c.Metadata.Dependencies, func(wanted *chart.Dependency) bool {
+			return wanted.Name == d.Name() && (wanted.Condition != "" || len(wanted.Tags) > 0)
+		})
+		if !optional {
+			files = append(files, certainCRDFiles(d)...)
+		}
+	}
+	return files
+}

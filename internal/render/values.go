@@ -1,0 +1,258 @@
+// Copyright The Cluster Stack Operator Authors.
+// SPDX-License-Identifier: Apache-2.0
+
+package render
+
+import (
+	"errors"
+	"fmt"
+	"maps"
+	"regexp"
+	"slices"
+	"strconv"
+	"strings"
+	"text/template"
+	"text/template/parse"
+
+	"helm.sh/helm/v4/pkg/chart/v2/loader"
+)
+
+// maxValues bounds the text that a values template makes, in bytes.
+const maxValues = 1 << 20
+
+// Values returns the values that a values template makes for a cluster. The text that comes out is the
+// values; where its top level has a string under the key "values", that string is. An empty text
+// means no values.
+//
+// Text from the objects of the cluster fills in values; it does not add, remove or move any. A template
+// that would let it do so for the objects at hand is refused.
+func Values(text []byte, facts Facts) (map[string]any, error) {
+	return makeValues("values template", text, facts, newRecorder("", nil, nil))
+}
+
+func makeValues(name string, text []byte, facts Facts, r *recorder) (map[string]any, error) {
+	// No key of the record is that of a template in the chart.
+	r.file = name
+	written, err := execute(name, text, facts.data(), r, nil)
+	if err != nil {
+		return nil, err
+	}
+	values, err := parseValues(written)
+	if err != nil {
+		return nil, invalid(name, "its output is not a map in YAML: %s", explainYAML(err))
+	}
+
+	// Would the values have the same shape if the text in them were harmless? It can be made so where
+	// it is printed, which leaves all decisions of the template as they are, or where it is read,
+	// which leaves alone what the template itself makes of it (lists, JSON). Either proves that the
+	// shape does not come out of the text.
+	shape := shapeOf(values)
+	replayed := func() *recorder {
+		again := newRecorder(r.addon, r.used, nil)
+		again.file = name
+		return again
+	}
+	printed, err := neutralShape(name, text, facts.data(), replayed(), neutralText)
+	if err == nil && slices.Equal(shape, printed) {
+		return values, nil
+	}
+	data, _ := neutralData(facts.data()).(map[string]any)
+	read, err := neutralShape(name, text, data, replayed(), nil)
+	if err == nil && slices.Equal(shape, read) {
+		return values, nil
+	}
+	return nil, invalid(name, "text in a field of the Cluster, its control plane or its infrastructure changes the shape of the values below %q: print it with the function quote or toJson", firstDifference(shape, printed))
+}
+
+func neutralShape(name string, text []byte, data map[string]any, r *recorder, print func(any) any) ([]string, error) {
+	written, err := execute(name, text, data, r, print)
+	if err != nil {
+		return nil, err
+	}
+	values, err := parseValues(written)
+	if err != nil {
+		return nil, err
+	}
+	return shapeOf(values), nil
+}
+
+// execute runs a values template. With print, what depends on data is printed through it.
+func execute(name string, text []byte, data map[string]any, r *recorder, print func(any) any) (string, error) {
+	functions := valuesFunctions(r)
+	if print != nil {
+		functions[printFunction] = print
+	}
+	source := source{name: string(text)}
+	t, err := template.New(name).Funcs(functions).Parse(string(text))
+	if err != nil {
+		return "", explainTemplate(err, source)
+	}
+	if print != nil {
+		for _, defined := range t.Templates() {
+			printThrough(defined.Root)
+		}
+	}
+	out := &limitedBuilder{limit: maxValues}
+	if err := t.Execute(out, data); err != nil {
+		if errors.Is(err, errTooLong) {
+			return "", invalid(name, "its output is longer than %d KiB", maxValues>>10)
+		}
+		return "", explainTemplate(err, source)
+	}
+	return out.String(), nil
+}
+
+var errTooLong = errors.New("too long")
+
+type limitedBuilder struct {
+	strings.Builder
+	limit int
+}
+
+func (b *limitedBuilder) Write(p []byte) (int, error) {
+	if b.Len()+len(p) > b.limit {
+		return 0, errTooLong
+	}
+	return b.Builder.Write(p)
+}
+
+// parseValues reads the text as Helm reads a values file.
+func parseValues(text string) (map[string]any, error) {
+	values, err := loader.LoadValues(strings.NewReader(text))
+	if err != nil {
+		return nil, err
+	}
+	if inner, ok := values["values"].(string); ok {
+		return loader.LoadValues(strings.NewReader(inner))
+	}
+	return values, nil
+}
+
+// neutral stands for text that could mean something in YAML.
+const neutral = "neutral"
+
+// Plain text is one scalar wherever it is put. The empty string is nothing wherever it is put.
+var plain = regexp.MustCompile(`^([A-Za-z0-9][A-Za-z0-9._/-]*)?$`)
+
+// neutralText returns what to print in place of a value.
+func neutralText(value any) any {
+	if value == nil || plain.MatchString(fmt.Sprint(value)) {
+		return value
+	}
+	switch value.(type) {
+	case bool, int, int32, int64, float32, float64:
+		return value
+	}
+	return neutral
+}
+
+// neutralData returns a copy of data with other strings. Numbers and booleans stay, so that a template
+// can count with them. So do keys, by which templates look up, unless they could mean something in YAML.
+func neutralData(data any) any {
+	switch data := data.(type) {
+	case string:
+		return neutral
+	case map[string]any:
+		neutralised := make(map[string]any, len(data))
+		for i, key := range slices.Sorted(maps.Keys(data)) {
+			value := neutralData(data[key])
+			if !plain.MatchString(key) {
+				key = neutral + strconv.Itoa(i)
+			}
+			neutralised[key] = value
+		}
+		return neutralised
+	case []any:
+		neutralised := make([]any, len(data))
+		for i := range data {
+			neutralised[i] = neutralData(data[i])
+		}
+		return neutralised
+	default:
+		return data
+	}
+}
+
+// printFunction is put at the end of what a template prints. No author can call it by this name.
+const printFunction = "cluster_stack_print"
+
+// printThrough rewrites a template so that all that it prints goes through printFunction, but for what
+// stands in the template itself.
+func printThrough(node parse.Node) {
+	switch node := node.(type) {
+	case *parse.ListNode:
+		if node != nil {
+			for _, n := range node.Nodes {
+				printThrough(n)
+			}
+		}
+	case *parse.ActionNode:
+		if len(node.Pipe.Decl) == 0 && dependsOnData(node.Pipe) {
+			name := parse.NewIdentifier(printFunction).SetPos(node.Pos)
+			node.Pipe.Cmds = append(node.Pipe.Cmds, &parse.CommandNode{NodeType: parse.NodeCommand, Pos: node.Pos, Args: []parse.Node{name}})
+		}
+	case *parse.IfNode:
+		printThrough(node.List)
+		printThrough(node.ElseList)
+	case *parse.RangeNode:
+		printThrough(node.List)
+		printThrough(node.ElseList)
+	case *parse.WithNode:
+		printThrough(node.List)
+		printThrough(node.ElseList)
+	}
+}
+
+func dependsOnData(node parse.Node) bool {
+	switch node := node.(type) {
+	case *parse.PipeNode:
+		return slices.ContainsFunc(node.Cmds, func(n *parse.CommandNode) bool { return dependsOnData(n) })
+	case *parse.CommandNode:
+		return slices.ContainsFunc(node.Args, dependsOnData)
+	case *parse.BoolNode, *parse.NumberNode, *parse.StringNode, *parse.NilNode, *parse.IdentifierNode:
+		return false
+	}
+	return true
+}
+
+// shapeOf returns the paths of all values, and whether each is a map, a list or a scalar. Sorted.
+func shapeOf(values map[string]any) []string {
+	var shape []string
+	var walk func(path string, value any)
+	walk = func(path string, value any) {
+		switch value := value.(type) {
+		case map[string]any:
+			shape = append(shape, path+" map")
+			for key, v := range value {
+				walk(path+"."+strconv.Quote(key), v)
+			}
+		case []any:
+			shape = append(shape, path+" list")
+			for i, v := range value {
+				walk(path+"["+strconv.Itoa(i)+"]", v)
+			}
+		default:
+			shape = append(shape, path+" scalar")
+		}
+	}
+	walk("", values)
+	slices.Sort(shape)
+	return shape
+}
+
+// firstDifference returns the path above the first difference. Only paths of the harmless shape are
+// named: the others may be made of somebody's text.
+func firstDifference(shape, harmless []string) string {
+	path := ""
+	for _, entry := range harmless {
+		if slices.Contains(shape, entry) {
+			continue
+		}
+		path = entry[:strings.LastIndexByte(entry, ' ')]
+		break
+	}
+	if cut := strings.LastIndexAny(path, ".["); cut > 0 {
+		return strings.ReplaceAll(strings.TrimPrefix(path[:cut], "."), `"`, "")
+	}
+	return "."
+}
