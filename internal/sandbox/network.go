@@ -30,7 +30,7 @@ type Block struct {
 func ReserveBlock() (*Block, error) {
 	for x := firstBlock; x <= lastBlock; x++ {
 		prefix := fmt.Sprintf("127.%d", x)
-		lock, err := kernelLock("addresses/" + prefix)
+		lock, err := Lock("addresses/" + prefix)
 		if errors.Is(err, unix.EADDRINUSE) {
 			continue
 		}
@@ -48,10 +48,10 @@ func (b *Block) Close() error { return b.lock.Close() }
 // Address is the n-th address of the management side, from 1.
 func (b *Block) Address(n int) string { return fmt.Sprintf("%s.0.%d", b.Prefix, n) }
 
-// kernelLock takes a lock that the kernel drops when this process ends and that leaves nothing on disk: a
+// Lock takes a lock that the kernel drops when this process ends and that leaves nothing on disk: a
 // socket with an abstract name. Such names live in the network namespace, as loopback addresses do.
 // When somebody else holds it the error is EADDRINUSE.
-func kernelLock(name string) (net.Listener, error) {
+func Lock(name string) (net.Listener, error) {
 	return net.Listen("unix", "@cluster-stack-sandbox/"+name) //nolint:noctx // binding a local socket does not wait
 }
 

@@ -44,11 +44,7 @@ var mainRuns bool
 // Main runs the tests of a package and exits; TestMain calls it.
 func Main(m *testing.M) {
 	if os.Getenv(reaperVariable) != "" {
-		conn, err := net.FileConn(os.NewFile(reaperDescriptor, "test"))
-		if err == nil {
-			err = reap(conn)
-		}
-		if err != nil {
+		if err := reapFor(os.NewFile(reaperDescriptor, "test")); err != nil {
 			fmt.Fprintln(os.Stderr, err)
 			os.Exit(1)
 		}
@@ -61,6 +57,16 @@ func Main(m *testing.M) {
 		code = max(code, 1)
 	}
 	os.Exit(code)
+}
+
+// reapFor is the second process's main function. It takes over the connection that it inherited, so that
+// its own children do not inherit it in turn.
+func reapFor(test *os.File) error {
+	conn, err := net.FileConn(test)
+	if err := errors.Join(err, test.Close()); err != nil {
+		return err
+	}
+	return reap(conn)
 }
 
 // APIServer returns the configuration of an administrator of the package's API server: etcd and

@@ -1,0 +1,71 @@
+// Copyright The Cluster Stack Operator Authors.
+// SPDX-License-Identifier: Apache-2.0
+
+// Package cli holds the commands of csctl: they read flags, call the domain, and print.
+package cli
+
+import (
+	"context"
+	"fmt"
+	"io"
+	"os/signal"
+	"syscall"
+
+	"github.com/spf13/cobra"
+)
+
+// Set by the linker for releases.
+var (
+	version = "unknown"
+	commit  = "unknown"
+)
+
+// commands makes the commands of csctl, in the order of the help page.
+var commands = []func() *cobra.Command{
+	newSandboxCommand,
+	newVersionCommand,
+}
+
+// Run runs csctl with the given arguments and returns its exit code. An error is printed once.
+func Run(args []string, stdin io.Reader, stdout, stderr io.Writer) int {
+	ctx, stop := signal.NotifyContext(context.Background(), syscall.SIGINT, syscall.SIGTERM)
+	defer stop()
+	// Whoever asks a second time does not want to wait for what the first has set off.
+	context.AfterFunc(ctx, stop)
+
+	root := newRootCommand()
+	root.SetArgs(args)
+	root.SetIn(stdin)
+	root.SetOut(stdout)
+	root.SetErr(stderr)
+	if err := root.ExecuteContext(ctx); err != nil {
+		_, _ = fmt.Fprintf(stderr, "Error: %v\n", err)
+		return 1
+	}
+	return 0
+}
+
+func newRootCommand() *cobra.Command {
+	root := &cobra.Command{
+		Use:           "csctl",
+		Short:         "Build, try and inspect cluster stacks",
+		SilenceErrors: true,
+		SilenceUsage:  true,
+	}
+	for _, c := range commands {
+		root.AddCommand(c())
+	}
+	return root
+}
+
+func newVersionCommand() *cobra.Command {
+	return &cobra.Command{
+		Use:   "version",
+		Short: "Print the version of csctl",
+		Args:  cobra.NoArgs,
+		RunE: func(cmd *cobra.Command, _ []string) error {
+			_, err := fmt.Fprintf(cmd.OutOrStdout(), "csctl version: %s\ncommit: %s\n", version, commit)
+			return err
+		},
+	}
+}

@@ -1,0 +1,473 @@
+// Copyright The Cluster Stack Operator Authors.
+// SPDX-License-Identifier: Apache-2.0
+
+package cli
+
+import (
+	"context"
+	"encoding/json"
+	"fmt"
+	"io"
+	"os"
+	"path/filepath"
+	"strings"
+	"text/tabwriter"
+	"time"
+
+	"github.com/spf13/cobra"
+	"golang.org/x/term"
+	apierrors "k8s.io/apimachinery/pkg/api/errors"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"k8s.io/apimachinery/pkg/apis/meta/v1/unstructured"
+	"k8s.io/apimachinery/pkg/runtime/schema"
+	"k8s.io/apimachinery/pkg/util/duration"
+	"k8s.io/client-go/dynamic"
+	"k8s.io/client-go/kubernetes"
+	"k8s.io/client-go/rest"
+	"k8s.io/client-go/tools/clientcmd"
+
+	"github.com/clusterstacks/cluster-stack-operator/internal/sandbox"
+	"github.com/clusterstacks/cluster-stack-operator/internal/sandbox/daemon"
+)
+
+func newSandboxCommand() *cobra.Command {
+	cmd := &cobra.Command{
+		Use:   "sandbox",
+		Short: "Run a management cluster on this machine",
+		Long: `A sandbox is a management cluster on this machine without containers: real etcd, real kube-apiserver,
+the unmodified managers of Cluster API, and a simulator in place of the infrastructure. Each workload
+cluster in it has a real API server too; only machines and kubelets are simulated.`,
+	}
+	cmd.AddCommand(
+		newSandboxUpCommand(),
+		newSandboxStatusCommand(),
+		newSandboxKubeconfigCommand(),
+		newSandboxLogsCommand(),
+		newSandboxDownCommand(),
+		newSandboxServeCommand(),
+	)
+	return cmd
+}
+
+func nameFlag(cmd *cobra.Command) *string {
+	return cmd.Flags().String("name", "default", "name of the sandbox; sandboxes of different names run side by side")
+}
+
+// serveCommand is the command line that becomes the process of a sandbox.
+var serveCommand = []string{"sandbox", "serve"}
+
+func newSandboxServeCommand() *cobra.Command {
+	return &cobra.Command{
+		Use:    serveCommand[1],
+		Short:  "Hold a sandbox (for csctl itself)",
+		Hidden: true,
+		Args:   cobra.NoArgs,
+		RunE: func(cmd *cobra.Command, _ []string) error {
+			return daemon.Serve(cmd.Context(), cmd.InOrStdin(), cmd.OutOrStdout())
+		},
+	}
+}
+
+func newSandboxUpCommand() *cobra.Command {
+	cmd := &cobra.Command{
+		Use:   "up",
+		Short: "Start a sandbox and wait until it is ready",
+		Long: `Start a sandbox and wait until it is ready.
+
+The programs are built from their Go modules the first time, which takes about ten minutes on two cores,
+and kept in the user's cache folder. Set CLUSTER_STACK_SANDBOX_ASSETS to a folder with bin/ and manifests/
+to use programs that are there already.`,
+		Args: cobra.NoArgs,
+	}
+	opts := daemon.Options{}
+	flags := cmd.Flags()
+	name := nameFlag(cmd)
+	flags.StringArrayVar(&opts.CRDs, "crds", nil, "file or folder with CustomResourceDefinitions of an infrastructure provider, with Cluster API's contract labels; can be given several times")
+	flags.StringVar(&opts.Operator, "operator", "", "path of the cluster-stack-operator to run, or none (default: the one beside csctl, if it is there)")
+	flags.StringVar(&opts.Releases, "releases", "", "folder that the operator reads releases of cluster stacks from (default: releases in the sandbox's own folder)")
+	timeout := flags.Duration("wait-timeout", 5*time.Minute, "how long the sandbox may take to become ready, without the time that it takes to build the programs")
+	cmd.RunE = func(cmd *cobra.Command, _ []string) error {
+		opts.Name = *name
+		if err := resolvePaths(&opts); err != nil {
+			return err
+		}
+		out := cmd.OutOrStdout()
+		p := &progress{out: out, live: isTerminal(out)}
+		begin := time.Now()
+		state, started, err := daemon.Up(cmd.Context(), opts, serveCommand, daemon.Watcher{Line: p.line, Event: p.event, Timeout: *timeout})
+		if err != nil {
+			return err
+		}
+		if !started {
+			_, err := fmt.Fprintf(out, "Sandbox %s is running already, since %s.\n", state.Name, state.Since.Format(time.RFC3339))
+			return err
+		}
+		_, err = fmt.Fprintf(out, `Sandbox %s is ready after %s: Kubernetes %s, Cluster API %s.
+Next:
+  export KUBECONFIG=%s
+  csctl sandbox status%s
+`, state.Name, time.Since(begin).Round(100*time.Millisecond), state.Versions.Kubernetes, state.Versions.ClusterAPI, state.Kubeconfig, nameArgument(state.Name))
+		return err
+	}
+	return cmd
+}
+
+// nameArgument is what to append to a command line for a sandbox.
+func nameArgument(name string) string {
+	if name == "default" {
+		return ""
+	}
+	return " --name " + name
+}
+
+// resolvePaths makes paths absolute, because the process of the sandbox runs elsewhere, and finds the
+// operator.
+func resolvePaths(opts *daemon.Options) error {
+	for i, path := range opts.CRDs {
+		if _, err := os.Stat(path); err != nil {
+			return fmt.Errorf("--crds: %w", err)
+		}
+		absolute, err := filepath.Abs(path)
+		if err != nil {
+			return err
+		}
+		opts.CRDs[i] = absolute
+	}
+	if opts.Releases != "" {
+		absolute, err := filepath.Abs(opts.Releases)
+		if err != nil {
+			return err
+		}
+		if info, err := os.Stat(absolute); err != nil || !info.IsDir() {
+			return fmt.Errorf("--releases: %s is no folder; create it first", opts.Releases)
+		}
+		opts.Releases = absolute
+	}
+	switch opts.Operator {
+	case "none":
+		opts.Operator = ""
+	case "":
+		self, err := os.Executable()
+		if err != nil {
+			return err
+		}
+		if beside := filepath.Join(filepath.Dir(self), "cluster-stack-operator"); isFile(beside) {
+			opts.Operator = beside
+		}
+	default:
+		if !isFile(opts.Operator) {
+			return fmt.Errorf("--operator: %s is no file; give the path of cluster-stack-operator, or none", opts.Operator)
+		}
+		absolute, err := filepath.Abs(opts.Operator)
+		if err != nil {
+			return err
+		}
+		opts.Operator = absolute
+	}
+	return nil
+}
+
+func isFile(path string) bool {
+	info, err := os.Stat(path)
+	return err == nil && info.Mode().IsRegular()
+}
+
+func newSandboxDownCommand() *cobra.Command {
+	cmd := &cobra.Command{
+		Use:   "down",
+		Short: "End a sandbox and remove all that it made",
+		Args:  cobra.NoArgs,
+	}
+	name := nameFlag(cmd)
+	cmd.RunE = func(cmd *cobra.Command, _ []string) error {
+		found, err := daemon.Down(cmd.Context(), *name)
+		if err != nil {
+			return err
+		}
+		message := "Sandbox %s is gone.\n"
+		if !found {
+			message = "Sandbox %s does not run.\n"
+		}
+		_, err = fmt.Fprintf(cmd.OutOrStdout(), message, *name)
+		return err
+	}
+	return cmd
+}
+
+// clusterStatus is what status shows of a workload cluster.
+type clusterStatus struct {
+	Namespace string `json:"namespace"`
+	Name      string `json:"name"`
+	Phase     string `json:"phase"`
+	Available string `json:"available"`
+	Class     string `json:"class,omitempty"`
+	Version   string `json:"version,omitempty"`
+}
+
+// sandboxStatus is the output of status -o json.
+type sandboxStatus struct {
+	daemon.State `json:",inline"`
+	Clusters     []clusterStatus `json:"clusters"`
+	// ClustersError says why clusters could not be listed.
+	ClustersError string `json:"clustersError,omitempty"`
+}
+
+func newSandboxStatusCommand() *cobra.Command {
+	cmd := &cobra.Command{
+		Use:   "status",
+		Short: "Show the programs of a sandbox and its workload clusters",
+		Args:  cobra.NoArgs,
+	}
+	name := nameFlag(cmd)
+	output := cmd.Flags().StringP("output", "o", "", "json, or a table if empty")
+	cmd.RunE = func(cmd *cobra.Command, _ []string) error {
+		if *output != "" && *output != "json" {
+			return fmt.Errorf("--output %s: use json, or leave it out for a table", *output)
+		}
+		state, err := daemon.Read(*name)
+		if err != nil {
+			return err
+		}
+		status := sandboxStatus{State: state, Clusters: []clusterStatus{}}
+		if state.Phase == daemon.PhaseReady {
+			if clusters, err := listClusters(cmd.Context(), state.Kubeconfig); err != nil {
+				status.ClustersError = err.Error()
+			} else {
+				status.Clusters = clusters
+			}
+		}
+		if *output == "json" {
+			encoder := json.NewEncoder(cmd.OutOrStdout())
+			encoder.SetIndent("", "  ")
+			return encoder.Encode(status)
+		}
+		return printStatus(cmd.OutOrStdout(), status, time.Now())
+	}
+	return cmd
+}
+
+func printStatus(out io.Writer, s sandboxStatus, now time.Time) error {
+	text := &strings.Builder{}
+	fmt.Fprintf(text, "Sandbox %s: %s", s.Name, s.Phase)
+	switch s.Phase {
+	case daemon.PhaseFailed:
+		fmt.Fprintf(text, "\n%s\nStart it again with csctl sandbox up%s.\n", s.Error, nameArgument(s.Name))
+	case daemon.PhaseDead:
+		fmt.Fprintf(text, "\nIts process was killed, and its programs with it. Start it again with csctl sandbox up%s.\n", nameArgument(s.Name))
+	default:
+		fmt.Fprintf(text, " for %s\n", age(s.Since, now))
+		if s.Endpoint != "" {
+			fmt.Fprintf(text, "API server: %s (Kubernetes %s, Cluster API %s)\nKUBECONFIG: %s\nReleases:   %s\n", s.Endpoint, s.Versions.Kubernetes, s.Versions.ClusterAPI, s.Kubeconfig, s.Releases)
+		}
+	}
+	table := tabwriter.NewWriter(text, 0, 0, 2, ' ', 0)
+	if len(s.Components) > 0 {
+		fmt.Fprint(table, "\nCOMPONENT\tSTATE\tPID\tADDRESS\tSINCE\tRESTARTS\n")
+		for _, c := range s.Components {
+			fmt.Fprintf(table, "%s\t%s\t%d\t%s\t%s\t%d\n", c.Name, c.State, c.PID, c.Address, age(c.Since, now), c.Restarts)
+		}
+	}
+	if len(s.Clusters) > 0 {
+		fmt.Fprint(table, "\nNAMESPACE\tCLUSTER\tCLASS\tVERSION\tPHASE\tAVAILABLE\n")
+		for _, c := range s.Clusters {
+			fmt.Fprintf(table, "%s\t%s\t%s\t%s\t%s\t%s\n", c.Namespace, c.Name, c.Class, c.Version, c.Phase, c.Available)
+		}
+	}
+	if err := table.Flush(); err != nil {
+		return err
+	}
+	if s.ClustersError != "" {
+		fmt.Fprintf(text, "\nClusters: %s\n", s.ClustersError)
+	}
+	_, err := io.WriteString(out, text.String())
+	return err
+}
+
+func age(since, now time.Time) string { return duration.HumanDuration(now.Sub(since)) }
+
+// requestTimeout bounds requests to the API server of a sandbox, which may hang while it is restarted.
+const requestTimeout = 10 * time.Second
+
+func managementConfig(kubeconfig string) (*rest.Config, error) {
+	config, err := clientcmd.BuildConfigFromFlags("", kubeconfig)
+	if err != nil {
+		return nil, err
+	}
+	config.Timeout = requestTimeout
+	return config, nil
+}
+
+func listClusters(ctx context.Context, kubeconfig string) ([]clusterStatus, error) {
+	config, err := managementConfig(kubeconfig)
+	if err != nil {
+		return nil, err
+	}
+	client, err := dynamic.NewForConfig(config)
+	if err != nil {
+		return nil, err
+	}
+	list, err := client.Resource(schema.GroupVersionResource{Group: "cluster.x-k8s.io", Version: "v1beta2", Resource: "clusters"}).List(ctx, metav1.ListOptions{})
+	if err != nil {
+		return nil, err
+	}
+	clusters := make([]clusterStatus, 0, len(list.Items))
+	for _, c := range list.Items {
+		clusters = append(clusters, describeCluster(c))
+	}
+	return clusters, nil
+}
+
+func describeCluster(c unstructured.Unstructured) clusterStatus {
+	field := func(path ...string) string {
+		s, _, _ := unstructured.NestedString(c.Object, path...)
+		return s
+	}
+	status := clusterStatus{
+		Namespace: c.GetNamespace(), Name: c.GetName(), Available: "Unknown",
+		Phase:   field("status", "phase"),
+		Class:   field("spec", "topology", "classRef", "name"),
+		Version: field("spec", "topology", "version"),
+	}
+	if c.GetDeletionTimestamp() != nil {
+		status.Phase = "Deleting"
+	}
+	conditions, _, _ := unstructured.NestedSlice(c.Object, "status", "conditions")
+	for _, item := range conditions {
+		if condition, ok := item.(map[string]any); ok && condition["type"] == "Available" {
+			status.Available, _ = condition["status"].(string)
+		}
+	}
+	return status
+}
+
+func newSandboxKubeconfigCommand() *cobra.Command {
+	cmd := &cobra.Command{
+		Use:   "kubeconfig",
+		Short: "Print the kubeconfig of a sandbox, or of a workload cluster in it",
+		Args:  cobra.NoArgs,
+	}
+	name := nameFlag(cmd)
+	cluster := cmd.Flags().String("cluster", "", "namespace/name of a workload cluster")
+	cmd.RunE = func(cmd *cobra.Command, _ []string) error {
+		state, err := daemon.Read(*name)
+		if err != nil {
+			return err
+		}
+		if state.Phase != daemon.PhaseReady {
+			return fmt.Errorf("sandbox %s is %s; csctl sandbox status%s tells more", *name, strings.ToLower(state.Phase), nameArgument(*name))
+		}
+		var raw []byte
+		if *cluster == "" {
+			raw, err = os.ReadFile(state.Kubeconfig)
+		} else {
+			raw, err = workloadKubeconfig(cmd.Context(), state.Kubeconfig, *cluster)
+		}
+		if err != nil {
+			return err
+		}
+		_, err = cmd.OutOrStdout().Write(raw)
+		return err
+	}
+	return cmd
+}
+
+func workloadKubeconfig(ctx context.Context, kubeconfig, cluster string) ([]byte, error) {
+	namespace, name, ok := strings.Cut(cluster, "/")
+	if !ok || namespace == "" || name == "" {
+		return nil, fmt.Errorf("--cluster %s: give it as namespace/name", cluster)
+	}
+	config, err := managementConfig(kubeconfig)
+	if err != nil {
+		return nil, err
+	}
+	client, err := kubernetes.NewForConfig(config)
+	if err != nil {
+		return nil, err
+	}
+	secret, err := client.CoreV1().Secrets(namespace).Get(ctx, name+"-kubeconfig", metav1.GetOptions{})
+	if apierrors.IsNotFound(err) {
+		return nil, fmt.Errorf("cluster %s has no kubeconfig yet, or does not exist; csctl sandbox status lists the clusters", cluster)
+	}
+	if err != nil {
+		return nil, err
+	}
+	raw := secret.Data["value"]
+	if len(raw) == 0 {
+		return nil, fmt.Errorf("secret %s/%s-kubeconfig has no key value", namespace, name)
+	}
+	return raw, nil
+}
+
+func newSandboxLogsCommand() *cobra.Command {
+	cmd := &cobra.Command{
+		Use:   "logs [component]",
+		Short: "Print the log of a program of a sandbox, or list what has a log",
+		Args:  cobra.MaximumNArgs(1),
+	}
+	name := nameFlag(cmd)
+	follow := cmd.Flags().BoolP("follow", "f", false, "go on printing what is added, until interrupted")
+	cmd.RunE = func(cmd *cobra.Command, args []string) error {
+		dir, err := daemon.Dir(*name)
+		if err != nil {
+			return err
+		}
+		logs, err := findLogs(dir)
+		if err != nil {
+			return err
+		}
+		if len(logs) == 0 {
+			return &daemon.NotRunningError{Name: *name}
+		}
+		if len(args) == 0 {
+			for _, l := range logs {
+				if _, err := fmt.Fprintln(cmd.OutOrStdout(), l.component); err != nil {
+					return err
+				}
+			}
+			return nil
+		}
+		for _, l := range logs {
+			if l.component == args[0] {
+				return copyLog(cmd.Context(), cmd.OutOrStdout(), l.file, *follow)
+			}
+		}
+		return fmt.Errorf("%s has no log; csctl sandbox logs%s lists what has", args[0], nameArgument(*name))
+	}
+	return cmd
+}
+
+// isTerminal tells whether a writer is a terminal that takes control sequences.
+func isTerminal(w io.Writer) bool {
+	f, ok := w.(*os.File)
+	return ok && term.IsTerminal(int(f.Fd())) && os.Getenv("NO_COLOR") == "" && os.Getenv("TERM") != "dumb"
+}
+
+// progress prints the steps of a sandbox as they end, and in a terminal the one that runs.
+type progress struct {
+	out  io.Writer
+	live bool
+}
+
+func (p *progress) line(text string) {
+	_, _ = fmt.Fprintln(p.out, "  "+text)
+}
+
+func (p *progress) event(e sandbox.Event) {
+	const clearLine, green, red, plain = "\r\033[K", "\033[32m", "\033[31m", "\033[0m"
+	start, ok, failed, end := "", "", "", ""
+	if p.live {
+		start, ok, failed, end = clearLine, green, red, plain
+	}
+	switch {
+	case !e.Done && e.Detail != "":
+		_, _ = fmt.Fprintf(p.out, "%s  %s: %s\n", start, e.Step, e.Detail)
+	case !e.Done:
+		if p.live {
+			_, _ = fmt.Fprintf(p.out, "%s  … %s", start, e.Step)
+		}
+	case e.Error != "":
+		_, _ = fmt.Fprintf(p.out, "%s  %s✗%s %s\n", start, failed, end, e.Step)
+	default:
+		_, _ = fmt.Fprintf(p.out, "%s  %s✓%s %-46s %6.1fs  %s\n", start, ok, end, e.Step, e.Took.Seconds(), e.Detail)
+	}
+}

@@ -1,0 +1,23 @@
+// Copyright The Cluster Stack Operator Authors.
+// SPDX-License-Identifier: Apache-2.0
+
+//go:build !linux
+
+package cli
+
+import (
+	"errors"
+
+	"github.com/spf13/cobra"
+)
+
+func newSandboxCommand() *cobra.Command {
+	return &cobra.Command{
+		Use:                "sandbox",
+		Short:              "Run a management cluster on this machine (Linux only)",
+		DisableFlagParsing: true,
+		RunE: func(*cobra.Command, []string) error {
+			return errors.New("a sandbox needs Linux, for its loopback addresses and to end its programs; run csctl in a Linux machine")
+		},
+	}
+}

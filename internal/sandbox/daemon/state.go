@@ -1,0 +1,174 @@
+// Copyright The Cluster Stack Operator Authors.
+// SPDX-License-Identifier: Apache-2.0
+
+// Package daemon keeps a sandbox running behind the user's back: it starts a process of its own that holds
+// the sandbox, tells how it is, and ends it.
+//
+// What a daemon is doing stands in its state folder, for any csctl to read. That a daemon runs is known
+// from a lock that the kernel drops when the daemon ends, so that a killed one is never taken for alive.
+package daemon
+
+import (
+	"bytes"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io/fs"
+	"net"
+	"os"
+	"path/filepath"
+	"regexp"
+	"strconv"
+	"time"
+
+	"golang.org/x/sys/unix"
+
+	"github.com/clusterstacks/cluster-stack-operator/internal/sandbox"
+	"github.com/clusterstacks/cluster-stack-operator/internal/sandbox/binaries"
+)
+
+// The phases of a sandbox.
+const (
+	PhaseStarting = "Starting"
+	PhaseReady    = "Ready"
+	// PhaseFailed is a sandbox that did not come up; its logs are still there.
+	PhaseFailed = "Failed"
+	// PhaseDead is a sandbox whose daemon was killed, and with it all programs.
+	PhaseDead = "Dead"
+)
+
+// State is what a daemon writes down about its sandbox.
+type State struct {
+	Name  string `json:"name"`
+	Phase string `json:"phase"`
+	// Error says why the sandbox failed.
+	Error string `json:"error,omitempty"`
+	PID   int    `json:"pid"`
+	// StartTicks is the start time of the process, as the kernel counts: a later process of the same number
+	// has another.
+	StartTicks uint64              `json:"startTicks"`
+	Since      time.Time           `json:"since"`
+	Addresses  string              `json:"addresses,omitempty"`
+	Endpoint   string              `json:"endpoint,omitempty"`
+	Kubeconfig string              `json:"kubeconfig,omitempty"`
+	Releases   string              `json:"releases,omitempty"`
+	Versions   binaries.Versions   `json:"versions"`
+	Components []sandbox.Component `json:"components,omitempty"`
+}
+
+// validName keeps names usable as a folder and readable in messages.
+var validName = regexp.MustCompile(`^[a-z0-9]([a-z0-9-]{0,30}[a-z0-9])?$`)
+
+// Dir is the state folder of a sandbox.
+func Dir(name string) (string, error) {
+	if !validName.MatchString(name) {
+		return "", fmt.Errorf("sandbox name %q: use up to 32 lower-case letters, digits and dashes", name)
+	}
+	base := os.Getenv("XDG_STATE_HOME")
+	if !filepath.IsAbs(base) {
+		home, err := os.UserHomeDir()
+		if err != nil {
+			return "", fmt.Errorf("find the state folder: %w; set XDG_STATE_HOME", err)
+		}
+		base = filepath.Join(home, ".local", "state")
+	}
+	return filepath.Join(base, "cluster-stack", "sandbox", name), nil
+}
+
+// NotRunningError says that there is no such sandbox.
+type NotRunningError struct{ Name string }
+
+func (e *NotRunningError) Error() string {
+	return fmt.Sprintf("sandbox %s does not run; start it with csctl sandbox up --name %s", e.Name, e.Name)
+}
+
+// Read returns the state of a sandbox, or a NotRunningError when there is none.
+func Read(name string) (State, error) {
+	dir, err := Dir(name)
+	if err != nil {
+		return State{}, err
+	}
+	state, err := readState(dir)
+	if errors.Is(err, fs.ErrNotExist) {
+		return State{}, &NotRunningError{Name: name}
+	}
+	if err != nil {
+		return State{}, err
+	}
+	if state.Phase != PhaseFailed && !state.alive() {
+		state.Phase = PhaseDead
+		state.Components = nil
+	}
+	return state, nil
+}
+
+func stateFile(dir string) string { return filepath.Join(dir, "sandbox.json") }
+
+func readState(dir string) (State, error) {
+	raw, err := os.ReadFile(stateFile(dir))
+	if err != nil {
+		return State{}, err
+	}
+	var state State
+	if err := json.Unmarshal(raw, &state); err != nil {
+		return State{}, fmt.Errorf("%s: %w", stateFile(dir), err)
+	}
+	return state, nil
+}
+
+// write replaces the file in one step, for readers at any time.
+func (s State) write(dir string) error {
+	raw, err := json.MarshalIndent(s, "", "  ")
+	if err != nil {
+		return err
+	}
+	tmp := stateFile(dir) + ".tmp"
+	if err := os.WriteFile(tmp, raw, 0o600); err != nil {
+		return err
+	}
+	return os.Rename(tmp, stateFile(dir))
+}
+
+func (s State) alive() bool {
+	ticks, err := startTicks(s.PID)
+	return err == nil && ticks == s.StartTicks
+}
+
+// startTicks reads when a process started. A zombie has not, for our purposes: it holds nothing any more.
+func startTicks(pid int) (uint64, error) {
+	raw, err := os.ReadFile(filepath.Join("/proc", strconv.Itoa(pid), "stat"))
+	if err != nil {
+		return 0, err
+	}
+	return parseStartTicks(raw)
+}
+
+// parseStartTicks finds field 22 of proc_pid_stat(5). The second field, the name of the program, may hold
+// spaces and parentheses, so fields are counted from its end.
+func parseStartTicks(stat []byte) (uint64, error) {
+	const stateField, startField = 0, 19 // counted behind the name
+	end := bytes.LastIndexByte(stat, ')')
+	if end < 0 {
+		return 0, fmt.Errorf("no process status: %q", stat)
+	}
+	fields := bytes.Fields(stat[end+1:])
+	if len(fields) <= startField {
+		return 0, fmt.Errorf("no process status: %q", stat)
+	}
+	if string(fields[stateField]) == "Z" {
+		return 0, errors.New("the process has ended")
+	}
+	return strconv.ParseUint(string(fields[startField]), 10, 64)
+}
+
+// lock takes the lock of a sandbox; whoever has it may use the state folder. The error is EADDRINUSE when
+// somebody has it.
+func lock(dir string) (*net.UnixListener, error) {
+	l, err := sandbox.Lock("state/" + dir)
+	if err != nil {
+		return nil, err
+	}
+	return l.(*net.UnixListener), nil //nolint:forcetypeassert // what net.Listen("unix") returns
+}
+
+func locked(err error) bool { return errors.Is(err, unix.EADDRINUSE) }

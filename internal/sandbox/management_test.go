@@ -1,0 +1,17 @@
+// Copyright The Cluster Stack Operator Authors.
+// SPDX-License-Identifier: Apache-2.0
+
+package sandbox_test
+
+import (
+	"testing"
+
+	"github.com/clusterstacks/cluster-stack-operator/internal/sandbox/sandboxtest"
+)
+
+func TestMain(m *testing.M) { sandboxtest.Main(m) }
+
+func TestManagement(t *testing.T) {
+	i := sandboxtest.Management(t)
+	t.Log(i.Dir())
+}
