@@ -1,0 +1,370 @@
+// Copyright The Cluster Stack Operator Authors.
+// SPDX-License-Identifier: Apache-2.0
+
+package store_test
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io/fs"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"strings"
+	"sync"
+	"syscall"
+	"testing"
+	"testing/fstest"
+
+	"github.com/clusterstacks/cluster-stack-operator/internal/release"
+	"github.com/clusterstacks/cluster-stack-operator/internal/release/releasetest"
+	"github.com/clusterstacks/cluster-stack-operator/internal/source"
+	"github.com/clusterstacks/cluster-stack-operator/internal/source/sourcetest"
+	"github.com/clusterstacks/cluster-stack-operator/internal/store"
+)
+
+const (
+	tag = "docker-scs-1-35-v1"
+	key = "directory:/releases"
+)
+
+// crashIn tells this program, started by a test, in which store to die while fetching.
+const crashIn = "STORE_TEST_CRASH_IN"
+
+func TestMain(m *testing.M) {
+	if root := os.Getenv(crashIn); root != "" {
+		crash(root)
+	}
+	os.Exit(m.Run())
+}
+
+func name(t testing.TB) release.Name {
+	t.Helper()
+	n, err := release.ParseName(tag)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return n
+}
+
+func open(t *testing.T, root string) *store.Store {
+	t.Helper()
+	s, err := store.Open(root)
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() {
+		if err := s.Close(); err != nil {
+			t.Error(err)
+		}
+	})
+	return s
+}
+
+func get(t *testing.T, s *store.Store, pinned string, from store.Fetcher) (*release.Release, string) {
+	t.Helper()
+	rel, digest, err := s.Release(t.Context(), key, name(t), pinned, from)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return rel, digest
+}
+
+func published(files fstest.MapFS) *sourcetest.Memory {
+	src := &sourcetest.Memory{}
+	src.Publish(tag, files)
+	return src
+}
+
+// changed is a release that differs from releasetest.Multistage.
+func changed() fstest.MapFS {
+	files := releasetest.Multistage(tag)
+	files["hashes.json"] = &fstest.MapFile{Data: []byte("{}")}
+	return files
+}
+
+var errDown = errors.New("source is down")
+
+func TestReleaseOutlivesItsSource(t *testing.T) {
+	root := t.TempDir()
+	src := published(releasetest.Multistage(tag))
+	first := open(t, root)
+	rel, digest := get(t, first, "", src)
+	if rel.Name != name(t) || !strings.HasPrefix(digest, "sha256:") {
+		t.Errorf("got %s, %s", rel.Name, digest)
+	}
+	src.Break(errDown)
+
+	if again, _ := get(t, first, digest, src); again != rel {
+		t.Error("the release was read again in the same process")
+	}
+	restarted := open(t, root)
+	for _, pinned := range []string{"", digest} {
+		again, got := get(t, restarted, pinned, src)
+		if again.Name != rel.Name || got != digest {
+			t.Errorf("after a restart, pinned %q: got %s, %s", pinned, again.Name, got)
+		}
+	}
+}
+
+func TestMovedTagIsNeverFollowed(t *testing.T) {
+	root := t.TempDir()
+	src := published(releasetest.Multistage(tag))
+	s := open(t, root)
+	_, digest := get(t, s, "", src)
+	src.Publish(tag, changed())
+
+	if _, got := get(t, open(t, root), "", src); got != digest {
+		t.Errorf("a store that has the release took %s", got)
+	}
+	_, _, err := open(t, t.TempDir()).Release(t.Context(), key, name(t), digest, src)
+	var moved *store.MovedError
+	if !errors.As(err, &moved) || moved.Pinned != digest || moved.Offered == digest || moved.Name != name(t) {
+		t.Errorf("a store that lacks the release: got %v", err)
+	}
+	for _, path := range walk(t, root) {
+		if strings.HasSuffix(path, "hashes.json") {
+			t.Errorf("%s is of the other release", path)
+		}
+	}
+}
+
+func TestTwoContentsUnderOneName(t *testing.T) {
+	s := open(t, t.TempDir())
+	_, first := get(t, s, "", published(releasetest.Multistage(tag)))
+	second, err := source.Digest(changed())
+	if err != nil {
+		t.Fatal(err)
+	}
+	if _, got := get(t, s, second, published(changed())); got != second {
+		t.Errorf("got %s, want the pinned %s", got, second)
+	}
+	if _, got := get(t, s, "", published(changed())); got != first {
+		t.Errorf("unpinned: got %s, want the first, %s", got, first)
+	}
+}
+
+func TestSourcesAreKeptApart(t *testing.T) {
+	s := open(t, t.TempDir())
+	for _, key := range []string{"directory:/a", "directory:/b", "..", "", ".", strings.Repeat("x", 500)} {
+		files := releasetest.Multistage(tag)
+		files["from"] = &fstest.MapFile{Data: []byte(key)}
+		want, err := source.Digest(files)
+		if err != nil {
+			t.Fatal(err)
+		}
+		if _, got, err := s.Release(t.Context(), key, name(t), "", published(files)); err != nil || got != want {
+			t.Errorf("key %.20q: got %s, %v; want %s", key, got, err, want)
+		}
+	}
+}
+
+func TestNothingIsStoredAfterAnError(t *testing.T) {
+	malformed := releasetest.Multistage(tag)
+	delete(malformed, release.MetadataFile)
+	var invalid *release.InvalidError
+	for label, tt := range map[string]struct {
+		from   store.Fetcher
+		pinned string
+		want   func(error) bool
+	}{
+		"NotPublished":    {from: &sourcetest.Memory{}, want: func(err error) bool { return errors.Is(err, source.ErrNotFound) }},
+		"Malformed":       {from: published(malformed), want: func(err error) bool { return errors.As(err, &invalid) }},
+		"CutOff":          {from: fetcher(cutOff), want: func(err error) bool { return errors.Is(err, errDown) }},
+		"OddDigest":       {from: fetcher(oddDigest), want: func(err error) bool { return strings.Contains(err.Error(), `digest "../../evil"`) }},
+		"PinnedOddDigest": {from: published(changed()), pinned: "sha256:../../evil", want: func(err error) bool { return strings.Contains(err.Error(), "is not a digest") }},
+	} {
+		t.Run(label, func(t *testing.T) {
+			root := t.TempDir()
+			s := open(t, root)
+			rel, _, err := s.Release(t.Context(), key, name(t), tt.pinned, tt.from)
+			if rel != nil || err == nil || !tt.want(err) {
+				t.Errorf("got %v, %v", rel, err)
+			}
+			if files := walk(t, root); len(files) > 0 {
+				t.Errorf("left behind: %v", files)
+			}
+			get(t, s, "", published(releasetest.Multistage(tag)))
+		})
+	}
+}
+
+type fetcher func(dst *os.Root) (string, error)
+
+func (f fetcher) Fetch(_ context.Context, _ release.Name, dst *os.Root) (string, error) {
+	return f(dst)
+}
+
+func writeAll(dst *os.Root, files fstest.MapFS) error {
+	for file, content := range files {
+		if err := dst.WriteFile(file, content.Data, 0o644); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+func cutOff(dst *os.Root) (string, error) {
+	return "", errors.Join(dst.WriteFile(release.MetadataFile, []byte("versions:"), 0o644), errDown)
+}
+
+func oddDigest(dst *os.Root) (string, error) {
+	return "../../evil", writeAll(dst, releasetest.Multistage(tag))
+}
+
+func TestDamagedCopyIsNotTheReleasesFault(t *testing.T) {
+	root := t.TempDir()
+	_, digest := get(t, open(t, root), "", published(releasetest.Multistage(tag)))
+	for _, path := range walk(t, root) {
+		if filepath.Base(path) != release.MetadataFile {
+			continue
+		}
+		if err := errors.Join(os.Chmod(path, 0o644), os.Truncate(path, 3)); err != nil {
+			t.Fatal(err)
+		}
+	}
+	_, _, err := open(t, root).Release(t.Context(), key, name(t), digest, published(releasetest.Multistage(tag)))
+	var invalid *release.InvalidError
+	if err == nil || errors.As(err, &invalid) || !strings.Contains(err.Error(), "remove "+root) {
+		t.Errorf("got %v", err)
+	}
+}
+
+func TestManyAskAtOnce(t *testing.T) {
+	root := t.TempDir()
+	src := published(releasetest.Multistage(tag))
+	var group sync.WaitGroup
+	digests := make([]string, 40)
+	stores := []*store.Store{open(t, root), open(t, root)} // as two processes would
+	for i := range digests {
+		group.Go(func() {
+			rel, digest, err := stores[i%2].Release(t.Context(), key, name(t), "", src)
+			if err != nil || rel.Name.String() != tag {
+				t.Errorf("got %v, %v", rel, err)
+			}
+			digests[i] = digest
+		})
+	}
+	group.Wait()
+	for _, digest := range digests {
+		if digest != digests[0] {
+			t.Errorf("got %s and %s", digests[0], digest)
+		}
+	}
+}
+
+func TestOnesCancelIsNotTheOthers(t *testing.T) {
+	s := open(t, t.TempDir())
+	started, cancelled := make(chan struct{}), make(chan struct{})
+	ctx, cancel := context.WithCancel(t.Context())
+	var group sync.WaitGroup
+	group.Go(func() {
+		_, _, err := s.Release(ctx, key, name(t), "", fetcher(func(*os.Root) (string, error) {
+			close(started)
+			<-cancelled
+			return "", ctx.Err()
+		}))
+		if !errors.Is(err, context.Canceled) {
+			t.Errorf("the first: got %v", err)
+		}
+	})
+	<-started
+	group.Go(func() {
+		if _, _, err := s.Release(t.Context(), key, name(t), "", published(releasetest.Multistage(tag))); err != nil {
+			t.Errorf("the second: got %v", err)
+		}
+	})
+	cancel()
+	// A third that gives up while it waits for the first.
+	if _, _, err := s.Release(ctx, key, name(t), "", &sourcetest.Memory{}); err == nil {
+		t.Error("the third got a release")
+	}
+	close(cancelled)
+	group.Wait()
+}
+
+func TestMoreReleasesThanAreHeldInMemory(t *testing.T) {
+	s := open(t, t.TempDir())
+	for range 2 {
+		for i := range 70 {
+			tag := fmt.Sprintf("docker-scs-1-35-v%d", i)
+			src := &sourcetest.Memory{}
+			src.Publish(tag, releasetest.Legacy(tag))
+			n, err := release.ParseName(tag)
+			if err != nil {
+				t.Fatal(err)
+			}
+			if rel, _, err := s.Release(t.Context(), key, n, "", src); err != nil || rel.Name != n {
+				t.Fatalf("got %v, %v", rel, err)
+			}
+		}
+	}
+}
+
+func TestKilledWhileFetching(t *testing.T) {
+	root := t.TempDir()
+	for range 3 {
+		child := exec.CommandContext(t.Context(), os.Args[0])
+		child.Env = append(os.Environ(), crashIn+"="+root)
+		err := child.Run()
+		var exit *exec.ExitError
+		if !errors.As(err, &exit) || exit.Sys().(syscall.WaitStatus).Signal() != syscall.SIGKILL {
+			t.Fatalf("the child was to be killed, but %v", err)
+		}
+	}
+	if len(walk(t, root)) == 0 {
+		t.Fatal("the children left nothing behind, so this test shows nothing")
+	}
+	alive := open(t, root)
+	_, _, err := alive.Release(t.Context(), key, name(t), "", fetcher(func(dst *os.Root) (string, error) {
+		if err := writeAll(dst, changed()); err != nil {
+			return "", err
+		}
+		// Another process starts while this one is fetching.
+		open(t, root)
+		return source.Digest(dst.FS())
+	}))
+	if err != nil {
+		t.Errorf("the temporary folder of a living process was touched: %v", err)
+	}
+	for _, path := range walk(t, root) {
+		if strings.HasPrefix(path, filepath.Join(root, "tmp")) {
+			t.Errorf("left behind: %s", path)
+		}
+	}
+}
+
+// crash ends this process in the middle of a fetch.
+func crash(root string) {
+	s, err := store.Open(root)
+	if err != nil {
+		panic(err)
+	}
+	n, err := release.ParseName(tag)
+	if err != nil {
+		panic(err)
+	}
+	_, _, err = s.Release(context.Background(), key, n, "", fetcher(func(dst *os.Root) (string, error) {
+		if err := dst.WriteFile(release.MetadataFile, []byte("half"), 0o644); err != nil {
+			return "", err
+		}
+		return "", syscall.Kill(os.Getpid(), syscall.SIGKILL)
+	}))
+	panic(fmt.Sprintf("still alive: %v", err))
+}
+
+// walk returns the files below root.
+func walk(t *testing.T, root string) (files []string) {
+	t.Helper()
+	err := filepath.WalkDir(root, func(path string, entry fs.DirEntry, err error) error {
+		if err == nil && !entry.IsDir() {
+			files = append(files, path)
+		}
+		return err
+	})
+	if err != nil {
+		t.Fatal(err)
+	}
+	return files
+}

@@ -1,0 +1,101 @@
+// Copyright The Cluster Stack Operator Authors.
+// SPDX-License-Identifier: Apache-2.0
+
+package store
+
+import (
+	"errors"
+	"io/fs"
+	"os"
+	"path/filepath"
+	"syscall"
+)
+
+// tempFolder is the place in which one process prepares releases. The process holds a lock on it for
+// as long as it lives, however it ends; process ids would not do, because they come back, and
+// containers that share a volume do not see one another's.
+type tempFolder struct {
+	path string
+	lock *os.File
+}
+
+// newTempFolder makes a temporary folder in parent and removes those that nobody holds any more.
+func newTempFolder(parent string) (*tempFolder, error) {
+	if err := os.MkdirAll(parent, 0o755); err != nil {
+		return nil, err
+	}
+	entries, err := os.ReadDir(parent)
+	if err != nil {
+		return nil, err
+	}
+	for _, entry := range entries {
+		if err := removeIfAbandoned(filepath.Join(parent, entry.Name())); err != nil {
+			return nil, err
+		}
+	}
+	for {
+		path, err := os.MkdirTemp(parent, "")
+		if err != nil {
+			return nil, err
+		}
+		lock, err := tryLock(path)
+		if err != nil {
+			return nil, err
+		}
+		// Between its creation and its lock another process may have taken it for an abandoned one.
+		if lock != nil {
+			return &tempFolder{path: path, lock: lock}, nil
+		}
+	}
+}
+
+func removeIfAbandoned(path string) error {
+	lock, err := tryLock(path)
+	if lock == nil || err != nil {
+		return err
+	}
+	return errors.Join(os.RemoveAll(path), lock.Close())
+}
+
+// tryLock locks the folder. It returns nil when somebody else holds it or it is gone.
+func tryLock(path string) (*os.File, error) {
+	f, err := os.Open(path)
+	if errors.Is(err, fs.ErrNotExist) {
+		return nil, nil //nolint:nilnil // as documented
+	}
+	if err != nil {
+		return nil, err
+	}
+	err = syscall.Flock(int(f.Fd()), syscall.LOCK_EX|syscall.LOCK_NB)
+	if errors.Is(err, syscall.EWOULDBLOCK) {
+		return nil, f.Close()
+	}
+	if err != nil {
+		return nil, errors.Join(&fs.PathError{Op: "lock", Path: path, Err: err}, f.Close())
+	}
+	held, err := isAt(f, path)
+	if err != nil || !held {
+		return nil, errors.Join(err, f.Close())
+	}
+	return f, nil
+}
+
+// isAt reports whether path still leads to the open file f.
+func isAt(f *os.File, path string) (bool, error) {
+	now, err := os.Stat(path)
+	if errors.Is(err, fs.ErrNotExist) {
+		return false, nil
+	}
+	if err != nil {
+		return false, err
+	}
+	opened, err := f.Stat()
+	return err == nil && os.SameFile(opened, now), err
+}
+
+// make returns a new empty folder.
+func (t *tempFolder) make() (string, error) { return os.MkdirTemp(t.path, "") }
+
+func (t *tempFolder) remove() error {
+	return errors.Join(os.RemoveAll(t.path), t.lock.Close())
+}
