@@ -35,7 +35,6 @@ const (
 // Balancer listens on one address and forwards each connection to a healthy backend, in turn.
 type Balancer struct {
 	listener net.Listener
-	roots    *x509.CertPool
 	log      logr.Logger
 
 	ctx    context.Context // ends with Close
@@ -55,13 +54,13 @@ type backend struct {
 	conns   map[net.Conn]struct{} // both ends of what is forwarded
 }
 
-// Listen starts a balancer without backends. The API servers behind it have certificates of roots.
-func Listen(ctx context.Context, address string, roots *x509.CertPool, log logr.Logger) (*Balancer, error) {
+// Listen starts a balancer without backends.
+func Listen(ctx context.Context, address string, log logr.Logger) (*Balancer, error) {
 	listener, err := (&net.ListenConfig{}).Listen(ctx, "tcp", address)
 	if err != nil {
 		return nil, fmt.Errorf("load balancer: %w", err)
 	}
-	b := &Balancer{listener: listener, roots: roots, log: log, changed: make(chan struct{})}
+	b := &Balancer{listener: listener, log: log, changed: make(chan struct{})}
 	b.ctx, b.cancel = context.WithCancel(context.WithoutCancel(ctx))
 	b.work.Go(b.accept)
 	return b, nil
@@ -70,9 +69,9 @@ func Listen(ctx context.Context, address string, roots *x509.CertPool, log logr.
 // Address is where the balancer listens.
 func (b *Balancer) Address() *net.TCPAddr { return b.listener.Addr().(*net.TCPAddr) }
 
-// Add makes an API server a backend. It gets connections once it says that it is ready. An address that is
-// a backend already stays as it is.
-func (b *Balancer) Add(address string) {
+// Add makes an API server with a certificate of roots a backend. It gets connections once it says that it is
+// ready. An address that is a backend already stays as it is.
+func (b *Balancer) Add(address string, roots *x509.CertPool) {
 	b.mu.Lock()
 	defer b.mu.Unlock()
 	for _, known := range b.backends {
@@ -83,7 +82,7 @@ func (b *Balancer) Add(address string) {
 	ctx, stop := context.WithCancel(b.ctx)
 	added := &backend{address: address, stop: stop, conns: map[net.Conn]struct{}{}}
 	b.backends = append(b.backends, added)
-	b.work.Go(func() { b.watch(ctx, added) })
+	b.work.Go(func() { b.watch(ctx, added, roots) })
 }
 
 // Remove takes a backend out and closes its connections.
@@ -159,8 +158,8 @@ func (b *Balancer) pick(tried map[*backend]bool) *backend {
 }
 
 // watch keeps the health of a backend until ctx ends.
-func (b *Balancer) watch(ctx context.Context, of *backend) {
-	transport := &http.Transport{TLSClientConfig: &tls.Config{RootCAs: b.roots, MinVersion: tls.VersionTLS12}, MaxIdleConnsPerHost: 1}
+func (b *Balancer) watch(ctx context.Context, of *backend, roots *x509.CertPool) {
+	transport := &http.Transport{TLSClientConfig: &tls.Config{RootCAs: roots, MinVersion: tls.VersionTLS12}, MaxIdleConnsPerHost: 1}
 	defer transport.CloseIdleConnections()
 	client := &http.Client{Transport: transport}
 	ticker := time.NewTicker(probeInterval)

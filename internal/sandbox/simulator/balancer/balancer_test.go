@@ -57,13 +57,13 @@ func start(t *testing.T, servers ...*apiServer) (*Balancer, *http.Client) {
 	for _, s := range servers {
 		roots.AddCert(s.Certificate())
 	}
-	b, err := Listen(t.Context(), "127.0.0.1:0", roots, testr.New(t))
+	b, err := Listen(t.Context(), "127.0.0.1:0", testr.New(t))
 	if err != nil {
 		t.Fatal(err)
 	}
 	t.Cleanup(b.Close)
 	for _, s := range servers {
-		b.Add(s.address())
+		b.Add(s.address(), roots)
 	}
 	transport := &http.Transport{TLSClientConfig: &tls.Config{RootCAs: roots}, DisableKeepAlives: true}
 	return b, &http.Client{Transport: transport, Timeout: 10 * time.Second}

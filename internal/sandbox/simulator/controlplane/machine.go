@@ -1,0 +1,317 @@
+// Copyright The Cluster Stack Operator Authors.
+// SPDX-License-Identifier: Apache-2.0
+
+package controlplane
+
+import (
+	"context"
+	"crypto/tls"
+	"crypto/x509"
+	"errors"
+	"fmt"
+	"io"
+	"net"
+	"net/http"
+	"net/netip"
+	"os"
+	"path/filepath"
+	"strings"
+	"time"
+
+	"github.com/clusterstacks/cluster-stack-operator/internal/sandbox/pki"
+	"github.com/clusterstacks/cluster-stack-operator/internal/sandbox/process"
+)
+
+// readyTimeout is how long a program may take to be ready on a busy machine.
+const readyTimeout = 90 * time.Second
+
+// Machine is one machine of a control plane.
+type Machine struct {
+	// Name is that of the Node and of the etcd member: Cluster API compares the two.
+	Name string
+	// Minor is the Kubernetes minor to serve, such as 1.35.
+	Minor string
+	IP    netip.Addr
+	Ports Ports
+	// Dir is the folder of this machine. When it holds the data of an earlier run, the machine goes on with it.
+	Dir string
+}
+
+// Ports of the programs of a machine, on its own address.
+type Ports struct {
+	APIServer, Etcd, EtcdPeer uint16
+}
+
+// APIServerAddress is where the API server listens, host:port.
+func (m Machine) APIServerAddress() string {
+	return netip.AddrPortFrom(m.IP, m.Ports.APIServer).String()
+}
+
+func (m Machine) etcdURL() string {
+	return "https://" + netip.AddrPortFrom(m.IP, m.Ports.Etcd).String()
+}
+
+func (m Machine) peerURL() string {
+	return "https://" + netip.AddrPortFrom(m.IP, m.Ports.EtcdPeer).String()
+}
+
+func (m Machine) pki() string     { return filepath.Join(m.Dir, "pki") }
+func (m Machine) dataDir() string { return filepath.Join(m.Dir, "etcd") }
+
+// HasData tells whether etcd ran on the machine before, and so knows its membership by itself.
+func (m Machine) HasData() bool {
+	_, err := os.Stat(filepath.Join(m.dataDir(), "member", "wal"))
+	return err == nil
+}
+
+// Member is the running etcd and API server of a machine.
+type Member struct {
+	Machine
+	etcd, apiServer *program
+}
+
+// Start starts etcd and the API server of a machine and returns when both are ready. The first machine of
+// a cluster has no members to join; every other one joins their etcd, one machine at a time. A start that
+// failed can be repeated.
+func (c *Cluster) Start(ctx context.Context, m Machine, members []Machine) (_ *Member, err error) {
+	ctx, cancel := context.WithTimeoutCause(ctx, readyTimeout, fmt.Errorf("not ready within %s", readyTimeout))
+	defer cancel()
+
+	if err := c.writeMachinePKI(m); err != nil {
+		return nil, fmt.Errorf("machine %s: %w", m.Name, err)
+	}
+	result := &Member{Machine: m}
+	defer func() {
+		if err != nil {
+			result.Kill()
+			err = fmt.Errorf("machine %s: %w", m.Name, err)
+		}
+	}()
+
+	initial := []string{m.Name + "=" + m.peerURL()}
+	state := "new"
+	if !m.HasData() && len(members) > 0 {
+		if initial, err = c.addLearner(ctx, m, members); err != nil {
+			return nil, err
+		}
+		state = "existing"
+	}
+	result.etcd, err = launch(process.Spec{
+		Name: "etcd", Path: c.Programs.Etcd, Args: etcdArgs(m, initial, state),
+		Env: []string{"GOGC=50"}, LogFile: filepath.Join(m.Dir, "etcd.log"),
+	}, c.Log.WithValues("machine", m.Name))
+	if err != nil {
+		return nil, err
+	}
+	// The API server tries until its etcd answers, so the first one needs not wait for it. A learner, however,
+	// refuses to serve it.
+	if len(members) > 0 {
+		if err := c.awaitEtcd(ctx, result); err != nil {
+			return nil, err
+		}
+		if err := c.promote(ctx, m, members); err != nil {
+			return nil, err
+		}
+	}
+	result.apiServer, err = launch(process.Spec{
+		Name: "kube-apiserver", Path: c.Programs.KubeAPIServer, Args: c.apiServerArgs(m),
+		// A smaller heap for a little more work: there are many API servers on one machine.
+		Env: []string{"GOGC=50"}, LogFile: filepath.Join(m.Dir, "kube-apiserver.log"),
+	}, c.Log.WithValues("machine", m.Name))
+	if err != nil {
+		return nil, err
+	}
+	return result, c.awaitAPIServer(ctx, result)
+}
+
+// Kill ends the programs at once, like a machine that is switched off.
+func (m *Member) Kill() {
+	ctx, cancel := context.WithCancel(context.Background()) //nolint:forbidigo // over before it is used: no grace
+	cancel()
+	m.stop(ctx)
+}
+
+// Stop ends the programs in order, the API server before its etcd; by force once ctx is done.
+func (m *Member) Stop(ctx context.Context) { m.stop(ctx) }
+
+func (m *Member) stop(ctx context.Context) {
+	if m.apiServer != nil {
+		m.apiServer.Stop(ctx)
+	}
+	if m.etcd != nil {
+		m.etcd.Stop(ctx)
+	}
+}
+
+func (c *Cluster) writeMachinePKI(m Machine) error {
+	a := c.Authorities
+	err := writeFiles(m.pki(), map[string][]byte{
+		"ca.crt":             a.Cluster.CertPEM(),
+		"etcd-ca.crt":        a.Etcd.CertPEM(),
+		"front-proxy-ca.crt": a.FrontProxy.CertPEM(),
+		"sa.pub":             a.ServiceAccount.PublicPEM,
+		"sa.key":             a.ServiceAccount.PrivatePEM,
+	})
+	if err != nil {
+		return err
+	}
+	service, err := firstAddress(c.ServiceSubnet)
+	if err != nil {
+		return err
+	}
+	local := []net.IP{m.IP.AsSlice(), net.IPv4(127, 0, 0, 1)}
+	names := []string{m.Name, "localhost"}
+	requests := []struct {
+		name    string
+		ca      *pki.CA
+		request pki.Request
+	}{
+		// Cluster API finds this certificate by its name, to report when it expires.
+		{"apiserver", a.Cluster, pki.Request{
+			CommonName: "kube-apiserver", Server: true,
+			DNSNames: append([]string{"kubernetes", "kubernetes.default", "kubernetes.default.svc", "kubernetes.default.svc." + c.DNSDomain}, names...),
+			IPs:      append([]net.IP{c.Endpoint.Addr().AsSlice(), service.AsSlice()}, local...),
+		}},
+		{"apiserver-kubelet-client", a.Cluster, pki.Request{CommonName: "kube-apiserver-kubelet-client", Organizations: []string{"system:masters"}, Client: true}},
+		{"front-proxy-client", a.FrontProxy, pki.Request{CommonName: "front-proxy-client", Client: true}},
+		{"apiserver-etcd-client", a.Etcd, pki.Request{CommonName: "kube-apiserver-etcd-client", Client: true}},
+		{"etcd-server", a.Etcd, pki.Request{CommonName: m.Name, DNSNames: names, IPs: local, Client: true, Server: true}},
+		{"etcd-peer", a.Etcd, pki.Request{CommonName: m.Name, DNSNames: names, IPs: local, Client: true, Server: true}},
+	}
+	for _, r := range requests {
+		if err := issueFiles(m.pki(), r.name, r.ca, r.request); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// etcdArgs are the arguments of etcd. Nothing is synced to disk: the data of a sandbox outlives its processes,
+// and needs not outlive the machine.
+func etcdArgs(m Machine, initialCluster []string, state string) []string {
+	return []string{
+		"--name=" + m.Name,
+		"--data-dir=" + m.dataDir(),
+		"--unsafe-no-fsync",
+		"--log-level=warn",
+		"--listen-client-urls=" + m.etcdURL(),
+		"--advertise-client-urls=" + m.etcdURL(),
+		"--listen-peer-urls=" + m.peerURL(),
+		"--initial-advertise-peer-urls=" + m.peerURL(),
+		"--initial-cluster=" + strings.Join(initialCluster, ","),
+		"--initial-cluster-state=" + state,
+		"--client-cert-auth=true",
+		"--trusted-ca-file=" + filepath.Join(m.pki(), "etcd-ca.crt"),
+		"--cert-file=" + filepath.Join(m.pki(), "etcd-server.crt"),
+		"--key-file=" + filepath.Join(m.pki(), "etcd-server.key"),
+		"--peer-client-cert-auth=true",
+		"--peer-trusted-ca-file=" + filepath.Join(m.pki(), "etcd-ca.crt"),
+		"--peer-cert-file=" + filepath.Join(m.pki(), "etcd-peer.crt"),
+		"--peer-key-file=" + filepath.Join(m.pki(), "etcd-peer.key"),
+	}
+}
+
+// apiServerArgs are kubeadm's, besides the emulated version and the reconciler: an address on loopback cannot
+// be an endpoint of a Service.
+func (c *Cluster) apiServerArgs(m Machine) []string {
+	file := func(name string) string { return filepath.Join(m.pki(), name) }
+	return []string{
+		"--emulated-version=kube=" + m.Minor,
+		"--bind-address=" + m.IP.String(),
+		"--advertise-address=" + m.IP.String(),
+		fmt.Sprintf("--secure-port=%d", m.Ports.APIServer),
+		"--endpoint-reconciler-type=none",
+		"--allow-privileged=true",
+		"--authorization-mode=Node,RBAC",
+		"--enable-admission-plugins=NodeRestriction",
+		"--enable-bootstrap-token-auth=true",
+		"--service-cluster-ip-range=" + c.ServiceSubnet,
+		"--client-ca-file=" + file("ca.crt"),
+		"--tls-cert-file=" + file("apiserver.crt"),
+		"--tls-private-key-file=" + file("apiserver.key"),
+		"--etcd-servers=" + m.etcdURL(),
+		"--etcd-cafile=" + file("etcd-ca.crt"),
+		"--etcd-certfile=" + file("apiserver-etcd-client.crt"),
+		"--etcd-keyfile=" + file("apiserver-etcd-client.key"),
+		"--kubelet-certificate-authority=" + file("ca.crt"),
+		"--kubelet-client-certificate=" + file("apiserver-kubelet-client.crt"),
+		"--kubelet-client-key=" + file("apiserver-kubelet-client.key"),
+		"--kubelet-preferred-address-types=InternalIP,ExternalIP,Hostname",
+		"--proxy-client-cert-file=" + file("front-proxy-client.crt"),
+		"--proxy-client-key-file=" + file("front-proxy-client.key"),
+		"--requestheader-client-ca-file=" + file("front-proxy-ca.crt"),
+		"--requestheader-allowed-names=front-proxy-client",
+		"--requestheader-extra-headers-prefix=X-Remote-Extra-",
+		"--requestheader-group-headers=X-Remote-Group",
+		"--requestheader-username-headers=X-Remote-User",
+		"--service-account-issuer=https://kubernetes.default.svc." + c.DNSDomain,
+		"--service-account-key-file=" + file("sa.pub"),
+		"--service-account-signing-key-file=" + file("sa.key"),
+	}
+}
+
+func (c *Cluster) awaitAPIServer(ctx context.Context, m *Member) error {
+	client, done := httpClient(c.Authorities.Cluster, nil)
+	defer done()
+	return m.apiServer.await(ctx, func(ctx context.Context) error {
+		return get(ctx, client, "https://"+m.APIServerAddress()+"/readyz")
+	})
+}
+
+func (c *Cluster) awaitEtcd(ctx context.Context, m *Member) error {
+	certificate, err := c.etcdClientCertificate()
+	if err != nil {
+		return err
+	}
+	client, done := httpClient(c.Authorities.Etcd, certificate)
+	defer done()
+	return m.etcd.await(ctx, func(ctx context.Context) error {
+		return get(ctx, client, m.etcdURL()+"/health?serializable=true")
+	})
+}
+
+func (c *Cluster) etcdClientCertificate() (*tls.Certificate, error) {
+	pair, err := c.Authorities.Etcd.Issue(pki.Request{CommonName: "sandbox", Client: true})
+	if err != nil {
+		return nil, err
+	}
+	certificate, err := tls.X509KeyPair(pair.CertPEM, pair.KeyPEM)
+	if err != nil {
+		return nil, err
+	}
+	return &certificate, nil
+}
+
+func tlsConfig(ca *pki.CA, certificate *tls.Certificate) *tls.Config {
+	roots := x509.NewCertPool()
+	roots.AppendCertsFromPEM(ca.CertPEM())
+	config := &tls.Config{RootCAs: roots, MinVersion: tls.VersionTLS12}
+	if certificate != nil {
+		config.Certificates = []tls.Certificate{*certificate}
+	}
+	return config
+}
+
+func httpClient(ca *pki.CA, certificate *tls.Certificate) (client *http.Client, done func()) {
+	transport := &http.Transport{TLSClientConfig: tlsConfig(ca, certificate)}
+	return &http.Client{Transport: transport, Timeout: 5 * time.Second}, transport.CloseIdleConnections
+}
+
+func get(ctx context.Context, client *http.Client, url string) error {
+	request, err := http.NewRequestWithContext(ctx, http.MethodGet, url, nil)
+	if err != nil {
+		return err
+	}
+	response, err := client.Do(request)
+	if err != nil {
+		return err
+	}
+	defer response.Body.Close() //nolint:errcheck // read to its end below
+	if _, err := io.Copy(io.Discard, response.Body); err != nil {
+		return err
+	}
+	if response.StatusCode != http.StatusOK {
+		return errors.New(url + ": " + response.Status)
+	}
+	return nil
+}

@@ -1,0 +1,95 @@
+// Copyright The Cluster Stack Operator Authors.
+// SPDX-License-Identifier: Apache-2.0
+
+package infra
+
+import (
+	"cmp"
+	"context"
+	"strings"
+
+	"k8s.io/apimachinery/pkg/apis/meta/v1/unstructured"
+	"k8s.io/apimachinery/pkg/types"
+	clusterv1 "sigs.k8s.io/cluster-api/api/core/v1beta2"
+	"sigs.k8s.io/cluster-api/util/annotations"
+	"sigs.k8s.io/controller-runtime/pkg/client"
+	"sigs.k8s.io/controller-runtime/pkg/controller/controllerutil"
+	"sigs.k8s.io/controller-runtime/pkg/reconcile"
+
+	"github.com/clusterstacks/cluster-stack-operator/internal/sandbox/simulator/bootstrap"
+	"github.com/clusterstacks/cluster-stack-operator/internal/sandbox/simulator/contract"
+	"github.com/clusterstacks/cluster-stack-operator/internal/sandbox/simulator/workload"
+)
+
+// clusterReconciler gives an InfraCluster its endpoint.
+type clusterReconciler struct {
+	*infrastructure
+	fleet *workload.Fleet
+}
+
+// Reconcile brings what one InfraCluster stands for in line with it.
+func (r *clusterReconciler) Reconcile(ctx context.Context, k key) (reconcile.Result, error) {
+	return reconcile.Result{}, settled(r.reconcile(ctx, k))
+}
+
+func (r *clusterReconciler) reconcile(ctx context.Context, k key) error {
+	object, version, err := r.get(ctx, k)
+	if err != nil {
+		return err
+	}
+	name := cmp.Or(owner(object, "Cluster"), object.GetLabels()[clusterv1.ClusterNameLabel])
+	if name == "" {
+		return nil // Cluster API has not taken it up yet
+	}
+	clusterKey := types.NamespacedName{Namespace: object.GetNamespace(), Name: name}
+	cluster := &clusterv1.Cluster{}
+	if err := r.client.Get(ctx, clusterKey, cluster); client.IgnoreNotFound(err) != nil {
+		return err
+	}
+	if annotations.IsPaused(cluster, object) || annotations.IsExternallyManaged(object) {
+		return nil
+	}
+	if object.GetDeletionTimestamp() != nil {
+		return r.remove(ctx, object, clusterKey)
+	}
+	if cluster.Name == "" || cluster.DeletionTimestamp != nil {
+		return nil
+	}
+	return r.provision(ctx, object, version, cluster)
+}
+
+func (r *clusterReconciler) provision(ctx context.Context, object *unstructured.Unstructured, version contract.Version, cluster *clusterv1.Cluster) error {
+	c, err := r.fleet.Ensure(ctx, clusterSpec(cluster))
+	if err != nil {
+		return err
+	}
+	err = r.patch(ctx, object, func() error {
+		controllerutil.AddFinalizer(object, finalizer)
+		return contract.SetEndpoint(object, contract.Endpoint{Host: c.Endpoint().Addr().String(), Port: int32(c.Endpoint().Port())})
+	})
+	if err != nil {
+		return err
+	}
+	return r.patchStatus(ctx, object, func() error { return contract.SetProvisioned(object, version) })
+}
+
+func (r *clusterReconciler) remove(ctx context.Context, object *unstructured.Unstructured, cluster types.NamespacedName) error {
+	if !controllerutil.ContainsFinalizer(object, finalizer) {
+		return nil
+	}
+	if err := r.fleet.Remove(cluster); err != nil {
+		return err
+	}
+	return r.release(ctx, object)
+}
+
+// clusterSpec takes over the networks of a cluster.
+func clusterSpec(cluster *clusterv1.Cluster) workload.Spec {
+	network := cluster.Spec.ClusterNetwork
+	return workload.Spec{
+		NamespacedName: client.ObjectKeyFromObject(cluster),
+		PodSubnet:      strings.Join(network.Pods.CIDRBlocks, ","),
+		ServiceSubnet:  cmp.Or(strings.Join(network.Services.CIDRBlocks, ","), bootstrap.DefaultServiceSubnet),
+		DNSDomain:      cmp.Or(network.ServiceDomain, bootstrap.DefaultDNSDomain),
+	}
+}

@@ -1,0 +1,241 @@
+// Copyright The Cluster Stack Operator Authors.
+// SPDX-License-Identifier: Apache-2.0
+
+// Package infra is the infrastructure provider of a sandbox. It answers for the kinds of all providers: which
+// object is an InfraCluster or InfraMachine it learns from the Clusters and Machines that refer to it, and
+// the fields to write it knows from Cluster API's contract.
+//
+// The controllers wait for events only. Nothing is remembered here: what a machine is comes from the objects, and
+// whether it runs is known to the fleet.
+package infra
+
+import (
+	"context"
+	"fmt"
+	"strings"
+	"sync"
+	"time"
+
+	apierrors "k8s.io/apimachinery/pkg/api/errors"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"k8s.io/apimachinery/pkg/apis/meta/v1/unstructured"
+	"k8s.io/apimachinery/pkg/runtime/schema"
+	"k8s.io/apimachinery/pkg/types"
+	"k8s.io/client-go/util/workqueue"
+	clusterv1 "sigs.k8s.io/cluster-api/api/core/v1beta2"
+	"sigs.k8s.io/controller-runtime/pkg/cache"
+	"sigs.k8s.io/controller-runtime/pkg/client"
+	"sigs.k8s.io/controller-runtime/pkg/controller"
+	"sigs.k8s.io/controller-runtime/pkg/controller/controllerutil"
+	"sigs.k8s.io/controller-runtime/pkg/handler"
+	"sigs.k8s.io/controller-runtime/pkg/manager"
+	"sigs.k8s.io/controller-runtime/pkg/reconcile"
+	"sigs.k8s.io/controller-runtime/pkg/source"
+
+	"github.com/clusterstacks/cluster-stack-operator/internal/sandbox/simulator/contract"
+	"github.com/clusterstacks/cluster-stack-operator/internal/sandbox/simulator/workload"
+)
+
+// finalizer keeps an object until what it stands for is gone.
+const finalizer = "sandbox.clusterstack.x-k8s.io"
+
+// Machines start in parallel; each start occupies a worker for some seconds.
+const (
+	clusterWorkers = 4
+	machineWorkers = 16
+)
+
+// Times between tries of what failed.
+const (
+	firstRetry = 100 * time.Millisecond
+	lastRetry  = 10 * time.Second
+)
+
+// key names an infrastructure object of any kind.
+type key struct {
+	schema.GroupKind
+	types.NamespacedName
+}
+
+func (k key) String() string { return k.Kind + " " + k.NamespacedName.String() }
+
+// Setup adds the controllers to a manager.
+func Setup(mgr manager.Manager, fleet *workload.Fleet) error {
+	clusters := &clusterReconciler{fleet: fleet}
+	machines := &machineReconciler{fleet: fleet, secrets: mgr.GetAPIReader()}
+
+	var err error
+	if clusters.infrastructure, err = newController(mgr, "infracluster", clusters, clusterWorkers); err != nil {
+		return err
+	}
+	if machines.infrastructure, err = newController(mgr, "inframachine", machines, machineWorkers); err != nil {
+		return err
+	}
+	err = clusters.watch(source.TypedKind(mgr.GetCache(), &clusterv1.Cluster{},
+		handler.TypedEnqueueRequestsFromMapFunc(func(_ context.Context, c *clusterv1.Cluster) []key { return clusterKeys(c) })))
+	if err != nil {
+		return err
+	}
+	err = machines.watch(source.TypedKind(mgr.GetCache(), &clusterv1.Machine{},
+		handler.TypedEnqueueRequestsFromMapFunc(func(_ context.Context, m *clusterv1.Machine) []key { return machineKeys(m) })))
+	if err != nil {
+		return err
+	}
+	// Machines wait for their cluster.
+	return machines.watch(source.TypedKind(mgr.GetCache(), &clusterv1.Cluster{},
+		handler.TypedEnqueueRequestsFromMapFunc(func(ctx context.Context, c *clusterv1.Cluster) []key {
+			var list clusterv1.MachineList
+			if err := mgr.GetClient().List(ctx, &list, client.InNamespace(c.Namespace), client.MatchingLabels{clusterv1.ClusterNameLabel: c.Name}); err != nil {
+				mgr.GetLogger().Error(err, "list machines", "cluster", client.ObjectKeyFromObject(c))
+			}
+			var keys []key
+			for i := range list.Items {
+				keys = append(keys, machineKeys(&list.Items[i])...)
+			}
+			return keys
+		})))
+}
+
+func clusterKeys(c *clusterv1.Cluster) []key { return keys(c.Namespace, c.Spec.InfrastructureRef) }
+
+func machineKeys(m *clusterv1.Machine) []key { return keys(m.Namespace, m.Spec.InfrastructureRef) }
+
+func keys(namespace string, ref clusterv1.ContractVersionedObjectReference) []key {
+	if !ref.IsDefined() {
+		return nil
+	}
+	return []key{{
+		schema.GroupKind{Group: ref.APIGroup, Kind: ref.Kind},
+		types.NamespacedName{Namespace: namespace, Name: ref.Name},
+	}}
+}
+
+// infrastructure reads and writes objects of kinds that are known by name only, and begins to watch each kind
+// when the first object of it is asked for.
+type infrastructure struct {
+	client     client.Client
+	cache      cache.Cache
+	controller controller.TypedController[key]
+
+	mu      sync.Mutex
+	watched map[schema.GroupVersionKind]bool
+}
+
+func newController(mgr manager.Manager, name string, r reconcile.TypedReconciler[key], workers int) (*infrastructure, error) {
+	unique := true // a process, such as that of a test, may hold several simulators
+	c, err := controller.NewTyped(name, mgr, controller.TypedOptions[key]{
+		Reconciler:              r,
+		MaxConcurrentReconciles: workers,
+		SkipNameValidation:      &unique,
+		RateLimiter:             workqueue.NewTypedItemExponentialFailureRateLimiter[key](firstRetry, lastRetry),
+	})
+	if err != nil {
+		return nil, err
+	}
+	return &infrastructure{client: mgr.GetClient(), cache: mgr.GetCache(), controller: c, watched: map[schema.GroupVersionKind]bool{}}, nil
+}
+
+func (i *infrastructure) watch(src source.TypedSource[key]) error { return i.controller.Watch(src) }
+
+// get reads an object and tells which contract its kind follows.
+func (i *infrastructure) get(ctx context.Context, k key) (*unstructured.Unstructured, contract.Version, error) {
+	crd := &metav1.PartialObjectMetadata{}
+	crd.SetGroupVersionKind(schema.GroupVersionKind{Group: "apiextensions.k8s.io", Version: "v1", Kind: "CustomResourceDefinition"})
+	if err := i.client.Get(ctx, types.NamespacedName{Name: contract.CRDName(k.GroupKind)}, crd); err != nil {
+		if apierrors.IsNotFound(err) {
+			// Not wrapped: it is the kind that is missing, not the object.
+			return nil, "", fmt.Errorf("%s: its CustomResourceDefinition %s is not installed; a sandbox takes those of further providers by `csctl sandbox up --crds`", k, contract.CRDName(k.GroupKind))
+		}
+		return nil, "", err
+	}
+	kind, err := contract.Resolve(k.GroupKind, crd.Labels)
+	if err != nil {
+		return nil, "", err
+	}
+	object := &unstructured.Unstructured{}
+	object.SetGroupVersionKind(kind.GroupVersionKind)
+	if err := i.watchKind(kind.GroupVersionKind); err != nil {
+		return nil, "", err
+	}
+	err = i.client.Get(ctx, k.NamespacedName, object)
+	return object, kind.Contract, err
+}
+
+func (i *infrastructure) watchKind(gvk schema.GroupVersionKind) error {
+	i.mu.Lock()
+	defer i.mu.Unlock()
+	if i.watched[gvk] {
+		return nil
+	}
+	object := &unstructured.Unstructured{}
+	object.SetGroupVersionKind(gvk)
+	err := i.watch(source.TypedKind(i.cache, object, handler.TypedEnqueueRequestsFromMapFunc(
+		func(_ context.Context, u *unstructured.Unstructured) []key {
+			return []key{{gvk.GroupKind(), client.ObjectKeyFromObject(u)}}
+		})))
+	if err != nil {
+		return err
+	}
+	i.watched[gvk] = true
+	return nil
+}
+
+// patch writes what change does to an object, if anything. With a lock it fails when the object is not the one
+// that was read.
+func (i *infrastructure) patch(ctx context.Context, object *unstructured.Unstructured, change func() error) error {
+	before := object.DeepCopy()
+	if err := change(); err != nil {
+		return err
+	}
+	// Finalizers are a list, which a merge patch replaces as a whole: it has to be the list that was read.
+	return i.write(ctx, object, client.MergeFromWithOptions(before, client.MergeFromWithOptimisticLock{}), before, i.client.Patch)
+}
+
+// patchStatus is patch for the status.
+func (i *infrastructure) patchStatus(ctx context.Context, object *unstructured.Unstructured, change func() error) error {
+	before := object.DeepCopy()
+	if err := change(); err != nil {
+		return err
+	}
+	return i.write(ctx, object, client.MergeFrom(before), before, func(ctx context.Context, o client.Object, p client.Patch, _ ...client.PatchOption) error {
+		return i.client.Status().Patch(ctx, o, p)
+	})
+}
+
+type patcher func(context.Context, client.Object, client.Patch, ...client.PatchOption) error
+
+func (i *infrastructure) write(ctx context.Context, object *unstructured.Unstructured, patch client.Patch, before *unstructured.Unstructured, do patcher) error {
+	changes, err := client.MergeFrom(before).Data(object)
+	if err != nil || string(changes) == "{}" {
+		return err
+	}
+	return do(ctx, object, patch)
+}
+
+// release lets an object go whose deletion was asked for.
+func (i *infrastructure) release(ctx context.Context, object *unstructured.Unstructured) error {
+	err := i.patch(ctx, object, func() error {
+		controllerutil.RemoveFinalizer(object, finalizer)
+		return nil
+	})
+	return client.IgnoreNotFound(err)
+}
+
+// settled drops errors that the next event settles: somebody else wrote in between, or the object has just gone.
+func settled(err error) error {
+	if apierrors.IsConflict(err) || apierrors.IsNotFound(err) {
+		return nil
+	}
+	return err
+}
+
+// owner gives the name of the owner of a kind of Cluster API, empty when there is none yet.
+func owner(object *unstructured.Unstructured, kind string) string {
+	for _, ref := range object.GetOwnerReferences() {
+		// Any version: Cluster API moves on.
+		if ref.Kind == kind && strings.HasPrefix(ref.APIVersion, clusterv1.GroupVersion.Group+"/") {
+			return ref.Name
+		}
+	}
+	return ""
+}

@@ -1,0 +1,171 @@
+// Copyright The Cluster Stack Operator Authors.
+// SPDX-License-Identifier: Apache-2.0
+
+package infra
+
+import (
+	"cmp"
+	"context"
+	"fmt"
+
+	corev1 "k8s.io/api/core/v1"
+	"k8s.io/apimachinery/pkg/apis/meta/v1/unstructured"
+	"k8s.io/apimachinery/pkg/types"
+	"k8s.io/utils/ptr"
+	clusterv1 "sigs.k8s.io/cluster-api/api/core/v1beta2"
+	"sigs.k8s.io/cluster-api/util/annotations"
+	"sigs.k8s.io/cluster-api/util/secret"
+	"sigs.k8s.io/controller-runtime/pkg/client"
+	"sigs.k8s.io/controller-runtime/pkg/controller/controllerutil"
+	"sigs.k8s.io/controller-runtime/pkg/reconcile"
+
+	"github.com/clusterstacks/cluster-stack-operator/internal/sandbox/pki"
+	"github.com/clusterstacks/cluster-stack-operator/internal/sandbox/simulator/bootstrap"
+	"github.com/clusterstacks/cluster-stack-operator/internal/sandbox/simulator/contract"
+	"github.com/clusterstacks/cluster-stack-operator/internal/sandbox/simulator/controlplane"
+	"github.com/clusterstacks/cluster-stack-operator/internal/sandbox/simulator/workload"
+)
+
+// machineReconciler turns an InfraMachine into a machine that runs.
+type machineReconciler struct {
+	*infrastructure
+	fleet *workload.Fleet
+	// secrets are read without a cache: rarely, and there is no need to keep all keys of all clusters.
+	secrets client.Reader
+}
+
+// Reconcile brings what one InfraMachine stands for in line with it.
+func (r *machineReconciler) Reconcile(ctx context.Context, k key) (reconcile.Result, error) {
+	return reconcile.Result{}, settled(r.reconcile(ctx, k))
+}
+
+func (r *machineReconciler) reconcile(ctx context.Context, k key) error {
+	object, version, err := r.get(ctx, k)
+	if err != nil {
+		return err
+	}
+	machine := &clusterv1.Machine{}
+	if name := owner(object, "Machine"); name != "" {
+		if err := r.client.Get(ctx, types.NamespacedName{Namespace: k.Namespace, Name: name}, machine); client.IgnoreNotFound(err) != nil {
+			return err
+		}
+	}
+	clusterKey := types.NamespacedName{
+		Namespace: k.Namespace,
+		Name:      cmp.Or(machine.Spec.ClusterName, object.GetLabels()[clusterv1.ClusterNameLabel]),
+	}
+	if clusterKey.Name == "" {
+		return nil // Cluster API has not taken it up yet
+	}
+	cluster := &clusterv1.Cluster{}
+	if err := r.client.Get(ctx, clusterKey, cluster); client.IgnoreNotFound(err) != nil {
+		return err
+	}
+	if annotations.IsPaused(cluster, object) {
+		return nil
+	}
+	if object.GetDeletionTimestamp() != nil {
+		return r.remove(ctx, object, cluster)
+	}
+	// The events of Cluster and Machine tell when these have come.
+	if !ptr.Deref(cluster.Status.Initialization.InfrastructureProvisioned, false) || machine.Spec.Bootstrap.DataSecretName == nil {
+		return nil
+	}
+	return r.provision(ctx, object, version, cluster, machine)
+}
+
+func (r *machineReconciler) provision(ctx context.Context, object *unstructured.Unstructured, version contract.Version, cluster *clusterv1.Cluster, machine *clusterv1.Machine) error {
+	c, err := r.fleet.Ensure(ctx, clusterSpec(cluster))
+	if err != nil {
+		return err
+	}
+	name := object.GetName()
+	ip, err := c.Allocate(ctx, name)
+	if err != nil {
+		return err
+	}
+	providerID := cmp.Or(contract.ProviderID(object), fmt.Sprintf("sandbox:///%s/%s", object.GetNamespace(), name))
+	err = r.patch(ctx, object, func() error {
+		controllerutil.AddFinalizer(object, finalizer)
+		return contract.SetProviderID(object, providerID)
+	})
+	if err != nil {
+		return err
+	}
+	// As with a cloud, the machine is there before its control plane or kubelet is.
+	err = r.patchStatus(ctx, object, func() error {
+		if err := contract.SetAddresses(object, name, ip.String()); err != nil {
+			return err
+		}
+		return contract.SetProvisioned(object, version)
+	})
+	if err != nil || c.IsUp(name) {
+		return err
+	}
+	data, err := r.bootstrapData(ctx, machine)
+	if err != nil {
+		return err
+	}
+	return c.Run(ctx, workload.Machine{
+		Name: name, ProviderID: providerID, Version: machine.Spec.Version, Data: data,
+		Authorities: func(ctx context.Context) (controlplane.Authorities, error) {
+			return r.authorities(ctx, client.ObjectKeyFromObject(cluster))
+		},
+	})
+}
+
+func (r *machineReconciler) remove(ctx context.Context, object *unstructured.Unstructured, cluster *clusterv1.Cluster) error {
+	if !controllerutil.ContainsFinalizer(object, finalizer) {
+		return nil
+	}
+	if cluster.Name != "" {
+		c, err := r.fleet.Ensure(ctx, clusterSpec(cluster))
+		if err != nil {
+			return err
+		}
+		if err := c.RemoveMachine(ctx, object.GetName()); err != nil {
+			return err
+		}
+	}
+	return r.release(ctx, object)
+}
+
+func (r *machineReconciler) bootstrapData(ctx context.Context, machine *clusterv1.Machine) (bootstrap.Data, error) {
+	s := &corev1.Secret{}
+	if err := r.secrets.Get(ctx, types.NamespacedName{Namespace: machine.Namespace, Name: *machine.Spec.Bootstrap.DataSecretName}, s); err != nil {
+		return bootstrap.Data{}, fmt.Errorf("bootstrap data of machine %s: %v", machine.Name, err) // not wrapped: that the Secret is missing is not settled by an event
+	}
+	data, err := bootstrap.Parse(s.Data["value"])
+	if err != nil {
+		// Bootstrap data never changes.
+		return data, reconcile.TerminalError(fmt.Errorf("machine %s: %w", machine.Name, err))
+	}
+	return data, nil
+}
+
+// authorities reads what the control plane provider made for a cluster.
+func (r *machineReconciler) authorities(ctx context.Context, cluster types.NamespacedName) (controlplane.Authorities, error) {
+	read := func(purpose secret.Purpose) (cert, privateKey []byte, err error) {
+		s := &corev1.Secret{}
+		name := types.NamespacedName{Namespace: cluster.Namespace, Name: secret.Name(cluster.Name, purpose)}
+		if err := r.secrets.Get(ctx, name, s); err != nil {
+			return nil, nil, fmt.Errorf("certificate authorities of cluster %s: %v", cluster, err) // not wrapped, as above
+		}
+		return s.Data[corev1.TLSCertKey], s.Data[corev1.TLSPrivateKeyKey], nil
+	}
+	var result controlplane.Authorities
+	for purpose, ca := range map[secret.Purpose]**pki.CA{
+		secret.ClusterCA: &result.Cluster, secret.EtcdCA: &result.Etcd, secret.FrontProxyCA: &result.FrontProxy,
+	} {
+		cert, privateKey, err := read(purpose)
+		if err != nil {
+			return result, err
+		}
+		if *ca, err = pki.LoadCA(cert, privateKey); err != nil {
+			return result, fmt.Errorf("secret %s/%s: %w", cluster.Namespace, secret.Name(cluster.Name, purpose), err)
+		}
+	}
+	var err error
+	result.ServiceAccount.PublicPEM, result.ServiceAccount.PrivatePEM, err = read(secret.ServiceAccount)
+	return result, err
+}

@@ -1,0 +1,229 @@
+// Copyright The Cluster Stack Operator Authors.
+// SPDX-License-Identifier: Apache-2.0
+
+// Package workload keeps the workload clusters of a sandbox: for each one a load balancer, the machines of
+// its control plane, one pair of kube-controller-manager and kube-scheduler, and the kubelets of all its machines.
+//
+// Every machine has an IP address of its own out of the network of loopback, so that programs keep the ports that
+// everybody expects. What has to survive a restart is in the folder of a cluster: its addresses, the data of
+// etcd, certificates and logs. Programs do not survive; whoever asks for a machine again starts it again.
+package workload
+
+import (
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io/fs"
+	"net"
+	"net/netip"
+	"os"
+	"path/filepath"
+	"sync"
+
+	"github.com/go-logr/logr"
+	"k8s.io/apimachinery/pkg/types"
+
+	"github.com/clusterstacks/cluster-stack-operator/internal/sandbox/binaries"
+)
+
+// Options of a fleet.
+type Options struct {
+	Programs binaries.Set
+	// Dir keeps a folder for each cluster.
+	Dir string
+	// Prefix is the network of the sandbox, such as 127.64.0.0/16. Its first 256 addresses belong to others.
+	Prefix netip.Prefix
+	Log    logr.Logger
+}
+
+// Fleet is all workload clusters of a sandbox.
+type Fleet struct {
+	Options
+
+	mu       sync.Mutex
+	clusters map[types.NamespacedName]*Cluster
+	// numbers are the third bytes of addresses that are taken, also by clusters that nobody asked for yet.
+	numbers map[byte]types.NamespacedName
+}
+
+const (
+	clusterFile = "cluster.json"
+	machineFile = "machine.json"
+	// firstNumber leaves 127.X.0.* to the management cluster.
+	firstNumber = 1
+	// balancerNumber is the last byte of the address of a cluster's load balancer.
+	balancerNumber = 1
+)
+
+// clusterState is what is remembered of a cluster.
+type clusterState struct {
+	// Number is the third byte of its addresses.
+	Number byte `json:"number"`
+	// Port of the load balancer.
+	Port uint16 `json:"port"`
+	// Initialized says that what kubeadm creates was created.
+	Initialized bool `json:"initialized"`
+}
+
+// New gives the fleet that is kept in the folder; nothing runs yet.
+func New(o Options) (*Fleet, error) {
+	f := &Fleet{Options: o, clusters: map[types.NamespacedName]*Cluster{}, numbers: map[byte]types.NamespacedName{}}
+	files, err := filepath.Glob(filepath.Join(o.Dir, "*", "*", clusterFile))
+	if err != nil {
+		return nil, err
+	}
+	for _, file := range files {
+		var state clusterState
+		if err := readJSON(file, &state); err != nil {
+			return nil, err
+		}
+		dir := filepath.Dir(file)
+		f.numbers[state.Number] = types.NamespacedName{Namespace: filepath.Base(filepath.Dir(dir)), Name: filepath.Base(dir)}
+	}
+	return f, nil
+}
+
+// Spec is what a cluster is like. It cannot change.
+type Spec struct {
+	types.NamespacedName
+	// PodSubnet, ServiceSubnet and DNSDomain as the API server takes them; the first may be empty.
+	PodSubnet, ServiceSubnet, DNSDomain string
+}
+
+// Ensure gives a cluster, with its load balancer listening.
+func (f *Fleet) Ensure(ctx context.Context, spec Spec) (*Cluster, error) {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	if c, ok := f.clusters[spec.NamespacedName]; ok {
+		return c, nil
+	}
+	dir := f.dir(spec.NamespacedName)
+	var state clusterState
+	err := readJSON(filepath.Join(dir, clusterFile), &state)
+	switch {
+	case errors.Is(err, fs.ErrNotExist):
+		if state, err = f.allocate(ctx); err != nil {
+			return nil, err
+		}
+		if err := writeJSON(filepath.Join(dir, clusterFile), state); err != nil {
+			return nil, err
+		}
+		f.numbers[state.Number] = spec.NamespacedName
+	case err != nil:
+		return nil, err
+	}
+	c, err := newCluster(ctx, f.Options, spec, dir, state)
+	if err != nil {
+		return nil, err
+	}
+	f.clusters[spec.NamespacedName] = c
+	return c, nil
+}
+
+// Find gives a cluster that was asked for before.
+func (f *Fleet) Find(key types.NamespacedName) (*Cluster, bool) {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	c, ok := f.clusters[key]
+	return c, ok
+}
+
+// Remove ends a cluster and forgets all of it.
+func (f *Fleet) Remove(key types.NamespacedName) error {
+	f.mu.Lock()
+	c, ok := f.clusters[key]
+	delete(f.clusters, key)
+	f.mu.Unlock()
+	if ok {
+		c.kill()
+	}
+	dir := f.dir(key)
+	if err := os.RemoveAll(dir); err != nil {
+		return err
+	}
+	_ = os.Remove(filepath.Dir(dir)) // only when it was the last cluster of its namespace
+
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	for number, owner := range f.numbers {
+		if owner == key {
+			delete(f.numbers, number)
+		}
+	}
+	return nil
+}
+
+// Close stops everything and keeps what is on disk. Programs may take until ctx is done.
+func (f *Fleet) Close(ctx context.Context) {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	var all sync.WaitGroup
+	for _, c := range f.clusters {
+		all.Go(func() { c.stop(ctx) })
+	}
+	all.Wait()
+	clear(f.clusters)
+}
+
+func (f *Fleet) dir(key types.NamespacedName) string {
+	return filepath.Join(f.Dir, key.Namespace, key.Name)
+}
+
+// allocate needs the lock. It finds a number that nobody has and a port for the load balancer.
+func (f *Fleet) allocate(ctx context.Context) (clusterState, error) {
+	for number := firstNumber; number <= 255; number++ {
+		if _, taken := f.numbers[byte(number)]; taken {
+			continue
+		}
+		port, err := freePort(ctx, address(f.Prefix, byte(number), balancerNumber), 6443)
+		return clusterState{Number: byte(number), Port: port}, err
+	}
+	return clusterState{}, errors.New("this sandbox has 255 clusters, which is all it has addresses for: delete one, or start another sandbox")
+}
+
+// address is that of a machine of a cluster.
+func address(prefix netip.Prefix, cluster, machine byte) netip.Addr {
+	bytes := prefix.Masked().Addr().As4()
+	bytes[2], bytes[3] = cluster, machine
+	return netip.AddrFrom4(bytes)
+}
+
+// freePort gives the preferred port if nobody listens there, on this address or on all, and any free one otherwise.
+func freePort(ctx context.Context, ip netip.Addr, preferred uint16) (uint16, error) {
+	var config net.ListenConfig
+	listener, err := config.Listen(ctx, "tcp", netip.AddrPortFrom(ip, preferred).String())
+	if err != nil {
+		if listener, err = config.Listen(ctx, "tcp", netip.AddrPortFrom(ip, 0).String()); err != nil {
+			return 0, err
+		}
+	}
+	port := uint16(listener.Addr().(*net.TCPAddr).Port)
+	return port, listener.Close()
+}
+
+func readJSON(file string, into any) error {
+	data, err := os.ReadFile(file)
+	if err != nil {
+		return err
+	}
+	if err := json.Unmarshal(data, into); err != nil {
+		return fmt.Errorf("%s: %w", file, err)
+	}
+	return nil
+}
+
+// writeJSON makes the file appear whole or not at all.
+func writeJSON(file string, from any) error {
+	data, err := json.Marshal(from)
+	if err != nil {
+		return err
+	}
+	if err := os.MkdirAll(filepath.Dir(file), 0o700); err != nil {
+		return err
+	}
+	if err := os.WriteFile(file+".tmp", data, 0o600); err != nil {
+		return err
+	}
+	return os.Rename(file+".tmp", file)
+}
