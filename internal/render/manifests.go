@@ -6,6 +6,7 @@ package render
 import (
 	"cmp"
 	"errors"
+	"fmt"
 	"path"
 	"regexp"
 	"slices"
@@ -199,25 +200,28 @@ func hasOwnedPods(object *unstructured.Unstructured) bool {
 }
 
 func label(object map[string]any, metadata ...string) error {
-	at := strings.Join(metadata, ".") + ".labels"
-	fields := append(slices.Clone(metadata), "labels")
-	value, found, err := unstructured.NestedFieldNoCopy(object, fields...)
+	parent, _, err := unstructured.NestedFieldNoCopy(object, metadata...)
 	if err != nil {
+		return fmt.Errorf("%s is not a map", strings.Join(metadata, "."))
+	}
+	if parent == nil {
 		// A key without a value is null in YAML, and means the same as none.
-		if parent, _, err := unstructured.NestedFieldNoCopy(object, metadata...); err != nil || parent != nil {
-			return errors.New(at + " cannot be set: what it stands in is not a map")
-		}
 		unstructured.RemoveNestedField(object, metadata...)
 	}
-	labels, isMap := value.(map[string]any)
-	if found && value != nil && !isMap {
-		return errors.New(at + " is not a map")
+	fields := append(slices.Clone(metadata), "labels")
+	found, _, err := unstructured.NestedFieldNoCopy(object, fields...)
+	if err != nil {
+		return fmt.Errorf("%s is not a map", strings.Join(metadata, "."))
 	}
-	if labels != nil {
+	switch labels := found.(type) {
+	case nil:
+		return unstructured.SetNestedField(object, map[string]any{OwnedLabel: OwnedValue}, fields...)
+	case map[string]any:
 		labels[OwnedLabel] = OwnedValue
 		return nil
+	default:
+		return fmt.Errorf("%s is not a map", strings.Join(fields, "."))
 	}
-	return unstructured.SetNestedField(object, map[string]any{OwnedLabel: OwnedValue}, fields...)
 }
 
 // readCRDs reads the files of a chart's crds folders, in the order in which they are given.
