@@ -32,9 +32,9 @@ func (e *reasonError) Unwrap() error { return e.err }
 
 // reasonOf returns the reason that Because gave to an error.
 func reasonOf(err error) string {
-	var b *reasonError
-	if errors.As(err, &b) {
-		return b.reason
+	var r *reasonError
+	if errors.As(err, &r) {
+		return r.reason
 	}
 	return v1alpha1.InternalErrorReason
 }
