@@ -9,6 +9,7 @@ import (
 	"net"
 	"os"
 	"path/filepath"
+	"slices"
 	"strconv"
 
 	"golang.org/x/sync/errgroup"
@@ -18,14 +19,11 @@ import (
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/apis/meta/v1/unstructured"
-	"k8s.io/apimachinery/pkg/fields"
+	"k8s.io/apimachinery/pkg/runtime"
 	"k8s.io/apimachinery/pkg/runtime/schema"
 	"k8s.io/apimachinery/pkg/watch"
 	"k8s.io/client-go/dynamic"
 	"k8s.io/client-go/kubernetes"
-	"k8s.io/client-go/rest"
-	"k8s.io/client-go/tools/cache"
-	watchtools "k8s.io/client-go/tools/watch"
 
 	"github.com/clusterstacks/cluster-stack-operator/internal/sandbox/pki"
 )
@@ -86,11 +84,17 @@ func (s *Sandbox) readManifests(context.Context) (string, error) {
 		return "", err
 	}
 	add(docker)
-	crds, warnings, err := userCRDs(s.opts.CRDs)
+	own, err := operatorCRDs()
 	if err != nil {
 		return "", err
 	}
-	m.crds, m.warnings = append(m.crds, crds...), warnings
+	users, warnings, err := userCRDs(s.opts.CRDs)
+	if err != nil {
+		return "", err
+	}
+	m.namespaces = append(m.namespaces, operatorNamespace)
+	m.crds = lastOfEach(slices.Concat(m.crds, own, users))
+	m.warnings = warnings
 	s.manifests = m
 	return "", nil
 }
@@ -117,43 +121,30 @@ func (s *Sandbox) installCRDs(ctx context.Context) (string, error) {
 	group, groupCtx := errgroup.WithContext(ctx)
 	group.SetLimit(concurrency)
 	for _, crd := range s.manifests.crds {
-		group.Go(func() error { return createOrReplace(groupCtx, client.CustomResourceDefinitions(), crd) })
+		group.Go(func() error {
+			_, err := client.CustomResourceDefinitions().Create(groupCtx, crd, metav1.CreateOptions{})
+			return err
+		})
 	}
 	if err := group.Wait(); err != nil {
 		return "", err
 	}
-	if err := awaitEstablished(ctx, client.RESTClient(), s.manifests.crds); err != nil {
+	if err := awaitEstablished(ctx, client.CustomResourceDefinitions(), s.manifests.crds); err != nil {
 		return "", err
 	}
 	return fmt.Sprintf("%d kinds", len(s.manifests.crds)), nil
 }
 
-// createOrReplace creates a CustomResourceDefinition. One that is there already is replaced: a user may bring
-// a newer edition of the Docker provider's kinds.
-func createOrReplace(ctx context.Context, client apiextensionsclient.CustomResourceDefinitionInterface, crd *apiextensionsv1.CustomResourceDefinition) error {
-	_, err := client.Create(ctx, crd, metav1.CreateOptions{})
-	if !apierrors.IsAlreadyExists(err) {
-		return err
-	}
-	existing, err := client.Get(ctx, crd.Name, metav1.GetOptions{})
-	if err != nil {
-		return err
-	}
-	replacement := crd.DeepCopy()
-	replacement.ResourceVersion = existing.ResourceVersion
-	_, err = client.Update(ctx, replacement, metav1.UpdateOptions{})
-	return err
-}
-
 // awaitEstablished watches until every kind is served, or one cannot be.
-func awaitEstablished(ctx context.Context, client rest.Interface, crds []*apiextensionsv1.CustomResourceDefinition) error {
+func awaitEstablished(ctx context.Context, client apiextensionsclient.CustomResourceDefinitionInterface, crds []*apiextensionsv1.CustomResourceDefinition) error {
 	pending := map[string]bool{}
 	for _, crd := range crds {
 		pending[crd.Name] = true
 	}
-	list := cache.NewListWatchFromClient(client, "customresourcedefinitions", metav1.NamespaceAll, fields.Everything())
-	_, err := watchtools.UntilWithSync(ctx, list, &apiextensionsv1.CustomResourceDefinition{}, nil, func(e watch.Event) (bool, error) {
-		crd, ok := e.Object.(*apiextensionsv1.CustomResourceDefinition)
+	return await(ctx, func() (watch.Interface, error) {
+		return client.Watch(ctx, metav1.ListOptions{})
+	}, func(o runtime.Object) (bool, error) {
+		crd, ok := o.(*apiextensionsv1.CustomResourceDefinition)
 		if !ok {
 			return false, nil
 		}
@@ -167,7 +158,30 @@ func awaitEstablished(ctx context.Context, client rest.Interface, crds []*apiext
 		}
 		return len(pending) == 0, nil
 	})
-	return err
+}
+
+// await watches objects until done says so. A watch without a resource version begins with what is there;
+// one that the server ends is started again.
+func await(ctx context.Context, start func() (watch.Interface, error), done func(runtime.Object) (bool, error)) error {
+	for {
+		w, err := start()
+		if err != nil {
+			return err
+		}
+		for e := range w.ResultChan() {
+			if e.Type == watch.Error {
+				w.Stop()
+				return apierrors.FromObject(e.Object)
+			}
+			if ok, err := done(e.Object); ok || err != nil {
+				w.Stop()
+				return err
+			}
+		}
+		if ctx.Err() != nil {
+			return context.Cause(ctx)
+		}
+	}
 }
 
 // installWebhooks creates the webhook configurations. It runs before the managers start, so that nothing

@@ -201,6 +201,22 @@ func userCRDs(paths []string) (crds []*apiextensionsv1.CustomResourceDefinition,
 	return crds, warnings, nil
 }
 
+// lastOfEach leaves one CustomResourceDefinition of each name: a user may bring another edition of a kind
+// that is there by default.
+func lastOfEach(crds []*apiextensionsv1.CustomResourceDefinition) []*apiextensionsv1.CustomResourceDefinition {
+	index := map[string]int{}
+	var result []*apiextensionsv1.CustomResourceDefinition
+	for _, crd := range crds {
+		if i, ok := index[crd.Name]; ok {
+			result[i] = crd
+			continue
+		}
+		index[crd.Name] = len(result)
+		result = append(result, crd)
+	}
+	return result
+}
+
 func hasContract(crd *apiextensionsv1.CustomResourceDefinition) bool {
 	for l := range crd.Labels {
 		if strings.HasPrefix(l, contractLabel) {

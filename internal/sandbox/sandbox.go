@@ -125,12 +125,16 @@ func (s *Sandbox) steps() [][]step {
 	if s.opts.APIServerOnly {
 		return append(groups, []step{{"kube-apiserver", s.startAPIServer}})
 	}
-	return append(groups,
+	groups = append(groups,
 		[]step{{"kube-apiserver", s.startAPIServer}, {"manifests", s.readManifests}},
 		[]step{{"kube-controller-manager", s.startControllerManager}, {"custom resources", s.installCRDs}},
 		[]step{{"webhooks", s.installWebhooks}},
 		s.managerSteps(),
 	)
+	if s.opts.Operator != "" {
+		groups = append(groups, []step{{operatorName, s.startOperator}})
+	}
+	return groups
 }
 
 func (s *Sandbox) run(ctx context.Context, steps []step) error {

@@ -1,0 +1,162 @@
+// Copyright The Cluster Stack Operator Authors.
+// SPDX-License-Identifier: Apache-2.0
+
+package sandbox
+
+import (
+	"context"
+	"fmt"
+	"net"
+	"os"
+	"path/filepath"
+	"strconv"
+
+	rbacv1 "k8s.io/api/rbac/v1"
+	apiextensionsv1 "k8s.io/apiextensions-apiserver/pkg/apis/apiextensions/v1"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"k8s.io/apimachinery/pkg/runtime"
+	"k8s.io/apimachinery/pkg/watch"
+	"k8s.io/client-go/kubernetes"
+	runtimev1 "sigs.k8s.io/cluster-api/api/runtime/v1beta2"
+	"sigs.k8s.io/controller-runtime/pkg/client"
+	"sigs.k8s.io/yaml"
+
+	"github.com/clusterstacks/cluster-stack-operator/config"
+	"github.com/clusterstacks/cluster-stack-operator/internal/sandbox/pki"
+)
+
+const (
+	operatorName = "cluster-stack-operator"
+	// operatorNamespace and extensionConfigName are those of an installation.
+	operatorNamespace   = "cso-system"
+	extensionConfigName = "cso-hook-server-extensionconfig"
+)
+
+// operatorCRDs are the kinds of the operator. They are installed with or without it, so that a developer
+// can run one by hand.
+func operatorCRDs() ([]*apiextensionsv1.CustomResourceDefinition, error) {
+	var crds []*apiextensionsv1.CustomResourceDefinition
+	for _, raw := range config.CRDs() {
+		crd := &apiextensionsv1.CustomResourceDefinition{}
+		if err := yaml.Unmarshal(raw, crd); err != nil {
+			return nil, err
+		}
+		crds = append(crds, crd)
+	}
+	return crds, nil
+}
+
+// startOperator runs the operator as an installation would: with the rights of its ClusterRole and no
+// others, and its hook server known to Cluster API.
+func (s *Sandbox) startOperator(ctx context.Context) (string, error) {
+	dir := s.path("operator")
+	hookCerts := filepath.Join(dir, "hook-certs")
+	if err := os.MkdirAll(hookCerts, 0o700); err != nil {
+		return "", err
+	}
+	if err := s.grantOperator(ctx); err != nil {
+		return "", err
+	}
+	kubeconfig := filepath.Join(dir, "kubeconfig")
+	if _, err := s.writeKubeconfig(kubeconfig, operatorName); err != nil {
+		return "", err
+	}
+	pair, err := s.ca.Issue(pki.Request{CommonName: operatorName, IPs: []net.IP{net.ParseIP(s.ip)}, Server: true})
+	if err != nil {
+		return "", err
+	}
+	if err := pair.WriteFiles(filepath.Join(hookCerts, "tls.crt"), filepath.Join(hookCerts, "tls.key")); err != nil {
+		return "", err
+	}
+	healthPort, err := freePort(s.ip, 9081)
+	if err != nil {
+		return "", err
+	}
+	hookPort, err := freePort(s.ip, 9442)
+	if err != nil {
+		return "", err
+	}
+	health, hooks := net.JoinHostPort(s.ip, strconv.Itoa(healthPort)), net.JoinHostPort(s.ip, strconv.Itoa(hookPort))
+	ready, err := s.healthz("http://" + health + "/readyz")
+	if err != nil {
+		return "", err
+	}
+	err = s.supervisor.start(ctx, program{
+		name: operatorName, address: hooks, path: s.opts.Operator, ready: ready,
+		args: []string{
+			"--kubeconfig=" + kubeconfig, "--leader-elect=false",
+			"--health-addr=" + health, "--diagnostics-address=127.0.0.1:0", "--insecure-diagnostics",
+			"--hook-bind-address=" + s.ip, "--hook-port=" + strconv.Itoa(hookPort), "--hook-cert-dir=" + hookCerts,
+			"--source=directory", "--release-dir=" + s.opts.Releases, "--store-dir=" + filepath.Join(dir, "store"),
+		},
+		// Its settings and credentials come by environment variables as well as by flags.
+		env: os.Environ(),
+	})
+	if err != nil {
+		return "", err
+	}
+	return hooks, s.registerHooks(ctx, "https://"+hooks)
+}
+
+// grantOperator binds the operator's user to the ClusterRole that is generated from its code.
+func (s *Sandbox) grantOperator(ctx context.Context) error {
+	kube, err := kubernetes.NewForConfig(s.config)
+	if err != nil {
+		return err
+	}
+	role := &rbacv1.ClusterRole{}
+	if err := yaml.UnmarshalStrict(config.ClusterRole(), role); err != nil {
+		return fmt.Errorf("ClusterRole of the operator: %w", err)
+	}
+	if _, err := kube.RbacV1().ClusterRoles().Create(ctx, role, metav1.CreateOptions{}); err != nil {
+		return err
+	}
+	_, err = kube.RbacV1().ClusterRoleBindings().Create(ctx, &rbacv1.ClusterRoleBinding{
+		ObjectMeta: metav1.ObjectMeta{Name: operatorName},
+		RoleRef:    rbacv1.RoleRef{APIGroup: rbacv1.GroupName, Kind: "ClusterRole", Name: role.Name},
+		Subjects:   []rbacv1.Subject{{APIGroup: rbacv1.GroupName, Kind: rbacv1.UserKind, Name: operatorName}},
+	}, metav1.CreateOptions{})
+	return err
+}
+
+// registerHooks tells Cluster API about the operator's hook server and waits until it has asked the server
+// for its hooks. A cluster created before that would miss them.
+func (s *Sandbox) registerHooks(ctx context.Context, url string) error {
+	scheme := runtime.NewScheme()
+	if err := runtimev1.AddToScheme(scheme); err != nil {
+		return err
+	}
+	c, err := client.NewWithWatch(s.config, client.Options{Scheme: scheme})
+	if err != nil {
+		return err
+	}
+	if err := c.Create(ctx, &runtimev1.ExtensionConfig{
+		ObjectMeta: metav1.ObjectMeta{Name: extensionConfigName},
+		Spec: runtimev1.ExtensionConfigSpec{
+			ClientConfig:      runtimev1.ClientConfig{URL: url, CABundle: s.ca.CertPEM()},
+			NamespaceSelector: &metav1.LabelSelector{},
+		},
+	}); err != nil {
+		return fmt.Errorf("register the hook server: %w", err)
+	}
+	last := "no answer yet"
+	err = await(ctx, func() (watch.Interface, error) {
+		return c.Watch(ctx, &runtimev1.ExtensionConfigList{})
+	}, func(o runtime.Object) (bool, error) {
+		extension, ok := o.(*runtimev1.ExtensionConfig)
+		if !ok || extension.Name != extensionConfigName {
+			return false, nil
+		}
+		for _, condition := range extension.Status.Conditions {
+			if condition.Type == runtimev1.ExtensionConfigDiscoveredCondition {
+				last = condition.Message
+				return condition.Status == metav1.ConditionTrue, nil
+			}
+		}
+		return false, nil
+	})
+	if err != nil {
+		return fmt.Errorf("the hooks of the operator at %s were not discovered by Cluster API (%s): %w", url, last, err)
+	}
+	return nil
+}
