@@ -72,3 +72,15 @@ func BenchmarkCilium(b *testing.B) {
 		mustRender(b, rel, "cni", recorded)
 	}
 }
+
+func BenchmarkCiliumOfManyClusters(b *testing.B) {
+	rel := cilium(b)
+	recorded := mustRender(b, rel, "cni", nil).Record
+	cache := render.NewCache(0)
+	b.ReportAllocs()
+	for b.Loop() {
+		if _, err := cache.Addon(rel, "cni", facts(), recorded); err != nil {
+			b.Fatal(err)
+		}
+	}
+}

@@ -9,6 +9,7 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
+	"maps"
 	"reflect"
 	"slices"
 	"strconv"
@@ -32,6 +33,12 @@ func (r Record) of(addon string) Record {
 		}
 	}
 	return own
+}
+
+func (r Record) copy() Record {
+	copied := make(Record, len(r))
+	maps.Copy(copied, r)
+	return copied
 }
 
 const (
@@ -103,13 +110,7 @@ func replay[T any](addon string, recorded Record, render func(*recorder) (T, err
 		if len(found) == 0 || pass == maxReplays {
 			return result, r, nil
 		}
-		next := make(map[string]string, len(moved)+len(found))
-		for _, m := range []map[string]string{moved, found} {
-			for to, from := range m {
-				next[to] = from
-			}
-		}
-		moved = next
+		maps.Copy(moved, found)
 	}
 }
 

@@ -97,11 +97,15 @@ func ClassInput(rel *release.Release, namespace string) Input {
 
 // AddonInput returns what an addon of a release is rendered from for a cluster.
 func AddonInput(rel *release.Release, addon string, facts Facts, recorded Record) (Input, error) {
+	return addonInput(nil, rel, addon, facts, recorded)
+}
+
+func addonInput(cache *Cache, rel *release.Release, addon string, facts Facts, recorded Record) (Input, error) {
 	files, err := rel.AddonChart(addon)
 	if err != nil {
 		return Input{}, err
 	}
-	versions, err := apiVersionsOf(rel, addon)
+	versions, err := cache.apiVersions(rel, addon)
 	if err != nil {
 		return Input{}, err
 	}
@@ -144,13 +148,15 @@ func Addon(rel *release.Release, addon string, facts Facts, recorded Record) (*R
 }
 
 // Render renders the chart. The error is an *InvalidError.
-func (in Input) Render() (*Result, error) {
+func (in Input) Render() (*Result, error) { return in.renderWith(nil) }
+
+func (in Input) renderWith(cache *Cache) (*Result, error) {
 	result, r, err := replay(in.Addon, in.Recorded, func(r *recorder) (*Result, error) {
 		values, err := in.values(r)
 		if err != nil {
 			return nil, err
 		}
-		return in.render(values, r)
+		return in.render(cache, values, r)
 	})
 	if err != nil {
 		return nil, in.explain(err)
@@ -177,12 +183,12 @@ func (in Input) values(r *recorder) (map[string]any, error) {
 	return makeValues(in.ValuesFile, in.ValuesTemplate, in.Facts, r)
 }
 
-func (in Input) render(values map[string]any, r *recorder) (*Result, error) {
+func (in Input) render(cache *Cache, values map[string]any, r *recorder) (*Result, error) {
 	capabilities, err := in.capabilities()
 	if err != nil {
 		return nil, err
 	}
-	c, err := loadChart(in.Chart, in.Folder)
+	c, err := cache.chart(in.Chart, in.Folder)
 	if err != nil {
 		return nil, err
 	}
@@ -211,7 +217,7 @@ func (in Input) render(values map[string]any, r *recorder) (*Result, error) {
 		return nil, invalid("values.yaml", "the values do not fit together")
 	}
 	if all, ok := top["Values"].(valuesMap); ok {
-		if err := checkSchemas(c, all); err != nil {
+		if err := checkSchemas(cache, c, all); err != nil {
 			return nil, err
 		}
 	}

@@ -22,9 +22,9 @@ const (
 
 // checkSchemas validates the values against the schemas of the chart and its dependencies. Helm's own
 // check would fetch what a schema refers to, from the network and from this machine's files.
-func checkSchemas(c *chart.Chart, values map[string]any) error {
+func checkSchemas(cache *Cache, c *chart.Chart, values map[string]any) error {
 	if c.Schema != nil {
-		if err := checkSchema(c.Schema, values); err != nil {
+		if err := checkSchema(cache, c.Schema, values); err != nil {
 			err.File = strings.TrimPrefix(c.ChartFullPath()+"/"+schemaFile, c.Root().Name()+"/")
 			return err
 		}
@@ -33,11 +33,11 @@ func checkSchemas(c *chart.Chart, values map[string]any) error {
 		switch own := values[d.Name()].(type) {
 		case nil:
 		case map[string]any:
-			if err := checkSchemas(d, own); err != nil {
+			if err := checkSchemas(cache, d, own); err != nil {
 				return err
 			}
 		case valuesMap:
-			if err := checkSchemas(d, own); err != nil {
+			if err := checkSchemas(cache, d, own); err != nil {
 				return err
 			}
 		default:
@@ -47,33 +47,13 @@ func checkSchemas(c *chart.Chart, values map[string]any) error {
 	return nil
 }
 
-func checkSchema(text []byte, values map[string]any) (failed *InvalidError) {
-	defer func() {
-		// The compiler panics on some malformed schemas.
-		if recover() != nil {
-			failed = invalid("", "the schema is malformed")
-		}
-	}()
-	document, err := jsonschema.UnmarshalJSON(bytes.NewReader(text))
+func checkSchema(cache *Cache, text []byte, values map[string]any) *InvalidError {
+	schema, err := cache.schema(text)
 	if err != nil {
-		return invalid("", "not JSON: %v", err)
-	}
-	compiler := jsonschema.NewCompiler()
-	compiler.UseLoader(noLoader{})
-	if err := compiler.AddResource(schemaURL, document); err != nil {
 		return invalid("", "%v", err)
 	}
-	schema, err := compiler.Compile(schemaURL)
-	if err != nil {
-		var outside *outsideError
-		if errors.As(err, &outside) {
-			return invalid("", "%v", outside)
-		}
-		return invalid("", "%s", firstLine(err))
-	}
-	err = schema.Validate(values)
 	var violated *jsonschema.ValidationError
-	switch {
+	switch err := schema.Validate(values); {
 	case err == nil:
 		return nil
 	case errors.As(err, &violated):
@@ -83,6 +63,33 @@ func checkSchema(text []byte, values map[string]any) (failed *InvalidError) {
 	default:
 		return invalid("", "the values cannot be validated")
 	}
+}
+
+func compileSchema(text []byte) (schema *jsonschema.Schema, err error) {
+	defer func() {
+		// The compiler panics on some malformed schemas.
+		if recover() != nil {
+			err = errors.New("the schema is malformed")
+		}
+	}()
+	document, err := jsonschema.UnmarshalJSON(bytes.NewReader(text))
+	if err != nil {
+		return nil, fmt.Errorf("not JSON: %w", err)
+	}
+	compiler := jsonschema.NewCompiler()
+	compiler.UseLoader(noLoader{})
+	if err := compiler.AddResource(schemaURL, document); err != nil {
+		return nil, err
+	}
+	schema, err = compiler.Compile(schemaURL)
+	var outside *outsideError
+	if errors.As(err, &outside) {
+		return nil, outside
+	}
+	if err != nil {
+		return nil, errors.New(firstLine(err))
+	}
+	return schema, nil
 }
 
 // noLoader refuses all that a schema could refer to outside of itself. Unresolved names (urn:) permit
