@@ -26,6 +26,7 @@ import (
 	"k8s.io/client-go/kubernetes"
 
 	"github.com/clusterstacks/cluster-stack-operator/internal/sandbox/pki"
+	"github.com/clusterstacks/cluster-stack-operator/internal/sandbox/simulator"
 )
 
 // manager is one of Cluster API's managers.
@@ -231,7 +232,21 @@ func (s *Sandbox) managerSteps() []step {
 	for i, name := range managerNames {
 		steps = append(steps, step{name, func(ctx context.Context) (string, error) { return s.startManager(ctx, i) }})
 	}
-	return steps
+	return append(steps, step{"simulator", s.startSimulator})
+}
+
+// startSimulator runs the simulator in this process, until Stop.
+func (s *Sandbox) startSimulator(context.Context) (string, error) {
+	addresses := s.opts.Block.Prefix + ".0.0/16"
+	return addresses, s.supervisor.startFunc("simulator", addresses, func(ctx context.Context) error {
+		return simulator.Run(ctx, simulator.Options{
+			Config:   s.Config(),
+			Binaries: s.opts.Binaries,
+			Dir:      s.path("machines"),
+			Network:  simulator.Network{Prefix: s.opts.Block.Prefix},
+			Log:      s.opts.Log.WithName("simulator"),
+		})
+	})
 }
 
 func (s *Sandbox) startManager(ctx context.Context, index int) (string, error) {

@@ -17,7 +17,6 @@ import (
 	"fmt"
 	"os"
 	"path/filepath"
-	"sync"
 	"time"
 
 	"github.com/go-logr/logr"
@@ -79,10 +78,6 @@ type Sandbox struct {
 	kubeconfig string
 	managers   []manager
 	manifests  manifests
-
-	endSimulator context.CancelFunc
-	background   sync.WaitGroup
-	stopOnce     sync.Once
 }
 
 // Start starts a sandbox and returns when all of it is ready. What was started is stopped again when it
@@ -160,15 +155,7 @@ func (s *Sandbox) run(ctx context.Context, steps []step) error {
 }
 
 // Stop ends all programs and returns when they are gone. The state folder stays.
-func (s *Sandbox) Stop() {
-	s.stopOnce.Do(func() {
-		if s.endSimulator != nil {
-			s.endSimulator()
-		}
-		s.supervisor.stop()
-		s.background.Wait()
-	})
-}
+func (s *Sandbox) Stop() { s.supervisor.stop() }
 
 // Config is how to reach the management API server, as an administrator.
 func (s *Sandbox) Config() *rest.Config { return rest.CopyConfig(s.config) }

@@ -5,7 +5,9 @@ package sandbox
 
 import (
 	"context"
+	"errors"
 	"fmt"
+	"os"
 	"path/filepath"
 	"slices"
 	"sync"
@@ -87,10 +89,70 @@ func (s *supervisor) start(ctx context.Context, p program) error {
 	return nil
 }
 
-// keep starts a program again when it exits, at once the first time, then with growing pauses.
+// startFunc runs a part of this very process as if it were a program, until stop.
+func (s *supervisor) startFunc(name, address string, run func(context.Context) error) error {
+	if s.life.Err() != nil {
+		return fmt.Errorf("start %s: the sandbox is stopping", name)
+	}
+	s.mu.Lock()
+	index := len(s.components)
+	s.components = append(s.components, Component{Name: name, Address: address})
+	s.mu.Unlock()
+	s.wg.Go(func() {
+		var pauses backoff
+		for {
+			begin := time.Now()
+			s.set(index, func(c *Component) { c.State, c.PID, c.Since = StateReady, os.Getpid(), begin })
+			err := run(s.life)
+			if s.life.Err() != nil {
+				return
+			}
+			if err == nil {
+				err = errors.New("it ended by itself")
+			}
+			pause := pauses.next(time.Since(begin))
+			s.log.Error(err, "Part of the sandbox ended, starting it again", "part", name, "pause", pause.String())
+			s.set(index, func(c *Component) {
+				c.State, c.PID, c.Restarts, c.LastError = StateRestarting, 0, c.Restarts+1, err.Error()
+			})
+			if !s.sleep(pause) {
+				return
+			}
+		}
+	})
+	return nil
+}
+
+// backoff are the pauses between the exit of a program and its next start: none the first time, growing up
+// to half a minute for one that exits soon again.
+type backoff struct{ last time.Duration }
+
+func (b *backoff) next(ran time.Duration) time.Duration {
+	const calm, longest = time.Minute, 30 * time.Second
+	if ran > calm {
+		b.last = 0
+		return 0
+	}
+	pause := b.last
+	b.last = min(max(2*pause, time.Second), longest)
+	return pause
+}
+
+// sleep waits, and says whether the supervisor is still to go on.
+func (s *supervisor) sleep(d time.Duration) bool {
+	timer := time.NewTimer(d)
+	defer timer.Stop()
+	select {
+	case <-s.life.Done():
+		return false
+	case <-timer.C:
+		return s.life.Err() == nil
+	}
+}
+
+// keep starts a program again when it exits.
 func (s *supervisor) keep(p program, index int, child *process.Process) {
-	const pauseMax, calm = 30 * time.Second, time.Minute
-	var pause time.Duration
+	var pauses backoff
 	for {
 		select {
 		case <-s.life.Done():
@@ -98,10 +160,8 @@ func (s *supervisor) keep(p program, index int, child *process.Process) {
 			return
 		case <-child.Done():
 		}
-		if time.Since(child.Started()) > calm {
-			pause = 0
-		}
 		cause := child.Err()
+		pause := pauses.next(time.Since(child.Started()))
 		s.log.Error(cause, "Program exited, starting it again", "program", p.name, "pause", pause.String())
 		s.set(index, func(c *Component) {
 			c.State, c.PID, c.Restarts = StateRestarting, 0, c.Restarts+1
@@ -110,17 +170,15 @@ func (s *supervisor) keep(p program, index int, child *process.Process) {
 			}
 		})
 		for {
-			select {
-			case <-s.life.Done():
+			if !s.sleep(pause) {
 				return
-			case <-time.After(pause):
 			}
-			pause = min(max(2*pause, time.Second), pauseMax)
 			again, err := s.launch(p, index)
 			if err == nil {
 				child = again
 				break
 			}
+			pause = pauses.next(0)
 			s.log.Error(err, "Program does not start", "program", p.name, "pause", pause.String())
 		}
 		// When it exits before it is ready the next turn sees that; when we are to end, the select does.

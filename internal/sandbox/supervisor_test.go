@@ -10,8 +10,10 @@ import (
 	"strings"
 	"syscall"
 	"testing"
+	"time"
 
 	"github.com/go-logr/logr/testr"
+	"github.com/google/go-cmp/cmp"
 )
 
 func TestSupervisor(t *testing.T) {
@@ -80,5 +82,46 @@ func TestSupervisorTellsWhyAProgramDoesNotStart(t *testing.T) {
 	})
 	if err == nil || !strings.Contains(err.Error(), "unknown flag") {
 		t.Errorf("got %v", err)
+	}
+}
+
+func TestSupervisorRunsAPartOfItself(t *testing.T) {
+	changes := make(chan Component, 100)
+	s := newSupervisor(t.TempDir(), testr.New(t), func(c []Component) { changes <- c[0] })
+	t.Cleanup(s.stop)
+	runs := make(chan int, 100)
+	count := 0
+	err := s.startFunc("simulator", "127.64.0.0/16", func(ctx context.Context) error {
+		count++
+		runs <- count
+		if count == 1 {
+			return os.ErrDeadlineExceeded
+		}
+		<-ctx.Done()
+		return ctx.Err()
+	})
+	if err != nil {
+		t.Fatal(err)
+	}
+	for range 2 {
+		<-runs
+	}
+	if c := <-changes; c.State != StateReady || c.PID != os.Getpid() {
+		t.Errorf("first %+v", c)
+	}
+	if c := <-changes; c.State != StateRestarting || c.Restarts != 1 || c.LastError != os.ErrDeadlineExceeded.Error() {
+		t.Errorf("then %+v", c)
+	}
+	s.stop() // returns, so the part has ended
+}
+
+func TestBackoff(t *testing.T) {
+	var b backoff
+	var got []time.Duration
+	for _, ran := range []time.Duration{time.Second, time.Second, time.Second, time.Second, time.Second, time.Second, time.Second, time.Second, time.Hour, time.Second, time.Second} {
+		got = append(got, b.next(ran)/time.Second)
+	}
+	if diff := cmp.Diff([]time.Duration{0, 1, 2, 4, 8, 16, 30, 30, 0, 0, 1}, got); diff != "" {
+		t.Error(diff)
 	}
 }

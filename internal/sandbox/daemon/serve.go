@@ -16,6 +16,8 @@ import (
 
 	"github.com/go-logr/logr"
 	"golang.org/x/sys/unix"
+	"k8s.io/klog/v2"
+	ctrllog "sigs.k8s.io/controller-runtime/pkg/log"
 
 	"github.com/clusterstacks/cluster-stack-operator/internal/sandbox"
 	"github.com/clusterstacks/cluster-stack-operator/internal/sandbox/binaries"
@@ -70,6 +72,9 @@ func Serve(ctx context.Context, stdin io.Reader, stdout io.Writer) error {
 	}
 
 	d := &daemon{opts: opts, dir: dir, progress: json.NewEncoder(progress), log: logr.FromSlogHandler(slog.NewTextHandler(stdout, nil))}
+	// Libraries that log by themselves write to the same place.
+	ctrllog.SetLogger(d.log)
+	klog.SetLogger(d.log)
 	d.log.Info("Starting", "name", opts.Name, "dir", dir)
 	s, err := d.start(ctx)
 	if err != nil {

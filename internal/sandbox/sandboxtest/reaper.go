@@ -18,6 +18,8 @@ import (
 	"sync"
 
 	"github.com/go-logr/logr"
+	"k8s.io/klog/v2"
+	ctrllog "sigs.k8s.io/controller-runtime/pkg/log"
 
 	"github.com/clusterstacks/cluster-stack-operator/internal/sandbox"
 	"github.com/clusterstacks/cluster-stack-operator/internal/sandbox/binaries"
@@ -115,6 +117,9 @@ func reap(conn net.Conn) (err error) {
 		ctx: ctx, dir: dir, sandboxes: map[int]*sandbox.Sandbox{},
 		log: logr.FromSlogHandler(slog.NewTextHandler(os.Stderr, nil)),
 	}
+	// Libraries that log by themselves write to the same place.
+	ctrllog.SetLogger(r.log)
+	klog.SetLogger(r.log)
 	server := rpc.NewServer()
 	if err := server.Register(r); err != nil {
 		return err
