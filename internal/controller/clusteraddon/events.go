@@ -1,0 +1,83 @@
+// Copyright The Cluster Stack Operator Authors.
+// SPDX-License-Identifier: Apache-2.0
+
+package clusteraddon
+
+import (
+	"context"
+	"maps"
+
+	"k8s.io/apimachinery/pkg/api/equality"
+	clusterv1 "sigs.k8s.io/cluster-api/api/core/v1beta2"
+	ctrl "sigs.k8s.io/controller-runtime"
+	"sigs.k8s.io/controller-runtime/pkg/client"
+	"sigs.k8s.io/controller-runtime/pkg/event"
+	"sigs.k8s.io/controller-runtime/pkg/predicate"
+
+	"github.com/clusterstacks/cluster-stack-operator/api/v1alpha1"
+	"github.com/clusterstacks/cluster-stack-operator/internal/controller/releases"
+)
+
+// othersChanges lets pass what others change about a ClusterAddon. What we write ourselves we know.
+func othersChanges() predicate.Predicate {
+	return predicate.Funcs{UpdateFunc: func(e event.UpdateEvent) bool {
+		if e.ObjectOld.GetDeletionTimestamp().IsZero() != e.ObjectNew.GetDeletionTimestamp().IsZero() {
+			return true
+		}
+		before, after := maps.Clone(e.ObjectOld.GetAnnotations()), maps.Clone(e.ObjectNew.GetAnnotations())
+		for _, annotations := range []map[string]string{before, after} {
+			delete(annotations, v1alpha1.ClusterAddonStageAnnotation)
+		}
+		recordBefore, recordAfter := before[v1alpha1.RolloutAnnotation], after[v1alpha1.RolloutAnnotation]
+		delete(before, v1alpha1.RolloutAnnotation)
+		delete(after, v1alpha1.RolloutAnnotation)
+		// A record that is gone was not taken away by us.
+		return !maps.Equal(before, after) || recordBefore != "" && recordAfter == "" ||
+			e.ObjectOld.GetGeneration() != e.ObjectNew.GetGeneration() ||
+			!equality.Semantic.DeepEqual(e.ObjectOld.GetFinalizers(), e.ObjectNew.GetFinalizers())
+	}}
+}
+
+// clusterChanges lets pass what about a Cluster matters for its addons: what its user wants, whether it can be
+// reached, and what a values template may look at. Its status changes all the time while it comes up.
+func clusterChanges() predicate.Predicate {
+	return predicate.Funcs{UpdateFunc: func(e event.UpdateEvent) bool {
+		before, ok1 := e.ObjectOld.(*clusterv1.Cluster)
+		after, ok2 := e.ObjectNew.(*clusterv1.Cluster)
+		return !ok1 || !ok2 ||
+			before.Generation != after.Generation ||
+			before.DeletionTimestamp.IsZero() != after.DeletionTimestamp.IsZero() ||
+			initialized(before) != initialized(after) ||
+			controlPlaneVersion(before) != controlPlaneVersion(after) ||
+			!maps.Equal(before.Labels, after.Labels) ||
+			!maps.Equal(before.Annotations, after.Annotations)
+	}}
+}
+
+// releaseChanges lets pass what about a ClusterStackRelease matters for those who use it: whether it is there,
+// which content it stands for, and whether it can be used.
+func releaseChanges() predicate.Predicate {
+	return predicate.Funcs{UpdateFunc: func(e event.UpdateEvent) bool {
+		before, ok1 := e.ObjectOld.(*v1alpha1.ClusterStackRelease)
+		after, ok2 := e.ObjectNew.(*v1alpha1.ClusterStackRelease)
+		return !ok1 || !ok2 || before.Status.Digest != after.Status.Digest || before.Status.Ready != after.Status.Ready
+	}}
+}
+
+// clustersOf returns the Clusters of all namespaces that use the release of a ClusterStackRelease.
+func clustersOf(ctx context.Context, reader client.Reader, obj client.Object) []*clusterv1.Cluster {
+	list := &clusterv1.ClusterList{}
+	if err := reader.List(ctx, list); err != nil {
+		// A cache that cannot list is not there; its watch would not have called us.
+		ctrl.LoggerFrom(ctx).Error(err, "Listing Clusters failed")
+		return nil
+	}
+	var users []*clusterv1.Cluster
+	for i := range list.Items {
+		key, ours := releases.UsedBy(&list.Items[i])
+		if ours && key.Namespace == obj.GetNamespace() && key.Name.String() == obj.GetName() {
+			users = append(users, &list.Items[i])
+		}
+	}
+	return users
+}

@@ -1,0 +1,231 @@
+// Copyright The Cluster Stack Operator Authors.
+// SPDX-License-Identifier: Apache-2.0
+
+// Package clusterstackrelease brings releases of cluster stacks into the management cluster.
+//
+// It opens the release that a ClusterStackRelease is named after, waits for the provider integration,
+// and keeps the objects of the cluster class applied. When a ClusterStackRelease is deleted, it takes
+// them out again, once no Cluster uses them. Which releases there are is decided elsewhere.
+package clusterstackrelease
+
+import (
+	"context"
+	"fmt"
+	"time"
+
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"k8s.io/apimachinery/pkg/apis/meta/v1/unstructured"
+	"k8s.io/apimachinery/pkg/types"
+	"k8s.io/client-go/tools/events"
+	clusterv1 "sigs.k8s.io/cluster-api/api/core/v1beta2"
+	"sigs.k8s.io/cluster-api/controllers/external"
+	"sigs.k8s.io/cluster-api/util/annotations"
+	"sigs.k8s.io/cluster-api/util/predicates"
+	ctrl "sigs.k8s.io/controller-runtime"
+	"sigs.k8s.io/controller-runtime/pkg/builder"
+	"sigs.k8s.io/controller-runtime/pkg/client"
+	"sigs.k8s.io/controller-runtime/pkg/controller"
+	"sigs.k8s.io/controller-runtime/pkg/controller/controllerutil"
+	"sigs.k8s.io/controller-runtime/pkg/handler"
+	"sigs.k8s.io/controller-runtime/pkg/predicate"
+	"sigs.k8s.io/controller-runtime/pkg/reconcile"
+
+	"github.com/clusterstacks/cluster-stack-operator/api/v1alpha1"
+	"github.com/clusterstacks/cluster-stack-operator/internal/apply"
+	"github.com/clusterstacks/cluster-stack-operator/internal/controller/releases"
+	"github.com/clusterstacks/cluster-stack-operator/internal/release"
+	"github.com/clusterstacks/cluster-stack-operator/internal/step"
+)
+
+// +kubebuilder:rbac:groups=clusterstack.x-k8s.io,resources=clusterstackreleases,verbs=get;list;watch;patch
+// +kubebuilder:rbac:groups=clusterstack.x-k8s.io,resources=clusterstackreleases/status,verbs=patch
+// +kubebuilder:rbac:groups=clusterstack.x-k8s.io,resources=clusterstackreleases/finalizers,verbs=update
+// +kubebuilder:rbac:groups=clusterstack.x-k8s.io,resources=clusteraddons,verbs=get;list;watch
+// +kubebuilder:rbac:groups=cluster.x-k8s.io,resources=clusters,verbs=get;list;watch
+// +kubebuilder:rbac:groups=infrastructure.clusterstack.x-k8s.io,resources=*,verbs=get;list;watch;patch
+// +kubebuilder:rbac:groups="",resources=secrets,verbs=get;list;create;update;delete
+// +kubebuilder:rbac:groups=events.k8s.io,resources=events,verbs=create;patch
+//
+// What cluster classes may consist of by default; see Groups().
+// +kubebuilder:rbac:groups=cluster.x-k8s.io,resources=clusterclasses,verbs=get;list;watch;create;patch;delete
+// +kubebuilder:rbac:groups=addons.cluster.x-k8s.io;bootstrap.cluster.x-k8s.io;controlplane.cluster.x-k8s.io;infrastructure.cluster.x-k8s.io;ipam.cluster.x-k8s.io;openstack.k-orc.cloud,resources=*,verbs=get;list;watch;create;patch;delete
+
+// Releases opens releases. It is implemented by releases.Releases.
+type Releases interface {
+	// Source says in words where releases come from.
+	Source() string
+	// OpenPinned opens a release with the given digest, or with any if that is empty.
+	OpenPinned(ctx context.Context, name release.Name, digest string) (*release.Release, string, error)
+}
+
+// Options are settings whose zero value works.
+type Options struct {
+	// Poll is how often a source is asked again for a release that it does not have in a usable form.
+	// It is one minute by default.
+	Poll time.Duration
+	// Recheck is how often the objects of a release that is ready are compared with what was applied,
+	// ten minutes by default, give or take a tenth.
+	Recheck time.Duration
+	// Groups are the API groups of which a cluster class may have objects, Groups() by default.
+	Groups []string
+}
+
+// Reconciler brings ClusterStackReleases in line with the releases that they are named after.
+type Reconciler struct {
+	client client.Client
+	// live reads past the cache, for what must not be decided on old news.
+	live     client.Reader
+	releases Releases
+	applier  *apply.Applier
+	recorder events.EventRecorder
+	options  Options
+	// watchProvider wakes us when objects of that kind change. It does nothing without a manager.
+	watchProvider func(ctx context.Context, obj *unstructured.Unstructured) error
+}
+
+// New returns a Reconciler. The applier works on the management cluster and knows what may be applied there.
+func New(c client.Client, live client.Reader, opener Releases, applier *apply.Applier, recorder events.EventRecorder, o Options) *Reconciler {
+	if o.Poll == 0 {
+		o.Poll = time.Minute
+	}
+	if o.Recheck == 0 {
+		o.Recheck = 10 * time.Minute
+	}
+	if o.Groups == nil {
+		o.Groups = Groups()
+	}
+	return &Reconciler{
+		client: c, live: live, releases: opener, applier: applier, recorder: recorder, options: o,
+		watchProvider: func(context.Context, *unstructured.Unstructured) error { return nil },
+	}
+}
+
+// Setup is what the manager needs to know about this controller.
+type Setup struct {
+	// Controller has the concurrency and the like.
+	Controller controller.Options
+	// WatchFilter is the value of the label cluster.x-k8s.io/watch-filter of objects to look at, empty for all.
+	WatchFilter string
+}
+
+// SetupWithManager makes the manager run this controller.
+func (r *Reconciler) SetupWithManager(mgr ctrl.Manager, s Setup) error {
+	log := mgr.GetLogger().WithValues("controller", "clusterstackrelease")
+	c, err := ctrl.NewControllerManagedBy(mgr).
+		Named("clusterstackrelease").
+		For(&v1alpha1.ClusterStackRelease{}, builder.WithPredicates(
+			predicates.ResourceHasFilterLabel(mgr.GetScheme(), log, s.WatchFilter),
+			predicate.Or(predicate.GenerationChangedPredicate{}, predicate.AnnotationChangedPredicate{}, predicate.LabelChangedPredicate{}),
+		)).
+		Watches(&clusterv1.Cluster{}, handler.EnqueueRequestsFromMapFunc(ofCluster), builder.WithPredicates(releases.ClassChanged())).
+		Watches(&v1alpha1.ClusterAddon{}, handler.EnqueueRequestsFromMapFunc(r.ofAddon), builder.WithPredicates(releases.AppliedChanged())).
+		WatchesMetadata(OwnedClasses(), handler.EnqueueRequestsFromMapFunc(ofClass), builder.WithPredicates(
+			predicate.Or(predicate.GenerationChangedPredicate{}, predicate.AnnotationChangedPredicate{}, predicate.LabelChangedPredicate{}),
+		)).
+		WithOptions(s.Controller).
+		Build(reconcile.AsReconciler(mgr.GetClient(), r))
+	if err != nil {
+		return fmt.Errorf("controller for ClusterStackReleases: %w", err)
+	}
+	tracker := &external.ObjectTracker{Controller: c, Cache: mgr.GetCache(), Scheme: mgr.GetScheme(), PredicateLogger: &log}
+	r.watchProvider = func(ctx context.Context, obj *unstructured.Unstructured) error {
+		return tracker.Watch(ctrl.LoggerFrom(ctx), obj, handler.EnqueueRequestsFromMapFunc(ofProvider))
+	}
+	return nil
+}
+
+// OwnedClasses is the object by which ClusterClasses are watched, as metadata only. The cache of the
+// manager may restrict it to those with the label v1alpha1.InstanceLabel.
+func OwnedClasses() *metav1.PartialObjectMetadata {
+	class := &metav1.PartialObjectMetadata{}
+	class.SetGroupVersionKind(clusterv1.GroupVersion.WithKind("ClusterClass"))
+	return class
+}
+
+// Reconcile keeps the cluster class of a release applied, or takes it out when the release is deleted.
+func (r *Reconciler) Reconcile(ctx context.Context, obj *v1alpha1.ClusterStackRelease) (ctrl.Result, error) {
+	if annotations.HasPaused(obj) {
+		return ctrl.Result{}, nil
+	}
+	w := &work{Reconciler: r, obj: obj}
+	obj.Status.ObservedGeneration = obj.Generation
+	// Said again by the last step when it is true.
+	obj.Status.Ready = false
+	if !obj.DeletionTimestamp.IsZero() {
+		return step.Run(ctx, r.client, obj,
+			step.Tell(r.recorder),
+			step.On(v1alpha1.LeftoversPrunedCondition, w.remove),
+		)
+	}
+	if err := step.Patch(ctx, r.client, obj, func() { controllerutil.AddFinalizer(obj, v1alpha1.ClusterStackReleaseFinalizer) }); err != nil {
+		return ctrl.Result{}, fmt.Errorf("add finalizer: %w", err)
+	}
+	return step.Run(ctx, r.client, obj,
+		step.Tell(r.recorder),
+		step.On(v1alpha1.ClusterStackReleaseDownloadedCondition, w.open),
+		step.On(v1alpha1.ProviderClusterStackReleaseReadyCondition, w.awaitProvider),
+		step.On(v1alpha1.HelmChartAppliedCondition, w.apply),
+		step.On(v1alpha1.LeftoversPrunedCondition, w.prune),
+	)
+}
+
+func request(namespace string, name release.Name) []reconcile.Request {
+	return []reconcile.Request{{NamespacedName: types.NamespacedName{Namespace: namespace, Name: name.String()}}}
+}
+
+// ofCluster maps a Cluster to the release that it uses.
+func ofCluster(_ context.Context, obj client.Object) []reconcile.Request {
+	cluster, ok := obj.(*clusterv1.Cluster)
+	if !ok {
+		return nil
+	}
+	key, ok := releases.UsedBy(cluster)
+	if !ok {
+		return nil
+	}
+	return request(key.Namespace, key.Name)
+}
+
+// ofAddon maps a ClusterAddon to the releases whose addons were applied last. They may be in whatever
+// namespace the class is.
+func (r *Reconciler) ofAddon(ctx context.Context, obj client.Object) []reconcile.Request {
+	addon, ok := obj.(*v1alpha1.ClusterAddon)
+	if !ok {
+		return nil
+	}
+	name, err := release.ParseClassName(addon.Spec.ClusterStack)
+	if err != nil {
+		return nil // nothing applied yet
+	}
+	list := &v1alpha1.ClusterStackReleaseList{}
+	if err := r.client.List(ctx, list); err != nil {
+		// A cache that cannot list is not there; its watch would not have called us.
+		ctrl.LoggerFrom(ctx).Error(err, "Listing ClusterStackReleases failed")
+		return nil
+	}
+	var requests []reconcile.Request
+	for i := range list.Items {
+		if list.Items[i].Name == name.String() {
+			requests = append(requests, request(list.Items[i].Namespace, name)...)
+		}
+	}
+	return requests
+}
+
+// ofClass maps a ClusterClass to the release that it is named after.
+func ofClass(_ context.Context, obj client.Object) []reconcile.Request {
+	name, err := release.ParseClassName(obj.GetName())
+	if err != nil {
+		return nil // a foreign class
+	}
+	return request(obj.GetNamespace(), name)
+}
+
+// ofProvider maps an object of a provider integration to the release that it is named after.
+func ofProvider(_ context.Context, obj client.Object) []reconcile.Request {
+	name, err := release.ParseName(obj.GetName())
+	if err != nil {
+		return nil // not made by us
+	}
+	return request(obj.GetNamespace(), name)
+}

@@ -1,0 +1,322 @@
+// Copyright The Cluster Stack Operator Authors.
+// SPDX-License-Identifier: Apache-2.0
+
+package clusterstackrelease
+
+import (
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"slices"
+	"strings"
+
+	apierrors "k8s.io/apimachinery/pkg/api/errors"
+	"k8s.io/apimachinery/pkg/api/meta"
+	"k8s.io/apimachinery/pkg/apis/meta/v1/unstructured"
+	"k8s.io/apimachinery/pkg/util/wait"
+	ctrl "sigs.k8s.io/controller-runtime"
+	"sigs.k8s.io/controller-runtime/pkg/client"
+	"sigs.k8s.io/controller-runtime/pkg/controller/controllerutil"
+
+	"github.com/clusterstacks/cluster-stack-operator/api/v1alpha1"
+	"github.com/clusterstacks/cluster-stack-operator/internal/apply"
+	"github.com/clusterstacks/cluster-stack-operator/internal/controller/releases"
+	"github.com/clusterstacks/cluster-stack-operator/internal/ledger"
+	"github.com/clusterstacks/cluster-stack-operator/internal/release"
+	"github.com/clusterstacks/cluster-stack-operator/internal/render"
+	"github.com/clusterstacks/cluster-stack-operator/internal/source"
+	"github.com/clusterstacks/cluster-stack-operator/internal/step"
+)
+
+// work is one reconciliation of one ClusterStackRelease.
+type work struct {
+	*Reconciler
+	obj *v1alpha1.ClusterStackRelease
+	// release is set by open.
+	release *release.Release
+	// set and wanted, the objects in it, are set by apply.
+	set    apply.Set
+	wanted []apply.ID
+	// inventory and journal are set by load.
+	inventory *apply.Inventory
+	journal   journal
+}
+
+// open gets the release and fixes its digest, so that nothing else is ever taken for it.
+func (w *work) open(ctx context.Context) (step.Outcome, error) {
+	// What the source has to offer cannot be watched.
+	again := step.Outcome{}.LookAgain(w.options.Poll)
+	name, err := release.ParseName(w.obj.Name)
+	if err != nil {
+		return step.Outcome{}, step.Because(v1alpha1.IssueWithReleaseAssetsReason, &nameError{err})
+	}
+	from := w.releases.Source()
+	rel, digest, err := w.releases.OpenPinned(ctx, name, releases.Pin(w.obj, from))
+	switch {
+	case errors.Is(err, source.ErrNotFound):
+		return step.Wait(v1alpha1.NotPublishedReason, "%v", err).LookAgain(w.options.Poll), nil
+	case releases.Moved(err):
+		return again, step.Because(v1alpha1.ReleaseMovedReason, err)
+	case err != nil && step.Permanent(err):
+		return again, step.Because(v1alpha1.IssueWithReleaseAssetsReason, err)
+	case err != nil:
+		return step.Outcome{}, step.Because(v1alpha1.FetchFailedReason, err)
+	}
+	if w.obj.Status.Digest != digest || w.obj.Status.Source != from {
+		if err := w.pin(ctx, from, digest); err != nil {
+			return step.Outcome{}, fmt.Errorf("fix the digest: %w", err)
+		}
+	}
+	w.obj.Status.KubernetesVersion = rel.Metadata.Kubernetes
+	w.release = rel
+	return step.Done().Saying("%s", strings.Join(append([]string{"from " + from}, rel.Warnings...), "; ")), nil
+}
+
+// pin writes down what was opened before anything is done with it: after a kill the same must be opened.
+func (w *work) pin(ctx context.Context, from, digest string) error {
+	before := w.obj.DeepCopy()
+	sent := w.obj.DeepCopy()
+	sent.Status.Source, sent.Status.Digest = from, digest
+	if err := w.client.Status().Patch(ctx, sent, client.MergeFromWithOptions(before, client.MergeFromWithOptimisticLock{})); err != nil {
+		return err
+	}
+	w.obj.Status.Source, w.obj.Status.Digest = from, digest
+	w.obj.ResourceVersion = sent.ResourceVersion
+	return nil
+}
+
+// awaitProvider waits until the provider integration has done its work for the release.
+func (w *work) awaitProvider(ctx context.Context) (step.Outcome, error) {
+	ref := w.obj.Spec.ProviderRef
+	if ref == nil {
+		return step.Done().Saying("nothing to do on the provider"), nil
+	}
+	obj := &unstructured.Unstructured{}
+	obj.SetAPIVersion(ref.APIVersion)
+	obj.SetKind(ref.Kind)
+	if err := w.watchProvider(ctx, obj); err != nil {
+		return step.Outcome{}, fmt.Errorf("watch %s: %w", ref.Kind, err)
+	}
+	err := w.client.Get(ctx, client.ObjectKey{Namespace: w.obj.Namespace, Name: ref.Name}, obj)
+	switch {
+	case apierrors.IsNotFound(err):
+		return step.Wait(v1alpha1.ProcessOngoingReason, "%s %s does not exist", ref.Kind, ref.Name), nil
+	case meta.IsNoMatchError(err):
+		return step.Outcome{}, fmt.Errorf("get %s %s: %w; is the provider integration installed?", ref.Kind, ref.Name, err)
+	case err != nil:
+		return step.Outcome{}, fmt.Errorf("get %s %s: %w", ref.Kind, ref.Name, err)
+	}
+	// With the release goes the provider's object for it.
+	var owned error
+	err = step.Patch(ctx, w.client, obj, func() { owned = controllerutil.SetControllerReference(w.obj, obj, w.client.Scheme()) })
+	if err := errors.Join(owned, err); err != nil {
+		return step.Outcome{}, fmt.Errorf("own %s %s: %w", ref.Kind, ref.Name, err)
+	}
+	if ready, _, _ := unstructured.NestedBool(obj.Object, "status", "ready"); !ready { // anything but true is not ready
+		return step.Wait(v1alpha1.ProcessOngoingReason, "%s %s is not ready", ref.Kind, ref.Name), nil
+	}
+	return step.Done().Saying("%s %s is ready", ref.Kind, ref.Name), nil
+}
+
+// apply brings the objects of the cluster class into the namespace of the release. What is in place
+// already is compared and not sent again.
+func (w *work) apply(ctx context.Context) (step.Outcome, error) {
+	result, err := w.render(ctx)
+	if err != nil {
+		return step.Outcome{}, err
+	}
+	w.set = apply.Set{Name: setName, Objects: result.Objects, Hooks: hooks(result.Hooks), Namespace: w.obj.Namespace}
+	all := slices.Clone(result.Objects)
+	for _, hook := range result.Hooks {
+		all = append(all, hook.Object)
+	}
+	if ids, err := w.applier.Identify(ctx, all, w.obj.Namespace); err != nil {
+		return step.Outcome{}, err
+	} else if err := allowed(w.options.Groups, w.obj.Namespace, ids); err != nil {
+		return step.Outcome{}, step.Because(v1alpha1.NotAllowedReason, err)
+	}
+	w.wanted, err = w.applier.Identify(ctx, result.Objects, w.obj.Namespace)
+	if err != nil {
+		return step.Outcome{}, err
+	}
+	if err := w.load(ctx); err != nil {
+		return step.Outcome{}, err
+	}
+	if w.inventory.Len() == 0 && len(w.obj.Status.Resources) > 0 {
+		// Somebody has applied this release before: the operator that ran here before us, or we, and the
+		// inventory was lost.
+		if _, err := w.applier.TakeOver(ctx, w.set, w.inventory, w.journal); err != nil {
+			return step.Outcome{}, step.Because(v1alpha1.FailedToApplyObjectsReason, fmt.Errorf("take over: %w", err))
+		}
+		w.inventory.Suspect(setName, w.wanted)
+	}
+	drifted, err := w.applier.Drift(ctx, w.inventory)
+	if err != nil {
+		return step.Outcome{}, fmt.Errorf("compare with what was applied: %w", err)
+	}
+	w.set.Verified = func(id apply.ID) bool { return !slices.Contains(drifted, id) }
+
+	report, err := w.applier.Apply(ctx, w.set, w.inventory, w.journal)
+	w.obj.Status.Resources = resources(w.wanted, w.set.Objects, report, err)
+	var incomplete *apply.IncompleteError
+	switch {
+	case errors.As(err, &incomplete) && len(incomplete.Failed) == 0:
+		// Nothing to retry until the other manager lets go, which cannot be watched.
+		return step.Wait(v1alpha1.ConflictReason, "%v", err).LookAgain(w.options.Poll), nil
+	case err != nil:
+		return step.Outcome{}, step.Because(v1alpha1.FailedToApplyObjectsReason, err)
+	}
+	if len(report.Applied) > 0 {
+		ctrl.LoggerFrom(ctx).Info("Applied objects of the cluster class", "applied", len(report.Applied), "unchanged", len(report.Unchanged))
+	}
+	return step.Done().Saying("%d objects are in place", len(w.wanted)), nil
+}
+
+// render renders the cluster class. A chart may generate values, such as keys; these are written down
+// before anything is applied, and repeated by each later render.
+func (w *work) render(ctx context.Context) (*render.Result, error) {
+	in := render.ClassInput(w.release, w.obj.Namespace)
+	in.Addon = setName
+	result, err := in.Render()
+	if err != nil {
+		return nil, step.Because(v1alpha1.RenderFailedReason, err)
+	}
+	if !result.NewValues {
+		return result, nil // nearly all charts
+	}
+	book := w.ledger("generated")
+	data, err := book.Load(ctx)
+	if err != nil {
+		return nil, fmt.Errorf("generated values: %w", err)
+	}
+	if data != nil {
+		if err := json.Unmarshal(data, &in.Recorded); err != nil {
+			return nil, fmt.Errorf("generated values: %w", err)
+		}
+	}
+	if result, err = in.Render(); err != nil {
+		return nil, step.Because(v1alpha1.RenderFailedReason, err)
+	}
+	if result.NewValues {
+		if data, err = json.Marshal(result.Record); err == nil {
+			err = book.Save(ctx, data)
+		}
+		if err != nil {
+			return nil, fmt.Errorf("generated values: %w", err)
+		}
+	}
+	return result, nil
+}
+
+// prune takes out what an earlier rendering of the release had and this one has not.
+func (w *work) prune(ctx context.Context) (step.Outcome, error) {
+	report, err := w.applier.Prune(ctx, w.inventory, func(id apply.ID) bool { return slices.Contains(w.wanted, id) }, w.journal)
+	if err != nil {
+		return step.Outcome{}, step.Because(v1alpha1.FailedToDeleteObjectsReason, err)
+	}
+	w.obj.Status.Ready = true
+	// What became of objects whose kinds we do not watch is asked regularly; jitter keeps releases apart.
+	return pruned(report).LookAgain(wait.Jitter(w.options.Recheck, 0.1)), nil
+}
+
+// remove takes out everything that was applied, once no Cluster uses the release. It needs nothing but
+// the inventory: the release may be gone from its source.
+func (w *work) remove(ctx context.Context) (step.Outcome, error) {
+	if !controllerutil.ContainsFinalizer(w.obj, v1alpha1.ClusterStackReleaseFinalizer) {
+		return step.Done(), nil // others hold it
+	}
+	if name, err := release.ParseName(w.obj.Name); err == nil {
+		usage, err := releases.FindUsage(ctx, w.live)
+		if err != nil {
+			return step.Outcome{}, err
+		}
+		if users := usage[releases.Key{Namespace: w.obj.Namespace, Name: name}]; len(users) > 0 {
+			return step.Wait(v1alpha1.InUseReason, "used by the Clusters %s", strings.Join(users, ", ")), nil
+		}
+	}
+	if err := w.load(ctx); err != nil {
+		return step.Outcome{}, err
+	}
+	report, err := w.applier.Prune(ctx, w.inventory, func(apply.ID) bool { return false }, w.journal)
+	if err != nil {
+		return step.Outcome{}, step.Because(v1alpha1.FailedToDeleteObjectsReason, err)
+	}
+	ctrl.LoggerFrom(ctx).Info("Took the release out of the management cluster", "deleted", len(report.Pruned), "kept", len(report.Kept))
+	// Left to the garbage collector, they could be taken for those of a successor of the same name.
+	for _, suffix := range ledgers {
+		if err := w.ledger(suffix).Delete(ctx); err != nil {
+			return step.Outcome{}, err
+		}
+	}
+	err = step.Patch(ctx, w.client, w.obj, func() {
+		controllerutil.RemoveFinalizer(w.obj, v1alpha1.ClusterStackReleaseFinalizer)
+	})
+	if client.IgnoreNotFound(err) != nil {
+		return step.Outcome{}, fmt.Errorf("remove finalizer: %w", err)
+	}
+	return pruned(report), nil
+}
+
+// pruned says what a prune came to.
+func pruned(report apply.Report) step.Outcome {
+	if len(report.Kept) == 0 {
+		return step.Done()
+	}
+	kept := make([]string, len(report.Kept))
+	for i, k := range report.Kept {
+		kept[i] = k.ID.String() + " (" + k.Reason + ")"
+	}
+	return step.Done().Saying("kept %s", strings.Join(kept, ", "))
+}
+
+// load reads the inventory of the release.
+func (w *work) load(ctx context.Context) error {
+	book := w.ledger("inventory")
+	data, err := book.Load(ctx)
+	if err != nil {
+		return fmt.Errorf("inventory: %w", err)
+	}
+	w.inventory, err = apply.DecodeInventory(data)
+	if err != nil {
+		return fmt.Errorf("inventory: %w", err)
+	}
+	w.journal = journal{book}
+	return nil
+}
+
+// ledgers are the suffixes of what is kept in Secrets beside the release.
+var ledgers = []string{"generated", "inventory"}
+
+func (w *work) ledger(suffix string) *ledger.Ledger {
+	return ledger.New(w.client, w.live, w.obj, v1alpha1.GroupVersion.WithKind(v1alpha1.ClusterStackReleaseKind), suffix)
+}
+
+// journal keeps an inventory in a ledger.
+type journal struct{ *ledger.Ledger }
+
+// Save implements apply.Journal.
+func (j journal) Save(ctx context.Context, inv *apply.Inventory) error {
+	data, err := inv.Encode()
+	if err != nil {
+		return err
+	}
+	return j.Ledger.Save(ctx, data)
+}
+
+const setName = "cluster-class"
+
+func hooks(rendered []render.Hook) []apply.Hook {
+	hooks := make([]apply.Hook, len(rendered))
+	for i, h := range rendered {
+		hooks[i] = apply.Hook{Object: h.Object, Events: h.Events, Weight: h.Weight, DeletePolicies: h.DeletePolicies}
+	}
+	return hooks
+}
+
+// nameError is the error of a ClusterStackRelease that is not named after a release.
+type nameError struct{ err error }
+
+func (e *nameError) Error() string   { return e.err.Error() }
+func (e *nameError) Unwrap() error   { return e.err }
+func (e *nameError) Permanent() bool { return true }
