@@ -5,6 +5,7 @@ package controlplane
 
 import (
 	"context"
+	"strings"
 	"sync"
 	"time"
 
@@ -78,7 +79,7 @@ func (p *program) supervise(ctx context.Context) {
 		if time.Since(started) > steady {
 			pause = firstRestart
 		}
-		p.log.Info("exited and will be started again", "pause", pause.String(), "cause", errorText(current.Err()))
+		p.log.Info("exited and will be started again", "pause", pause.String(), "cause", cause(current.Err()), "log", p.spec.LogFile)
 		select {
 		case <-ctx.Done():
 			return
@@ -103,9 +104,11 @@ func (p *program) supervise(ctx context.Context) {
 	}
 }
 
-func errorText(err error) string {
+// cause is the error without the lines of the log that it quotes.
+func cause(err error) string {
 	if err == nil {
 		return "stopped"
 	}
-	return err.Error()
+	first, _, _ := strings.Cut(err.Error(), ";")
+	return first
 }

@@ -37,7 +37,7 @@ import (
 )
 
 // finalizer keeps an object until what it stands for is gone.
-const finalizer = "sandbox.clusterstack.x-k8s.io"
+const finalizer = "sandbox.clusterstack.x-k8s.io/infrastructure"
 
 // Machines start in parallel; each start occupies a worker for some seconds.
 const (

@@ -107,9 +107,7 @@ func (f forwarder) PortForward(ctx context.Context, pod, _ string, port int32, s
 		_, _ = io.Copy(conn, stream) // however it ends, the program is told that nothing more comes
 		_ = conn.(*net.TCPConn).CloseWrite()
 	}()
-	_, err = io.Copy(stream, conn)
-	if ctx.Err() != nil || errors.Is(err, net.ErrClosed) {
-		return nil // the machine was switched off; there is nobody left to complain to
-	}
-	return err
+	// An error here means that one of the two left, which is how a forward ends.
+	_, _ = io.Copy(stream, conn)
+	return nil
 }

@@ -17,7 +17,6 @@ package kubelet
 import (
 	"context"
 	"crypto/tls"
-	"errors"
 	"fmt"
 	"maps"
 	"net/netip"
@@ -27,6 +26,7 @@ import (
 	"time"
 
 	"github.com/go-logr/logr"
+	"golang.org/x/sync/errgroup"
 	corev1 "k8s.io/api/core/v1"
 	"k8s.io/apimachinery/pkg/api/equality"
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
@@ -46,6 +46,7 @@ import (
 	"k8s.io/client-go/tools/cache"
 	"k8s.io/client-go/tools/record"
 	"k8s.io/client-go/util/workqueue"
+	"sigs.k8s.io/controller-runtime/pkg/client"
 )
 
 const (
@@ -205,8 +206,8 @@ func (k *Kubelets) Add(ctx context.Context, n Node, serving *tls.Config) error {
 	return nil
 }
 
-// Remove stops the kubelet of a machine and removes its Node and its static pods. The kubelet is gone in any case;
-// the error tells that the cluster could not be told.
+// Remove stops the kubelet of a machine and removes its Node and all pods on it: no kubelet is left that could
+// say that they ended. The kubelet is gone in any case; the error tells that the cluster could not be told.
 func (k *Kubelets) Remove(ctx context.Context, name string) error {
 	k.mu.Lock()
 	m, ok := k.known[name]
@@ -216,18 +217,15 @@ func (k *Kubelets) Remove(ctx context.Context, name string) error {
 		return nil
 	}
 	m.endpoint.close()
-	now := int64(0)
-	var errs []error
-	for _, pod := range m.StaticPods {
-		err := k.client.CoreV1().Pods(pod.Namespace).Delete(ctx, pod.Name, metav1.DeleteOptions{GracePeriodSeconds: &now})
-		if err != nil && !apierrors.IsNotFound(err) {
-			errs = append(errs, err)
-		}
+	group, ctx := errgroup.WithContext(ctx)
+	group.SetLimit(workers)
+	for _, pod := range k.podsOf(name) {
+		group.Go(func() error { return k.deleteNow(ctx, pod) })
 	}
-	if err := k.client.CoreV1().Nodes().Delete(ctx, name, metav1.DeleteOptions{}); err != nil && !apierrors.IsNotFound(err) {
-		errs = append(errs, err)
+	if err := group.Wait(); err != nil {
+		return err
 	}
-	return errors.Join(errs...)
+	return client.IgnoreNotFound(k.client.CoreV1().Nodes().Delete(ctx, name, metav1.DeleteOptions{}))
 }
 
 // machine gives the kubelet of a Node, nil when the Node is not one of ours.
@@ -457,10 +455,19 @@ func (k *Kubelets) finishPod(ctx context.Context, pod *corev1.Pod) error {
 		// Whoever holds the finalizer, such as a Job, wants to see how the pod ended.
 		return k.writePodStatus(ctx, pod, endedStatus(pod, metav1.Now()))
 	}
-	now := int64(0)
-	return k.client.CoreV1().Pods(pod.Namespace).Delete(ctx, pod.Name, metav1.DeleteOptions{
-		GracePeriodSeconds: &now, Preconditions: &metav1.Preconditions{UID: &pod.UID},
+	return k.deleteNow(ctx, pod)
+}
+
+// deleteNow removes a pod without waiting for anybody.
+func (k *Kubelets) deleteNow(ctx context.Context, pod *corev1.Pod) error {
+	grace := int64(0)
+	err := k.client.CoreV1().Pods(pod.Namespace).Delete(ctx, pod.Name, metav1.DeleteOptions{
+		GracePeriodSeconds: &grace, Preconditions: &metav1.Preconditions{UID: &pod.UID},
 	})
+	if apierrors.IsConflict(err) {
+		return nil // another pod has taken its place
+	}
+	return client.IgnoreNotFound(err)
 }
 
 func (k *Kubelets) writePodStatus(ctx context.Context, pod *corev1.Pod, status corev1.PodStatus) error {

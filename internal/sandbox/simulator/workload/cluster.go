@@ -454,8 +454,13 @@ func (c *Cluster) ensureKubelets(ctx context.Context) (*kubelet.Kubelets, error)
 func (c *Cluster) RemoveMachine(ctx context.Context, name string) error {
 	c.mu.Lock()
 	member, kubelets := c.members[name], c.kubelets
+	others := len(c.members) > 1
 	delete(c.up, name)
 	c.mu.Unlock()
+	if member != nil && others {
+		// Its etcd is out of the cluster already, so what would be asked of this API server fails.
+		c.balancer.Remove(member.APIServerAddress())
+	}
 	if kubelets != nil {
 		farewell, cancel := context.WithTimeout(ctx, farewellTimeout)
 		if err := kubelets.Remove(farewell, name); err != nil {
