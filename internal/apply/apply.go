@@ -222,6 +222,14 @@ type run struct {
 	saved string
 }
 
+func (a *Applier) begin(inv *Inventory, journal Journal) (*run, error) {
+	data, err := inv.Encode()
+	if err != nil {
+		return nil, err
+	}
+	return &run{Applier: a, journal: journal, inv: inv, fresh: map[ID]bool{}, saved: string(data)}, nil
+}
+
 // save writes the journal unless it says already what the inventory says.
 func (r *run) save(ctx context.Context) error {
 	data, err := r.inv.Encode()
@@ -280,7 +288,11 @@ func (a *Applier) Apply(ctx context.Context, set Set, inv *Inventory, journal Jo
 	if err != nil {
 		return Report{}, err
 	}
-	r := &run{Applier: a, set: set.Name, journal: journal, inv: inv, fresh: map[ID]bool{}}
+	r, err := a.begin(inv, journal)
+	if err != nil {
+		return Report{}, err
+	}
+	r.set = set.Name
 	content := p.digest()
 	done := inv.sets[set.Name]
 	before, after := p.due("pre", done), p.due("post", done)
@@ -296,10 +308,9 @@ func (a *Applier) Apply(ctx context.Context, set Set, inv *Inventory, journal Jo
 		for _, h := range append(slices.Clone(before), after...) {
 			r.announceHook(h, content)
 		}
-		r.mu.Lock()
-		err := r.save(ctx)
-		r.mu.Unlock()
-		if err != nil {
+		// Whatever the caller has saved or not: the journal is to say what comes now.
+		r.saved = ""
+		if err := r.save(ctx); err != nil {
 			return r.report, err
 		}
 	}
@@ -467,7 +478,7 @@ func (r *run) sendOnce(ctx context.Context, it *item) (answer, *RequestError) {
 		return answer{}, &RequestError{Code: http.StatusBadRequest, Text: "it cannot be written as JSON"}
 	}
 	ans, failure := r.patch(ctx, it.resource, it.id, body, force)
-	if !force || failure == nil || failure.Code != http.StatusConflict || len(failure.conflicts) > 0 {
+	if !force || failure == nil || !failure.precondition() {
 		return ans, failure
 	}
 	live, absent := r.head(ctx, it.resource, it.id)

@@ -106,6 +106,13 @@ func (e *RequestError) cluster() bool {
 	return e.Code == 0 || e.Code == http.StatusUnauthorized || e.Code == http.StatusTooManyRequests
 }
 
+// precondition reports whether the object may not be the one that was meant: a
+// UID that differs is a conflict if there is no object of the name, and invalid if there is.
+func (e *RequestError) precondition() bool {
+	return e.Code == http.StatusConflict && len(e.conflicts) == 0 ||
+		slices.ContainsFunc(e.Fields, func(f FieldError) bool { return f.Path == "metadata.uid" })
+}
+
 func (e *RequestError) notFound() bool { return e.Code == http.StatusNotFound }
 
 // requestError turns any error of a request into one that is fit for status.

@@ -44,7 +44,10 @@ func (a *Applier) Prune(ctx context.Context, inv *Inventory, keep func(ID) bool,
 			return Report{}, err
 		}
 	}
-	r := &run{Applier: a, journal: journal, inv: inv, fresh: map[ID]bool{}}
+	r, err := a.begin(inv, journal)
+	if err != nil {
+		return Report{}, err
+	}
 	sets := map[string]bool{}
 	for w := waves - 1; w >= 0; w-- {
 		var turn []Entry

@@ -34,7 +34,10 @@ func (a *Applier) TakeOver(ctx context.Context, set Set, inv *Inventory, journal
 	if err != nil {
 		return Report{}, err
 	}
-	r := &run{Applier: a, set: set.Name, journal: journal, inv: inv, fresh: map[ID]bool{}}
+	r, err := a.begin(inv, journal)
+	if err != nil {
+		return Report{}, err
+	}
 	byResource := map[resourceKey][]*item{}
 	var order []resourceKey
 	for _, it := range p.items {
