@@ -226,13 +226,7 @@ func (w *wire) RoundTrip(r *http.Request) (*http.Response, error) {
 	if !watch {
 		w.requests = append(w.requests, r.Method+" "+r.URL.Path)
 	}
-	if change {
-		w.changes++
-	}
-	kill := change && w.changes == w.killAt
-	if kill && w.how != afterAnswer {
-		w.dead = true
-	}
+	kill := w.dies(change)
 	w.mu.Unlock()
 	if kill && w.how == beforeRequest {
 		return nil, errDead
@@ -262,32 +256,54 @@ func (w *wire) RoundTrip(r *http.Request) (*http.Response, error) {
 	return resp, nil
 }
 
-func (w *wire) isDead() bool {
-	w.mu.Lock()
-	defer w.mu.Unlock()
-	return w.dead
+// dies counts a change and tells whether the life ends with it. The lock is held.
+func (w *wire) dies(change bool) bool {
+	if !change {
+		return false
+	}
+	w.changes++
+	kill := w.changes == w.killAt
+	w.dead = w.dead || kill && w.how != afterAnswer
+	return kill
 }
 
-// journal keeps bytes, as a ledger does. It cannot be written by a dead process.
+// journal keeps bytes, as a ledger does. With a wire its writing is a change like
+// a request, at which the process can die.
 type journal struct {
-	wire  *wire
+	wire *wire
+
 	mu    sync.Mutex
 	data  []byte
 	saves int
 }
 
 func (j *journal) Save(_ context.Context, inv *apply.Inventory) error {
-	if j.wire != nil && j.wire.isDead() {
-		return errDead
-	}
 	data, err := inv.Encode()
 	if err != nil {
 		return err
 	}
 	j.mu.Lock()
 	defer j.mu.Unlock()
+	if j.wire == nil {
+		j.data = data
+		j.saves++
+		return nil
+	}
+	j.wire.mu.Lock()
+	defer j.wire.mu.Unlock()
+	if j.wire.dead {
+		return errDead
+	}
+	kill := j.wire.dies(true)
+	if kill && j.wire.how == beforeRequest {
+		return errDead
+	}
 	j.data = data
 	j.saves++
+	j.wire.dead = j.wire.dead || kill
+	if kill && j.wire.how == beforeAnswer {
+		return errDead
+	}
 	return nil
 }
 
@@ -342,3 +358,6 @@ spec:
         properties: {spec: {type: object, properties: {size: {type: integer, minimum: 1}}}}
 `, group, plural, kind, strings.ToLower(kind))
 }
+
+// release fills in which release a chart is of.
+func release(manifests, name string) string { return strings.ReplaceAll(manifests, "RELEASE", name) }
