@@ -1,0 +1,224 @@
+// Copyright The Cluster Stack Operator Authors.
+// SPDX-License-Identifier: Apache-2.0
+
+package cli
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"os"
+	"os/exec"
+	"path/filepath"
+
+	"github.com/spf13/cobra"
+
+	"github.com/clusterstacks/cluster-stack-operator/internal/build"
+	"github.com/clusterstacks/cluster-stack-operator/internal/release"
+	"github.com/clusterstacks/cluster-stack-operator/internal/source/dir"
+)
+
+type createOptions struct {
+	mode              string
+	output            string
+	nodeImageRegistry string
+	stackVersion      string
+	addonVersion      string
+	imageVersion      string
+	remote            string
+	publish           bool
+}
+
+func newCreateCommand() *cobra.Command {
+	var options createOptions
+	cmd := &cobra.Command{
+		Use:   "create <cluster-stack-dir>",
+		Short: "Build a release of a cluster stack",
+		Long: `Build a release of the cluster stack in a folder.
+
+The release goes to <output>/<release tag>/. A release that is there already is never changed: building
+the same again succeeds, building something else under its name fails.
+
+Modes:
+  stable  v1, v2, ...: the version after the latest release. Components that have not changed keep theirs.
+  beta    v0-beta.1, v0-beta.2, ...: likewise.
+  hash    v0-sha.<hash>: called after the contents of the folder.
+  custom  the versions that you give.
+
+Stable and beta need to know the earlier releases. With --remote directory these are the ones in <output>.`,
+		Example: `  csctl create stacks/docker/starter/1-35 --mode hash
+  csctl create stacks/docker/starter/1-35 --remote directory --output releases`,
+		Args: cobra.ExactArgs(1),
+		RunE: func(cmd *cobra.Command, args []string) error {
+			return create(cmd.Context(), args[0], options, cmd.OutOrStdout(), cmd.ErrOrStderr())
+		},
+	}
+	flags := cmd.Flags()
+	flags.StringVarP(&options.mode, "mode", "m", "stable", "how the version is chosen: stable, beta, hash or custom")
+	flags.StringVarP(&options.output, "output", "o", "./.release", "folder in which releases are written")
+	flags.StringVarP(&options.nodeImageRegistry, "node-image-registry", "r", "", "handed over to the plugin that makes node images")
+	flags.StringVar(&options.stackVersion, "cluster-stack-version", "", "version of the cluster stack in custom mode, such as v1 or v0-custom.abc")
+	flags.StringVar(&options.addonVersion, "cluster-addon-version", "", "version of the cluster addons in custom mode")
+	flags.StringVar(&options.imageVersion, "node-image-version", "", "version of the node images in custom mode")
+	flags.StringVar(&options.remote, "remote", "github", "where earlier releases are looked up in stable and beta mode: directory, github or oci")
+	flags.BoolVar(&options.publish, "publish", false, "publish the release after building it")
+	return cmd
+}
+
+func create(ctx context.Context, folder string, options createOptions, stdout, stderr io.Writer) error {
+	if options.publish {
+		return errors.New("--publish is not supported by this version: copy the release's folder to where the operator reads releases")
+	}
+	stack, err := readStack(folder)
+	if err != nil {
+		return err
+	}
+	plugin, err := findPlugin(stack)
+	if err != nil {
+		return err
+	}
+	versions, err := chooseVersions(ctx, stack, options)
+	if err != nil {
+		return err
+	}
+	rel, err := stack.Build(versions)
+	if err != nil {
+		return err
+	}
+	written, err := rel.Write(options.output, func(prepared string) error {
+		if plugin == "" {
+			return nil
+		}
+		return makeNodeImages(ctx, plugin, folder, prepared, options.nodeImageRegistry, stdout, stderr)
+	})
+	if err != nil {
+		return fmt.Errorf("release %s: %w", rel.Name, err)
+	}
+	for _, warning := range written.Warnings {
+		if _, err := fmt.Fprintf(stderr, "Warning: %s\n", warning); err != nil {
+			return err
+		}
+	}
+	return printWritten(stdout, rel, versions, written)
+}
+
+func printWritten(w io.Writer, rel *build.Release, versions build.Versions, written build.Written) error {
+	state := "created"
+	if written.Existed {
+		state = "unchanged"
+	}
+	text := fmt.Sprintf("%s %s in %s (cluster addons %s, node images %s)\n", rel.Name, state, written.Folder, versions.ClusterAddon, versions.NodeImage)
+	for _, file := range written.Files {
+		text += "  " + file + "\n"
+	}
+	_, err := io.WriteString(w, text)
+	return err
+}
+
+// readStack reads the stack in a folder. It may link to files that lie beside that folder.
+func readStack(folder string) (*build.Stack, error) {
+	path, err := filepath.Abs(folder)
+	if err != nil {
+		return nil, err
+	}
+	root, err := os.OpenRoot(filepath.Dir(path))
+	if err != nil {
+		return nil, err
+	}
+	defer func() { _ = root.Close() }() // only read from
+	return build.Read(root.FS(), filepath.Base(path))
+}
+
+func chooseVersions(ctx context.Context, stack *build.Stack, options createOptions) (build.Versions, error) {
+	switch options.mode {
+	case "stable":
+		return nextVersions(ctx, stack, "", options)
+	case "beta":
+		return nextVersions(ctx, stack, "beta", options)
+	case "hash":
+		return stack.HashVersions()
+	case "custom":
+		return customVersions(options)
+	}
+	return build.Versions{}, fmt.Errorf("--mode %s: there are stable, beta, hash and custom", options.mode)
+}
+
+func customVersions(options createOptions) (versions build.Versions, err error) {
+	for _, to := range []struct {
+		flag    string
+		text    string
+		version *release.Version
+	}{
+		{"--cluster-stack-version", options.stackVersion, &versions.ClusterStack},
+		{"--cluster-addon-version", options.addonVersion, &versions.ClusterAddon},
+		{"--node-image-version", options.imageVersion, &versions.NodeImage},
+	} {
+		if to.text == "" {
+			return build.Versions{}, errors.New("--mode custom needs --cluster-stack-version, --cluster-addon-version and --node-image-version")
+		}
+		if *to.version, err = release.ParseVersion(to.text); err != nil {
+			return build.Versions{}, fmt.Errorf("%s: %w", to.flag, err)
+		}
+	}
+	return versions, nil
+}
+
+// nextVersions returns the versions that follow those of the latest release in a channel.
+func nextVersions(ctx context.Context, stack *build.Stack, channel string, options createOptions) (build.Versions, error) {
+	if options.remote != "directory" {
+		return build.Versions{}, fmt.Errorf("--remote %s is not supported by this version: use --remote directory, which looks for earlier releases in --output, or --mode hash or custom, which need none", options.remote)
+	}
+	if err := os.MkdirAll(options.output, 0o755); err != nil {
+		return build.Versions{}, err
+	}
+	earlier := dir.New(options.output)
+	names, err := earlier.List(ctx)
+	if err != nil {
+		return build.Versions{}, err
+	}
+	latest, found := stack.Latest(channel, names)
+	if !found {
+		return build.FirstVersions(channel), nil
+	}
+	tmp, err := os.MkdirTemp("", "csctl-")
+	if err != nil {
+		return build.Versions{}, err
+	}
+	defer func() { _ = os.RemoveAll(tmp) }() // the system clears what stays
+	root, err := os.OpenRoot(tmp)
+	if err != nil {
+		return build.Versions{}, err
+	}
+	defer func() { _ = root.Close() }() // only read from by now
+	if _, err := earlier.Fetch(ctx, latest, root); err != nil {
+		return build.Versions{}, err
+	}
+	previous, err := release.Open(root.FS(), latest)
+	if err != nil {
+		return build.Versions{}, err
+	}
+	return stack.NextVersions(previous, root.FS())
+}
+
+// findPlugin returns the program that makes the node images of a stack, or "" if it needs none.
+// Only PATH is searched: the folder that somebody builds in may hold anything.
+func findPlugin(stack *build.Stack) (string, error) {
+	if !stack.Config.HasProviderConfig {
+		return "", nil
+	}
+	path, err := exec.LookPath("csctl-" + stack.Config.Provider)
+	if err != nil {
+		return "", fmt.Errorf("csctl.yaml has a config for provider %s, which is for a plugin that makes node images: %w", stack.Config.Provider, err)
+	}
+	return path, nil
+}
+
+func makeNodeImages(ctx context.Context, plugin, stack, prepared, registry string, stdout, stderr io.Writer) error {
+	cmd := exec.CommandContext(ctx, plugin, "create-node-images", stack, prepared, registry)
+	cmd.Stdout, cmd.Stderr = stdout, stderr
+	if err := cmd.Run(); err != nil {
+		return fmt.Errorf("%s create-node-images: %w", plugin, err)
+	}
+	return nil
+}
