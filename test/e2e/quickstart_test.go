@@ -1,0 +1,133 @@
+// Copyright The Cluster Stack Operator Authors.
+// SPDX-License-Identifier: Apache-2.0
+
+package e2e
+
+import (
+	"context"
+	"errors"
+	"io/fs"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"testing"
+	"time"
+
+	"k8s.io/apimachinery/pkg/runtime"
+	"k8s.io/client-go/tools/clientcmd"
+	controlplanev1 "sigs.k8s.io/cluster-api/api/controlplane/kubeadm/v1beta2"
+	"sigs.k8s.io/controller-runtime/pkg/client"
+
+	"github.com/clusterstacks/cluster-stack-operator/api/v1alpha1"
+)
+
+// TestQuickstart does what `make quickstart` and `make quickstart-down` do, with the same programs, and
+// looks over Cluster API's shoulder meanwhile.
+func TestQuickstart(t *testing.T) {
+	bin := programs(t)
+	const name = "e2e-quickstart"
+	state := t.TempDir()
+	t.Setenv("XDG_STATE_HOME", state)
+	csctl := func(args ...string) *exec.Cmd {
+		cmd := exec.Command(filepath.Join(bin, "csctl"), args...)
+		cmd.Stdout, cmd.Stderr = os.Stderr, os.Stderr
+		return cmd
+	}
+	t.Cleanup(func() {
+		if err := csctl("sandbox", "down", "--name", name).Run(); err != nil {
+			t.Errorf("csctl sandbox down: %v", err)
+		}
+	})
+
+	ctx, cancel := context.WithTimeout(t.Context(), 12*time.Minute)
+	defer cancel()
+	watched := make(chan order, 1)
+	go func() { watched <- watchOrder(ctx, filepath.Join(bin, "csctl"), name) }()
+
+	quickstart := exec.CommandContext(ctx, filepath.Join(bin, "quickstart"), "-name", name, "-bin", bin, "-releases", filepath.Join(state, "published"))
+	quickstart.Dir = root
+	quickstart.Stdout, quickstart.Stderr = os.Stderr, os.Stderr
+	began := time.Now()
+	if err := quickstart.Run(); err != nil {
+		t.Fatalf("quickstart: %v", err)
+	}
+	t.Logf("the quickstart took %s", time.Since(began).Round(time.Second))
+
+	cancel()
+	seen := <-watched
+	if seen.err != nil {
+		t.Errorf("watch the control plane: %v", seen.err)
+	}
+	if !seen.upgraded {
+		t.Error("the control plane was not seen to get Kubernetes v1.36.3")
+	}
+	if want := "docker-starter-1-36-v1"; seen.addons != want {
+		t.Errorf("when Cluster API gave the control plane v1.36.3, the addons in the cluster were those of %q; they move first, so want %q", seen.addons, want)
+	}
+
+	if err := csctl("sandbox", "down", "--name", name).Run(); err != nil {
+		t.Fatalf("csctl sandbox down: %v", err)
+	}
+	left, err := os.ReadDir(filepath.Join(state, "cluster-stack"))
+	if err != nil && !errors.Is(err, fs.ErrNotExist) {
+		t.Fatal(err)
+	}
+	for _, entry := range left {
+		t.Errorf("csctl sandbox down left %s", entry.Name())
+	}
+	if out, err := exec.Command("pgrep", "-f", state).Output(); err == nil {
+		t.Errorf("csctl sandbox down left processes:\n%s", out)
+	}
+}
+
+// order is what somebody saw who watched the control plane of the demo cluster.
+type order struct {
+	upgraded bool
+	addons   string // the class whose addons the ClusterAddon named when the control plane was upgraded
+	err      error
+}
+
+// watchOrder waits for the control plane to be given the next Kubernetes version, and reads at that moment
+// which addons are in the cluster.
+func watchOrder(ctx context.Context, csctl, name string) (seen order) {
+	scheme := runtime.NewScheme()
+	if seen.err = errors.Join(controlplanev1.AddToScheme(scheme), v1alpha1.AddToScheme(scheme)); seen.err != nil {
+		return seen
+	}
+	var c client.Client
+	tick := time.NewTicker(100 * time.Millisecond)
+	defer tick.Stop()
+	for {
+		select {
+		case <-ctx.Done():
+			return seen
+		case <-tick.C:
+		}
+		if c == nil {
+			kubeconfig, err := exec.CommandContext(ctx, csctl, "sandbox", "kubeconfig", "--name", name).Output()
+			if err != nil {
+				continue // not up yet
+			}
+			config, err := clientcmd.RESTConfigFromKubeConfig(kubeconfig)
+			if err != nil {
+				seen.err = err
+				return seen
+			}
+			if c, seen.err = client.New(config, client.Options{Scheme: scheme}); seen.err != nil {
+				return seen
+			}
+		}
+		planes := &controlplanev1.KubeadmControlPlaneList{}
+		if err := c.List(ctx, planes, client.InNamespace("quickstart")); err != nil || len(planes.Items) == 0 {
+			continue
+		}
+		if planes.Items[0].Spec.Version != "v1.36.3" {
+			continue
+		}
+		addon := &v1alpha1.ClusterAddon{}
+		seen.upgraded = true
+		seen.err = c.Get(ctx, client.ObjectKey{Namespace: "quickstart", Name: "cluster-addon-demo"}, addon)
+		seen.addons = addon.Spec.ClusterStack
+		return seen
+	}
+}
