@@ -4,6 +4,7 @@
 package sandbox
 
 import (
+	"crypto/sha256"
 	"errors"
 	"fmt"
 	"math/rand/v2"
@@ -22,7 +23,7 @@ const firstBlock, lastBlock = 64, 126
 type Block struct {
 	// Prefix is the fixed half of the addresses, as "127.64".
 	Prefix string
-	lock   net.Listener
+	lock   *net.UnixListener
 }
 
 // ReserveBlock takes a block that no other sandbox on this machine has. It is held until Close, or until
@@ -51,8 +52,10 @@ func (b *Block) Address(n int) string { return fmt.Sprintf("%s.0.%d", b.Prefix, 
 // Lock takes a lock that the kernel drops when this process ends and that leaves nothing on disk: a
 // socket with an abstract name. Such names live in the network namespace, as loopback addresses do.
 // When somebody else holds it the error is EADDRINUSE.
-func Lock(name string) (net.Listener, error) {
-	return net.Listen("unix", "@cluster-stack-sandbox/"+name) //nolint:noctx // binding a local socket does not wait
+func Lock(name string) (*net.UnixListener, error) {
+	// Hashed, because the kernel takes no more than 107 bytes.
+	sum := sha256.Sum256([]byte(name))
+	return net.ListenUnix("unix", &net.UnixAddr{Net: "unix", Name: fmt.Sprintf("@cluster-stack-sandbox/%x", sum)})
 }
 
 // freePort returns a port that can be bound on ip: the wanted one, unless some program has it on this

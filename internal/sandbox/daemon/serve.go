@@ -52,13 +52,15 @@ const (
 // Serve is the main function of the daemon: it reads Options from stdin, starts the sandbox, and holds it
 // until ctx ends. Only Up starts it. What it prints goes to the log of the daemon.
 func Serve(ctx context.Context, stdin io.Reader, stdout io.Writer) error {
-	for _, fd := range []int{progressDescriptor, lockDescriptor} {
-		if _, err := unix.FcntlInt(uintptr(fd), unix.F_GETFD, 0); err != nil {
+	for fd, kind := range map[int]uint32{progressDescriptor: unix.S_IFIFO, lockDescriptor: unix.S_IFSOCK} {
+		var stat unix.Stat_t
+		if err := unix.Fstat(fd, &stat); err != nil || stat.Mode&unix.S_IFMT != kind {
 			return errors.New("this command is for csctl itself; use csctl sandbox up")
 		}
-		// The programs of the sandbox must not inherit them.
-		unix.CloseOnExec(fd)
 	}
+	// The programs of the sandbox must not inherit them.
+	unix.CloseOnExec(progressDescriptor)
+	unix.CloseOnExec(lockDescriptor)
 	progress := os.NewFile(progressDescriptor, "progress")
 	defer progress.Close() //nolint:errcheck // the reader may be gone
 

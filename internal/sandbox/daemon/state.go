@@ -164,11 +164,7 @@ func parseStartTicks(stat []byte) (uint64, error) {
 // lock takes the lock of a sandbox; whoever has it may use the state folder. The error is EADDRINUSE when
 // somebody has it.
 func lock(dir string) (*net.UnixListener, error) {
-	l, err := sandbox.Lock("state/" + dir)
-	if err != nil {
-		return nil, err
-	}
-	return l.(*net.UnixListener), nil //nolint:forcetypeassert // what net.Listen("unix") returns
+	return sandbox.Lock("state/" + dir)
 }
 
 func locked(err error) bool { return errors.Is(err, unix.EADDRINUSE) }
