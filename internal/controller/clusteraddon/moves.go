@@ -1,0 +1,542 @@
+// Copyright The Cluster Stack Operator Authors.
+// SPDX-License-Identifier: Apache-2.0
+
+package clusteraddon
+
+import (
+	"context"
+	"crypto/sha256"
+	"encoding/hex"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"maps"
+	"slices"
+	"strings"
+	"time"
+
+	corev1 "k8s.io/api/core/v1"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	clusterv1 "sigs.k8s.io/cluster-api/api/core/v1beta2"
+	ctrl "sigs.k8s.io/controller-runtime"
+	"sigs.k8s.io/controller-runtime/pkg/client"
+
+	"github.com/clusterstacks/cluster-stack-operator/api/v1alpha1"
+	"github.com/clusterstacks/cluster-stack-operator/internal/apply"
+	"github.com/clusterstacks/cluster-stack-operator/internal/ledger"
+	"github.com/clusterstacks/cluster-stack-operator/internal/release"
+	"github.com/clusterstacks/cluster-stack-operator/internal/render"
+	"github.com/clusterstacks/cluster-stack-operator/internal/rollout"
+	"github.com/clusterstacks/cluster-stack-operator/internal/step"
+)
+
+var addonKind = v1alpha1.GroupVersion.WithKind(v1alpha1.ClusterAddonKind)
+
+// stageTimeout bounds one stage in one pass. Waiting for a Job of a chart is taken up by the next pass.
+const stageTimeout = 2 * time.Minute
+
+// journal is the inventory in its Secret.
+type journal struct{ *ledger.Ledger }
+
+// Save writes the inventory. It implements apply.Journal.
+func (j *journal) Save(ctx context.Context, inv *apply.Inventory) error {
+	data, err := inv.Encode()
+	if err != nil {
+		return err
+	}
+	return j.Ledger.Save(ctx, data)
+}
+
+// begin opens a rollout: one write, which voids the proof of the one before it.
+func (w *work) begin(ctx context.Context, move rollout.Begin) error {
+	if err := w.save(ctx, move.Record, func() { w.addon.Spec.Hook = "" }); err != nil {
+		return fmt.Errorf("open the rollout: %w", err)
+	}
+	w.progress = map[string]rollout.Progress{}
+	w.failures = nil
+	opened := move.Record.Rollout
+	ctrl.LoggerFrom(ctx).Info("Rollout started", "release", w.release.Name, "lifecyclePoint", opened.Point,
+		"from", opened.From, "to", opened.To, "late", opened.Late, "inventoryRebuilt", opened.Rebuilt)
+	message := fmt.Sprintf("rolling out the addons of %s at %s", w.release.Name, opened.Point)
+	if opened.Late {
+		message += ", late: the control plane has Kubernetes " + opened.To + " already"
+	}
+	w.tell(corev1.EventTypeNormal, v1alpha1.RolloutStartedReason, message)
+	return nil
+}
+
+// finish writes the proof, and what is applied now, in one write.
+func (w *work) finish(ctx context.Context, move rollout.Finish) error {
+	// Also without a single object: that there is an inventory says that nothing was forgotten.
+	if err := w.journal.Save(ctx, w.inventory); err != nil {
+		return fmt.Errorf("save the inventory: %w", err)
+	}
+	stage := v1alpha1.ClusterAddonStageCreated
+	if w.record.Applied != nil {
+		stage = v1alpha1.ClusterAddonStageUpgraded
+	}
+	answered := w.asked != nil && (move.Record.Proves(*w.asked) || !rollout.Holds(w.asked.Point))
+	err := w.save(ctx, move.Record, func() {
+		w.addon.Annotations[v1alpha1.ClusterAddonStageAnnotation] = stage
+		if answered {
+			delete(w.addon.Annotations, v1alpha1.LifecyclePointAnnotation)
+		}
+		w.addon.Spec.ClusterStack = w.release.Name.ClassName()
+		w.addon.Spec.Version = w.release.Metadata.ClusterAddon.Dashed()
+		w.addon.Spec.Hook = ""
+	})
+	if err != nil {
+		return fmt.Errorf("finish the rollout: %w", err)
+	}
+	if answered {
+		w.asked = nil
+	}
+	ctrl.LoggerFrom(ctx).Info("Rollout finished", "release", w.release.Name, "addons", move.Record.Applied.Addons)
+	w.tell(corev1.EventTypeNormal, v1alpha1.RolloutFinishedReason, fmt.Sprintf("the cluster has the addons of %s", w.release.Name))
+	return nil
+}
+
+// await ends the pass.
+func (w *work) await(ctx context.Context, move rollout.Await) (step.Outcome, error) {
+	if err := w.save(ctx, move.Record, nil); err != nil {
+		return step.Outcome{}, fmt.Errorf("save how far the rollout got: %w", err)
+	}
+	if len(w.failures) > 0 {
+		// Of several reasons the first is told, and of several errors all.
+		errs := make([]error, 0, len(w.failures))
+		for _, f := range w.failures {
+			errs = append(errs, fmt.Errorf("stage %s: %w", f.stage, f.err))
+		}
+		return step.Outcome{}.LookAgain(spread(w.options.Recheck)), step.Because(w.failures[0].reason, joined(errs))
+	}
+	if w.gate != nil {
+		return step.Wait(w.gate.reason, "stage %s waits for %s", w.gate.stage, w.gate.waiting).LookAgain(spread(w.options.GatePoll)), nil
+	}
+	if move.Reason == rollout.Version {
+		return step.Wait(v1alpha1.VersionMismatchReason, "%s", move.Message), nil
+	}
+	return step.Outcome{}, fmt.Errorf("nothing is known about what stage %s waits for", move.Stage)
+}
+
+// joined is like errors.Join, in one line.
+func joined(errs []error) error {
+	if len(errs) == 1 {
+		return errs[0]
+	}
+	return &joinedError{errs}
+}
+
+type joinedError struct{ errs []error }
+
+func (e *joinedError) Error() string {
+	texts := make([]string, 0, len(e.errs))
+	for _, err := range e.errs {
+		texts = append(texts, err.Error())
+	}
+	return strings.Join(texts, "; ")
+}
+
+func (e *joinedError) Unwrap() []error { return e.errs }
+
+// save writes the record, and what change changes with it, in one write.
+func (w *work) save(ctx context.Context, record rollout.Record, change func()) error {
+	err := step.Patch(ctx, w.client, w.addon, func() {
+		if w.addon.Annotations == nil {
+			w.addon.Annotations = map[string]string{}
+		}
+		if record.Applied != nil || record.Rollout != nil {
+			w.addon.Annotations[v1alpha1.RolloutAnnotation] = record.String()
+		}
+		if change != nil {
+			change()
+		}
+	})
+	if err != nil {
+		return err
+	}
+	w.record = record
+	return nil
+}
+
+// tell records an event on the ClusterAddon and on its Cluster.
+func (w *work) tell(kind, reason, message string) {
+	w.recorder.Eventf(w.addon, nil, kind, reason, reason, "%s", message)
+	w.recorder.Eventf(w.cluster, w.addon, kind, reason, reason, "%s", message)
+}
+
+
+func (w *work) note(stage string, change func(*rollout.Progress)) {
+	p := w.progress[stage]
+	change(&p)
+	w.progress[stage] = p
+}
+
+// applyStage applies the addon of a stage. An error that the addon is to blame for is noted and holds up nobody
+// else; one of the management cluster ends the pass.
+func (w *work) applyStage(ctx context.Context, stage release.Stage) error {
+	result := rollout.Bad
+	defer func() { w.note(stage.Name, func(p *rollout.Progress) { p.Work = result }) }()
+
+	if err := w.rebuild(ctx); err != nil {
+		return err
+	}
+	rendered, err := w.render(ctx, w.release, stage.Name)
+	if err != nil {
+		return w.blame(stage.Name, v1alpha1.RenderFailedReason, err)
+	}
+	verified, err := w.verified(ctx)
+	if err != nil {
+		return err
+	}
+	if err := w.apply(ctx, stage.Name, rendered, verified); err != nil {
+		return w.blame(stage.Name, applyReason(err), err)
+	}
+	result = rollout.Good
+	return nil
+}
+
+// managementError is an error that says nothing about an addon.
+type managementError struct{ err error }
+
+func (e *managementError) Error() string { return e.err.Error() }
+func (e *managementError) Unwrap() error { return e.err }
+
+// blame notes an error of a stage, unless it is none of the stage's.
+func (w *work) blame(stage, reason string, err error) error {
+	var ours *managementError
+	if errors.As(err, &ours) {
+		return err
+	}
+	w.failures = append(w.failures, failure{stage: stage, reason: reason, err: err})
+	return nil
+}
+
+func applyReason(err error) string {
+	var incomplete *apply.IncompleteError
+	if errors.As(err, &incomplete) && len(incomplete.Conflicts) > 0 {
+		return v1alpha1.ConflictReason
+	}
+	return v1alpha1.FailedToApplyObjectsReason
+}
+
+// apply sends the objects of an addon.
+func (w *work) apply(ctx context.Context, addon string, rendered *render.Result, verified func(apply.ID) bool) error {
+	ctx, cancel := context.WithTimeout(ctx, stageTimeout)
+	defer cancel()
+	set := apply.Set{Name: addon, Objects: rendered.Objects, Hooks: hooks(rendered.Hooks), Namespace: render.AddonNamespace, Verified: verified}
+	report, err := w.conn.applier.Apply(ctx, set, w.inventory, w.journal)
+	w.resources(report)
+	return err
+}
+
+func hooks(rendered []render.Hook) []apply.Hook {
+	var hooks []apply.Hook
+	for _, h := range rendered {
+		hooks = append(hooks, apply.Hook{Object: h.Object, Events: h.Events, Weight: h.Weight, DeletePolicies: h.DeletePolicies})
+	}
+	return hooks
+}
+
+// verified tells which objects of the inventory are known to be as they were applied last. The cluster is asked
+// once in each rollout, and not at all about an empty inventory.
+func (w *work) verified(ctx context.Context) (func(apply.ID) bool, error) {
+	passage := w.record.Rollout.Passage
+	if !w.conn.needsComparison(passage) {
+		return func(apply.ID) bool { return true }, nil
+	}
+	drifted, err := w.conn.applier.Drift(ctx, w.inventory)
+	if err != nil {
+		if ctx.Err() != nil {
+			return nil, ctx.Err()
+		}
+		// Nothing is known then, and all is sent.
+		ctrl.LoggerFrom(ctx).Info("The cluster cannot be compared with the inventory, applying everything", "cause", err.Error())
+		return nil, nil //nolint:nilerr,nilnil // see the comment
+	}
+	for _, id := range drifted {
+		// It stays in doubt until it was sent.
+		entry, _ := w.inventory.Get(id)
+		entry.Hash = ""
+		w.inventory.Put(entry)
+	}
+	w.conn.wasCompared(passage)
+	return func(apply.ID) bool { return true }, nil
+}
+
+// render renders an addon, and saves what it generated before anybody can apply it.
+func (w *work) render(ctx context.Context, rel *release.Release, addon string) (*render.Result, error) {
+	key := rel.Name.String() + " " + addon
+	if known := w.rendered[key]; known != nil {
+		return known, nil
+	}
+	if w.generated == nil {
+		generated := ledger.New(w.client, w.live, w.addon, addonKind, "generated")
+		data, err := generated.Load(ctx)
+		if err != nil {
+			return nil, &managementError{fmt.Errorf("load the generated values: %w", err)}
+		}
+		w.recorded = render.Record{}
+		if data != nil {
+			if err := json.Unmarshal(data, &w.recorded); err != nil {
+				return nil, &managementError{errors.New("load the generated values: they are damaged; restore the Secret " +
+					w.addon.Name + "-generated, or delete it to have keys and passwords generated anew")}
+			}
+		}
+		w.generated = generated
+	}
+	result, err := w.options.Render(rel, addon, w.facts, w.recorded)
+	if err != nil {
+		return nil, err
+	}
+	if result.NewValues {
+		// What this render did not use stays: the release that used it may be rendered again.
+		recorded := maps.Clone(w.recorded)
+		maps.Copy(recorded, result.Record)
+		data, err := json.Marshal(recorded)
+		if err != nil {
+			return nil, &managementError{errors.New("save the generated values: they cannot be written as JSON")}
+		}
+		if err := w.generated.Save(ctx, data); err != nil {
+			return nil, &managementError{fmt.Errorf("save the generated values: %w", err)}
+		}
+		w.recorded = recorded
+	}
+	w.rendered[key] = result
+	return result, nil
+}
+
+// rebuild makes up for an inventory that was lost: it enters what the releases on both sides of the rollout
+// render as objects that may be ours. Applying them finds out.
+func (w *work) rebuild(ctx context.Context) error {
+	if !w.lost {
+		return nil
+	}
+	suspect := func(rel *release.Release, addons []string) error {
+		for _, addon := range addons {
+			rendered, err := w.render(ctx, rel, addon)
+			var ours *managementError
+			if errors.As(err, &ours) {
+				return err
+			}
+			if err != nil {
+				continue // its stage reports that
+			}
+			ids, err := w.conn.applier.Identify(ctx, rendered.Objects, render.AddonNamespace)
+			if err != nil {
+				return fmt.Errorf("rebuild the inventory: addon %s: %w", addon, err)
+			}
+			w.inventory.Suspect(addon, ids)
+		}
+		return nil
+	}
+	if applied := w.record.Applied; applied != nil {
+		name, err := release.ParseClassName(applied.Class)
+		var rel *release.Release
+		if err == nil {
+			rel, _, err = w.releases.OpenPinned(ctx, name, applied.Digest)
+		}
+		if err != nil {
+			// What only that release had can then not be known to be ours, and stays.
+			ctrl.LoggerFrom(ctx).Error(err, "The applied release cannot be opened to rebuild the inventory")
+		} else if err := suspect(rel, applied.Addons); err != nil {
+			return err
+		}
+	}
+	var addons []string
+	for _, stage := range rollout.Stages(w.release, w.record.Rollout.Point) {
+		if stage.Action == release.Apply {
+			addons = append(addons, stage.Name)
+		}
+	}
+	if err := suspect(w.release, addons); err != nil {
+		return err
+	}
+	if err := w.journal.Save(ctx, w.inventory); err != nil {
+		return fmt.Errorf("save the inventory: %w", err)
+	}
+	w.lost = false
+	return nil
+}
+
+// deleteStage deletes the objects of an addon. The inventory knows them; the chart may be gone.
+func (w *work) deleteStage(ctx context.Context, stage release.Stage) error {
+	result := rollout.Bad
+	defer func() { w.note(stage.Name, func(p *rollout.Progress) { p.Work = result }) }()
+	if err := w.rebuild(ctx); err != nil {
+		return err
+	}
+	keep := func(id apply.ID) bool {
+		entry, _ := w.inventory.Get(id)
+		return entry.Set != stage.Name
+	}
+	report, err := w.conn.applier.Prune(ctx, w.inventory, keep, w.journal)
+	w.resources(report)
+	if err != nil {
+		return w.blame(stage.Name, v1alpha1.FailedToDeleteObjectsReason, err)
+	}
+	result = rollout.Good
+	return nil
+}
+
+// refresh applies the addons of a cluster at rest again, with other values.
+func (w *work) refresh(ctx context.Context, move rollout.Refresh) error {
+	drifted, err := w.conn.applier.Drift(ctx, w.inventory)
+	if err != nil {
+		return fmt.Errorf("compare the cluster with the inventory: %w", err)
+	}
+	var errs []error
+	for _, addon := range move.Addons {
+		rendered, err := w.render(ctx, w.release, addon)
+		if err == nil {
+			err = w.apply(ctx, addon, rendered, not(drifted))
+		}
+		if err != nil {
+			errs = append(errs, fmt.Errorf("addon %s: %w", addon, err))
+		}
+	}
+	if len(errs) > 0 {
+		return step.Because(v1alpha1.FailedToApplyObjectsReason, joined(errs))
+	}
+	return w.save(ctx, move.Record, nil)
+}
+
+// correctDrift applies again what somebody has changed or deleted.
+func (w *work) correctDrift(ctx context.Context) error {
+	drifted, err := w.conn.applier.Drift(ctx, w.inventory)
+	if err != nil {
+		return fmt.Errorf("compare the cluster with the inventory: %w", err)
+	}
+	sets := map[string][]string{}
+	for _, id := range drifted {
+		entry, _ := w.inventory.Get(id)
+		if slices.Contains(w.record.Applied.Addons, entry.Set) {
+			sets[entry.Set] = append(sets[entry.Set], id.String())
+		}
+	}
+	var errs []error
+	for _, addon := range slices.Sorted(maps.Keys(sets)) {
+		rendered, err := w.render(ctx, w.release, addon)
+		if err == nil {
+			err = w.apply(ctx, addon, rendered, not(drifted))
+		}
+		if err != nil {
+			errs = append(errs, fmt.Errorf("addon %s: %w", addon, err))
+			continue
+		}
+		w.tell(corev1.EventTypeNormal, v1alpha1.DriftCorrectedReason,
+			fmt.Sprintf("addon %s: applied again what was changed or deleted: %s", addon, strings.Join(sets[addon], ", ")))
+	}
+	if len(errs) > 0 {
+		return step.Because(v1alpha1.FailedToApplyObjectsReason, joined(errs))
+	}
+	if w.forgotten() {
+		_, err = w.pruneInventory(ctx, w.record.Applied.Addons)
+	}
+	return err
+}
+
+// forgotten reports whether the inventory has objects that are not wanted any more and could not be deleted
+// when they were to be.
+func (w *work) forgotten() bool {
+	return slices.ContainsFunc(w.inventory.Entries(), func(e apply.Entry) bool {
+		return e.Hook == "" && (e.Hash == "" || !slices.Contains(w.record.Applied.Addons, e.Set))
+	})
+}
+
+func not(ids []apply.ID) func(apply.ID) bool {
+	return func(id apply.ID) bool { return !slices.Contains(ids, id) }
+}
+
+// pruneAddons deletes what the addons of the cluster do not have, and returns what was kept all the same.
+func (w *work) pruneAddons(ctx context.Context, move rollout.Prune) ([]string, error) {
+	var kept []string
+	if !move.Nothing {
+		var err error
+		if kept, err = w.pruneInventory(ctx, move.Addons); err != nil {
+			return nil, err
+		}
+	}
+	if err := w.save(ctx, move.Record, nil); err != nil {
+		return nil, fmt.Errorf("save that nothing is left: %w", err)
+	}
+	return kept, nil
+}
+
+func (w *work) pruneInventory(ctx context.Context, addons []string) ([]string, error) {
+	wanted := map[apply.ID]bool{}
+	for _, addon := range addons {
+		rendered, err := w.render(ctx, w.release, addon)
+		if err != nil {
+			return nil, step.Because(v1alpha1.RenderFailedReason, fmt.Errorf("addon %s: %w", addon, err))
+		}
+		ids, err := w.conn.applier.Identify(ctx, rendered.Objects, render.AddonNamespace)
+		if err != nil {
+			return nil, fmt.Errorf("addon %s: %w", addon, err)
+		}
+		for _, id := range ids {
+			wanted[id] = true
+		}
+	}
+	report, err := w.conn.applier.Prune(ctx, w.inventory, func(id apply.ID) bool { return wanted[id] }, w.journal)
+	w.resources(report)
+	if err != nil {
+		return nil, step.Because(v1alpha1.FailedToDeleteObjectsReason, err)
+	}
+	var kept []string
+	for _, k := range report.Kept {
+		kept = append(kept, fmt.Sprintf("%s, because %s", k.ID, k.Reason))
+	}
+	return kept, nil
+}
+
+// inputs identifies the values that the addons of a release are rendered with. What a template generates by
+// chance is left out: it differs each time, and is replayed when it is rendered.
+func inputs(rel *release.Release, facts render.Facts) string {
+	hash := sha256.New()
+	for _, addon := range rel.Addons() {
+		text, has := rel.ValuesTemplate(addon)
+		if !has {
+			continue
+		}
+		fmt.Fprintf(hash, "%s\n", addon)
+		if first := valuesText(text, facts); first == valuesText(text, facts) {
+			fmt.Fprintf(hash, "%s\n", first)
+		}
+	}
+	return hex.EncodeToString(hash.Sum(nil)[:8])
+}
+
+func valuesText(template []byte, facts render.Facts) string {
+	values, err := render.Values(template, facts)
+	if err != nil {
+		return err.Error() // the stage reports it
+	}
+	data, err := json.Marshal(values)
+	if err != nil {
+		return err.Error()
+	}
+	return string(data)
+}
+
+// bequeath makes the Cluster the owner of the Secrets that the ClusterAddon owns.
+func (w *work) bequeath(ctx context.Context) error {
+	secrets := &corev1.SecretList{}
+	err := w.live.List(ctx, secrets, client.InNamespace(w.addon.Namespace), client.MatchingFields{"type": string(ledger.SecretType)})
+	if err != nil {
+		return fmt.Errorf("list Secrets: %w", err)
+	}
+	for i := range secrets.Items {
+		secret := &secrets.Items[i]
+		if !slices.ContainsFunc(secret.OwnerReferences, func(o metav1.OwnerReference) bool { return o.UID == w.addon.UID }) {
+			continue
+		}
+		before := secret.DeepCopy()
+		secret.OwnerReferences = []metav1.OwnerReference{{
+			APIVersion: clusterv1.GroupVersion.String(), Kind: clusterv1.ClusterKind, Name: w.cluster.Name, UID: w.cluster.UID,
+		}}
+		if err := w.client.Patch(ctx, secret, client.MergeFromWithOptions(before, client.MergeFromWithOptimisticLock{})); client.IgnoreNotFound(err) != nil {
+			return fmt.Errorf("leave Secret %s to the Cluster: %w", secret.Name, err)
+		}
+	}
+	return nil
+}

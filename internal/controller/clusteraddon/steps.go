@@ -1,0 +1,348 @@
+// Copyright The Cluster Stack Operator Authors.
+// SPDX-License-Identifier: Apache-2.0
+
+package clusteraddon
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"slices"
+	"strings"
+	"time"
+
+	"k8s.io/apimachinery/pkg/apis/meta/v1/unstructured"
+	clusterv1 "sigs.k8s.io/cluster-api/api/core/v1beta2"
+	"sigs.k8s.io/cluster-api/controllers/clustercache"
+	"sigs.k8s.io/cluster-api/controllers/external"
+	"sigs.k8s.io/cluster-api/util/conditions"
+	"sigs.k8s.io/controller-runtime/pkg/client"
+
+	"github.com/clusterstacks/cluster-stack-operator/api/v1alpha1"
+	"github.com/clusterstacks/cluster-stack-operator/internal/apply"
+	"github.com/clusterstacks/cluster-stack-operator/internal/controller/releases"
+	"github.com/clusterstacks/cluster-stack-operator/internal/ledger"
+	"github.com/clusterstacks/cluster-stack-operator/internal/release"
+	"github.com/clusterstacks/cluster-stack-operator/internal/render"
+	"github.com/clusterstacks/cluster-stack-operator/internal/rollout"
+	"github.com/clusterstacks/cluster-stack-operator/internal/source"
+	"github.com/clusterstacks/cluster-stack-operator/internal/step"
+)
+
+// work is one reconciliation of one ClusterAddon.
+type work struct {
+	*Reconciler
+	addon *v1alpha1.ClusterAddon
+
+	// Set by load.
+	cluster *clusterv1.Cluster // nil when it is gone
+	paused  bool
+	record  rollout.Record
+	asked   *rollout.Ask
+
+	// conn is set by reachCluster.
+	conn *connection
+
+	// Set by openRelease.
+	release *release.Release
+	digest  string
+
+	// Set by gather.
+	facts     render.Facts
+	inputs    string
+	inventory *apply.Inventory
+	journal   *journal
+	lost      bool
+	generated *ledger.Ledger // nil until a render needs it
+	recorded  render.Record
+
+	// What came of this pass.
+	progress map[string]rollout.Progress
+	rendered map[string]*render.Result
+	failures []failure
+	gate     *gate
+	ran      bool
+	applied  step.Outcome
+	failed   error
+}
+
+// failure is a stage that failed, and why.
+type failure struct {
+	stage  string
+	reason string
+	err    error
+	// gate says that it was a condition of the stage that could not be evaluated.
+	gate bool
+}
+
+// gate is a condition or the health of a stage that is waited for.
+type gate struct {
+	stage  string
+	reason string
+	// waiting says for what.
+	waiting string
+}
+
+// situation returns the facts that the next move depends on.
+func (w *work) situation() rollout.Situation {
+	s := rollout.Situation{
+		Record:        w.record,
+		Asked:         w.asked,
+		InventoryLost: w.lost,
+		Inputs:        w.inputs,
+		Progress:      w.progress,
+		Cluster:       rollout.Cluster{Paused: w.paused, Deleting: !w.addon.DeletionTimestamp.IsZero()},
+	}
+	if w.cluster != nil {
+		_, ours := releases.UsedBy(w.cluster)
+		s.Cluster.UID = string(w.cluster.UID)
+		s.Cluster.Deleting = s.Cluster.Deleting || !w.cluster.DeletionTimestamp.IsZero()
+		s.Cluster.Ours = ours
+		s.Cluster.Initialized = initialized(w.cluster)
+		s.Cluster.Version = w.cluster.Spec.Topology.Version
+		s.Cluster.ControlPlaneVersion = controlPlaneVersion(w.cluster)
+	}
+	if w.release != nil {
+		s.Target = &rollout.Target{Release: w.target(), Kubernetes: w.release.Metadata.Kubernetes, Lists: w.release}
+	}
+	return s
+}
+
+func (w *work) target() rollout.Release {
+	return rollout.Release{Namespace: w.cluster.GetClassKey().Namespace, Class: w.release.Name.ClassName(), Digest: w.digest}
+}
+
+func (w *work) clusterKey() client.ObjectKey { return client.ObjectKeyFromObject(w.cluster) }
+
+// initialized tells whether the control plane of a Cluster has answered once.
+func initialized(cluster *clusterv1.Cluster) bool {
+	done := cluster.Status.Initialization.ControlPlaneInitialized
+	return done != nil && *done || conditions.IsTrue(cluster, clusterv1.ClusterControlPlaneInitializedCondition)
+}
+
+// controlPlaneVersion returns the version that all machines of the control plane have, or nothing.
+func controlPlaneVersion(cluster *clusterv1.Cluster) string {
+	if cp := cluster.Status.ControlPlane; cp != nil && len(cp.Versions) == 1 {
+		return cp.Versions[0].Version
+	}
+	return ""
+}
+
+// reachCluster waits until the control plane can be talked to.
+func (w *work) reachCluster(ctx context.Context) (step.Outcome, error) {
+	w.addon.Status.Ready = false // said again once all steps are done
+	if await, is := rollout.Next(w.situation()).(rollout.Await); is && await.Reason == rollout.ControlPlane {
+		return step.Wait(v1alpha1.ControlPlaneNotReadyReason, "the control plane of the Cluster is not initialized"), nil
+	}
+	config, err := w.clusters.GetRESTConfig(ctx, w.clusterKey())
+	if errors.Is(err, clustercache.ErrClusterNotConnected) {
+		// Whoever makes the connection tells us.
+		w.connections.drop(w.clusterKey())
+		return step.Wait(v1alpha1.ControlPlaneNotReadyReason, "the API server of the cluster does not answer"), nil
+	}
+	if err != nil {
+		return step.Outcome{}, step.Because(v1alpha1.ControlPlaneNotReadyReason, fmt.Errorf("connect to the cluster: %w", err))
+	}
+	now := w.options.Clock.Now()
+	// After a restart all clusters connect at once; their first checks shall not come at once.
+	if w.conn, err = w.connections.to(w.clusterKey(), config, now.Add(spread(w.options.Recheck)/2)); err != nil {
+		return step.Outcome{}, step.Because(v1alpha1.ControlPlaneNotReadyReason, err)
+	}
+	return step.Done().Saying("the API server of the cluster answers"), nil
+}
+
+// openRelease opens the release that the Cluster uses.
+func (w *work) openRelease(ctx context.Context) (step.Outcome, error) {
+	key, _ := releases.UsedBy(w.cluster)
+	w.addon.Status.TargetRelease = &v1alpha1.AddonRelease{Name: key.Name.String()}
+	again := step.Outcome{}.LookAgain(w.options.Recheck)
+	rel, digest, err := w.releases.Open(ctx, key.Namespace, key.Name)
+	switch {
+	case errors.Is(err, source.ErrNotFound):
+		return step.Wait(v1alpha1.NotPublishedReason, "%v", err).LookAgain(w.options.Recheck), nil
+	case releases.Moved(err):
+		return again, step.Because(v1alpha1.ReleaseMovedReason, err)
+	case err != nil && step.Permanent(err):
+		return again, step.Because(v1alpha1.IssueWithReleaseAssetsReason, err)
+	case err != nil:
+		return step.Outcome{}, step.Because(v1alpha1.FetchFailedReason, err)
+	}
+	w.release, w.digest = rel, digest
+	w.addon.Status.TargetRelease = addonRelease(key.Name.String(), digest, rel.Metadata.Kubernetes)
+	return step.Done().Saying("%s", strings.Join(append([]string{key.Name.String()}, rel.Warnings...), "; ")), nil
+}
+
+// evaluate runs the stages, and reports whether a condition of one is waited for.
+func (w *work) evaluate(ctx context.Context) (step.Outcome, error) {
+	w.run(ctx)
+	if w.gate != nil {
+		return step.Wait(w.gate.reason, "stage %s waits for %s", w.gate.stage, w.gate.waiting), nil
+	}
+	for _, f := range w.failures {
+		if f.gate {
+			return step.Wait(f.reason, "stage %s: %v", f.stage, f.err), nil // retried by the next step
+		}
+	}
+	return step.Done().Saying("no stage waits for a condition"), nil
+}
+
+// advance reports what came of the stages.
+func (w *work) advance(ctx context.Context) (step.Outcome, error) {
+	w.run(ctx)
+	return w.applied, w.failed
+}
+
+// run makes moves until there is none to make, once.
+func (w *work) run(ctx context.Context) {
+	if w.ran {
+		return
+	}
+	w.ran = true
+	if w.failed = w.gather(ctx); w.failed == nil {
+		w.applied, w.failed = w.moves(ctx)
+	}
+	w.report()
+}
+
+// gather loads what the moves start from.
+func (w *work) gather(ctx context.Context) error {
+	controlPlane, err := w.referred(ctx, w.cluster.Spec.ControlPlaneRef)
+	if err != nil {
+		return err
+	}
+	infraCluster, err := w.referred(ctx, w.cluster.Spec.InfrastructureRef)
+	if err != nil {
+		return err
+	}
+	if w.facts, err = render.ClusterFacts(w.cluster, controlPlane, infraCluster); err != nil {
+		return err
+	}
+	w.inputs = inputs(w.release, w.facts)
+
+	w.journal = &journal{ledger.New(w.client, w.live, w.addon, addonKind, "inventory")}
+	data, err := w.journal.Load(ctx)
+	if err != nil {
+		return fmt.Errorf("load the inventory: %w", err)
+	}
+	if w.inventory, err = apply.DecodeInventory(data); err != nil {
+		return fmt.Errorf("load the inventory: %w", err)
+	}
+	open := w.record.Open()
+	w.lost = data == nil && (w.record.Applied != nil || open != nil && len(open.Done) > 0)
+	return nil
+}
+
+// referred reads an object that the Cluster refers to, nil if it refers to none.
+func (w *work) referred(ctx context.Context, ref clusterv1.ContractVersionedObjectReference) (*unstructured.Unstructured, error) {
+	if !ref.IsDefined() {
+		return nil, nil //nolint:nilnil // templates then see none
+	}
+	obj, err := external.GetObjectFromContractVersionedRef(ctx, w.client, ref, w.cluster.Namespace)
+	if err != nil {
+		return nil, fmt.Errorf("get %s %s of the Cluster: %w", ref.Kind, ref.Name, err)
+	}
+	return obj, nil
+}
+
+// moves carries out one move after the other.
+func (w *work) moves(ctx context.Context) (step.Outcome, error) {
+	for {
+		if ctx.Err() != nil {
+			return step.Outcome{}, ctx.Err()
+		}
+		var err error
+		switch move := rollout.Next(w.situation()).(type) {
+		case rollout.Begin:
+			err = w.begin(ctx, move)
+		case rollout.Evaluate:
+			w.evaluateGate(ctx, move)
+		case rollout.Apply:
+			err = w.applyStage(ctx, move.Stage)
+		case rollout.Delete:
+			err = w.deleteStage(ctx, move.Stage)
+		case rollout.CheckHealth:
+			w.checkHealth(ctx, move.Stage)
+		case rollout.Finish:
+			err = w.finish(ctx, move)
+		case rollout.Refresh:
+			err = w.refresh(ctx, move)
+		case rollout.Await:
+			return w.await(ctx, move)
+		case rollout.Prune, rollout.Rest:
+			return step.Done().Saying("has the addons of %s", w.release.Name), nil
+		default:
+			err = fmt.Errorf("the Cluster changed during the reconciliation: %T", move)
+		}
+		if err != nil {
+			return step.Outcome{}, err
+		}
+	}
+}
+
+// prune deletes what earlier releases had and this one has not, and keeps a cluster at rest as it is.
+func (w *work) prune(ctx context.Context) (step.Outcome, error) {
+	message := "nothing is left of earlier releases"
+	if move, due := rollout.Next(w.situation()).(rollout.Prune); due {
+		kept, err := w.pruneAddons(ctx, move)
+		if err != nil {
+			return step.Outcome{}, err
+		}
+		if len(kept) > 0 {
+			message = "kept of earlier releases: " + strings.Join(kept, "; ")
+		}
+	}
+	if w.conn.untilRecheck(w.options.Clock.Now()) == 0 {
+		if err := w.correctDrift(ctx); err != nil {
+			return step.Outcome{}, err
+		}
+		w.conn.recheckAfter(w.options.Clock.Now(), spread(w.options.Recheck))
+	}
+	w.addon.Status.Ready = true
+	// Asked once more a moment after it is due, so that it is due then.
+	return step.Done().Saying("%s", message).LookAgain(w.conn.untilRecheck(w.options.Clock.Now()) + time.Second), nil
+}
+
+// leave reports a Cluster that uses no cluster stack any more.
+func (w *work) leave(context.Context) (step.Outcome, error) {
+	w.addon.Status.Ready = false
+	return step.Wait(v1alpha1.NotAClusterStackReason, "the Cluster uses no release of a cluster stack; its addons are left as they are"), nil
+}
+
+// pause says on the ClusterAddon that its Cluster is paused, and leaves everything else as it is.
+func (w *work) pause(ctx context.Context) error {
+	if v1alpha1.Conditions(w.addon.Status.Conditions).IsTrue(v1alpha1.PausedCondition) {
+		return nil
+	}
+	before := w.addon.DeepCopy()
+	paused := v1alpha1.Condition{
+		Type: v1alpha1.PausedCondition, Status: "True", Reason: v1alpha1.PausedReason,
+		Message: "the Cluster or its ClusterAddon is paused", ObservedGeneration: w.addon.Generation,
+	}
+	paused.LastTransitionTime.Time = w.options.Clock.Now().Truncate(time.Second)
+	w.addon.Status.Conditions = append(slices.Clone(w.addon.Status.Conditions), paused)
+	err := w.client.Status().Patch(ctx, w.addon, client.MergeFromWithOptions(before, client.MergeFromWithOptimisticLock{}))
+	if client.IgnoreNotFound(err) != nil {
+		return fmt.Errorf("write status: %w", err)
+	}
+	return nil
+}
+
+// letGo lets the ClusterAddon go. When it goes alone, because somebody deleted it while its Cluster stays,
+// what it remembers is left to the Cluster: the ClusterAddon that is made in its place takes it up, knows
+// what is in the cluster, and generates no key anew.
+func (w *work) letGo(ctx context.Context) error {
+	if w.cluster != nil && w.cluster.DeletionTimestamp.IsZero() {
+		if err := w.bequeath(ctx); err != nil {
+			return err
+		}
+	}
+	w.connections.drop(client.ObjectKey{Namespace: w.addon.Namespace, Name: clusterName(w.addon)})
+	w.waiting.set(client.ObjectKey{Namespace: w.addon.Namespace, Name: clusterName(w.addon)}, nil)
+	err := step.Patch(ctx, w.client, w.addon, func() {
+		w.addon.Finalizers = slices.DeleteFunc(w.addon.Finalizers, func(f string) bool { return f == v1alpha1.ClusterAddonFinalizer })
+	})
+	if client.IgnoreNotFound(err) != nil {
+		return fmt.Errorf("remove finalizer: %w", err)
+	}
+	return nil
+}

@@ -1,0 +1,264 @@
+// Copyright The Cluster Stack Operator Authors.
+// SPDX-License-Identifier: Apache-2.0
+
+// Package operator puts the controllers and the hook server together and runs them.
+package operator
+
+import (
+	"errors"
+	"fmt"
+	"os"
+	"path/filepath"
+	"strings"
+	"time"
+
+	"github.com/spf13/pflag"
+	logsv1 "k8s.io/component-base/logs/api/v1"
+	_ "k8s.io/component-base/logs/json/register" // makes --logging-format=json known
+	"sigs.k8s.io/cluster-api/util/flags"
+
+	"github.com/clusterstacks/cluster-stack-operator/internal/controller/clusterstackrelease"
+)
+
+// Config is all that an administrator can set. Its zero value is not usable; Defaults is.
+type Config struct {
+	// Kubeconfig is a file; without it the usual places are looked at, and in a Pod its service account.
+	Kubeconfig string
+	// Namespace restricts the operator to one namespace, empty means all.
+	Namespace string
+	// WatchFilter is the value of the label cluster.x-k8s.io/watch-filter of objects to look at, empty means all.
+	WatchFilter string
+
+	LeaderElect              bool
+	LeaderElectNamespace     string
+	LeaderElectLeaseDuration time.Duration
+	LeaderElectRenewDeadline time.Duration
+	LeaderElectRetryPeriod   time.Duration
+
+	// SyncPeriod is how often everything is looked at although nothing has changed.
+	SyncPeriod   time.Duration
+	KubeAPIQPS   float32
+	KubeAPIBurst int
+	// ClusterQPS and ClusterBurst limit the requests to each workload cluster.
+	ClusterQPS   float32
+	ClusterBurst int
+
+	ClusterStackConcurrency        int
+	ClusterStackReleaseConcurrency int
+	ClusterAddonConcurrency        int
+	ClusterCacheConcurrency        int
+
+	// Source is where releases come from: directory, github or oci.
+	Source string
+	// Local is another way to say that releases are in the folder cluster-stacks below ReleaseDir.
+	Local bool
+	// ReleaseDir is the folder with releases of the source directory.
+	ReleaseDir string
+	// StoreDir is where releases are kept once they are fetched and checked.
+	StoreDir string
+	// SourcePollInterval is how often a source is asked for new releases, 0 means as suits the source.
+	SourcePollInterval time.Duration
+	// ClassGroups are the API groups of which a cluster class may have objects.
+	ClassGroups []string
+
+	HookBindAddress string
+	HookPort        int
+	HookCertDir     string
+
+	HealthAddress   string
+	ProfilerAddress string
+	// Diagnostics says where and how metrics are served.
+	Diagnostics flags.ManagerOptions
+
+	// Logs are settings of the process, not of what Run does.
+	Logs *logsv1.LoggingConfiguration
+}
+
+// Sources of releases.
+const (
+	SourceDirectory = "directory"
+	SourceGitHub    = "github"
+	SourceOCI       = "oci"
+)
+
+// Defaults returns what holds where an administrator says nothing.
+func Defaults() Config {
+	logs := logsv1.NewLoggingConfiguration()
+	logs.Verbosity = 2
+	return Config{
+		LeaderElect:              true,
+		LeaderElectLeaseDuration: 15 * time.Second,
+		LeaderElectRenewDeadline: 10 * time.Second,
+		LeaderElectRetryPeriod:   2 * time.Second,
+
+		SyncPeriod:   10 * time.Minute,
+		KubeAPIQPS:   100,
+		KubeAPIBurst: 200,
+		ClusterQPS:   100,
+		ClusterBurst: 200,
+
+		ClusterStackConcurrency:        10,
+		ClusterStackReleaseConcurrency: 10,
+		ClusterAddonConcurrency:        10,
+		ClusterCacheConcurrency:        100,
+
+		Source:      SourceGitHub,
+		ReleaseDir:  "/tmp/downloads/",
+		StoreDir:    defaultStoreDir(),
+		ClassGroups: clusterstackrelease.Groups(),
+
+		HookPort:    9442,
+		HookCertDir: "/tmp/k8s-hook-server/serving-certs/",
+
+		HealthAddress: ":9440",
+		Logs:          logs,
+	}
+}
+
+func defaultStoreDir() string {
+	cache, err := os.UserCacheDir()
+	if err != nil {
+		cache = os.TempDir() // a container without a home
+	}
+	return filepath.Join(cache, "cluster-stack-operator")
+}
+
+// AddFlags adds a flag for each setting to fs. The names are those of Cluster API's managers; those of
+// the operator that existing installations start are understood as well.
+func (c *Config) AddFlags(fs *pflag.FlagSet) {
+	fs.StringVar(&c.Kubeconfig, "kubeconfig", c.Kubeconfig, "Kubeconfig file for the management cluster. Default: $KUBECONFIG, the service account of the Pod, or ~/.kube/config.")
+	fs.StringVar(&c.Namespace, "namespace", c.Namespace, "Look only at objects in this namespace. Default: all namespaces.")
+	fs.StringVar(&c.WatchFilter, "watch-filter", c.WatchFilter, "Look only at objects whose label cluster.x-k8s.io/watch-filter has this value. Default: all objects.")
+
+	fs.BoolVar(&c.LeaderElect, "leader-elect", c.LeaderElect, "Let only one of several replicas run the controllers. Hooks are answered by all.")
+	fs.StringVar(&c.LeaderElectNamespace, "leader-elect-namespace", c.LeaderElectNamespace, "Namespace of the lease. Default: the namespace of the Pod.")
+	fs.DurationVar(&c.LeaderElectLeaseDuration, "leader-elect-lease-duration", c.LeaderElectLeaseDuration, "How long a lease is valid that is not renewed.")
+	fs.DurationVar(&c.LeaderElectRenewDeadline, "leader-elect-renew-deadline", c.LeaderElectRenewDeadline, "How long the leader tries to renew its lease before it gives up.")
+	fs.DurationVar(&c.LeaderElectRetryPeriod, "leader-elect-retry-period", c.LeaderElectRetryPeriod, "How often a replica tries to become or to stay the leader.")
+
+	fs.DurationVar(&c.SyncPeriod, "sync-period", c.SyncPeriod, "How often everything is looked at although nothing has changed.")
+	fs.Float32Var(&c.KubeAPIQPS, "kube-api-qps", c.KubeAPIQPS, "Requests per second to the management cluster.")
+	fs.IntVar(&c.KubeAPIBurst, "kube-api-burst", c.KubeAPIBurst, "Requests at once to the management cluster.")
+	fs.Float32Var(&c.ClusterQPS, "clustercache-client-qps", c.ClusterQPS, "Requests per second to each workload cluster.")
+	fs.IntVar(&c.ClusterBurst, "clustercache-client-burst", c.ClusterBurst, "Requests at once to each workload cluster.")
+
+	fs.IntVar(&c.ClusterStackConcurrency, "clusterstack-concurrency", c.ClusterStackConcurrency, "ClusterStacks worked on at a time.")
+	fs.IntVar(&c.ClusterStackReleaseConcurrency, "clusterstackrelease-concurrency", c.ClusterStackReleaseConcurrency, "ClusterStackReleases worked on at a time.")
+	fs.IntVar(&c.ClusterAddonConcurrency, "clusteraddon-concurrency", c.ClusterAddonConcurrency, "ClusterAddons worked on at a time.")
+	fs.IntVar(&c.ClusterCacheConcurrency, "clustercache-concurrency", c.ClusterCacheConcurrency, "Connections to workload clusters made or checked at a time.")
+
+	fs.StringVar(&c.Source, "source", c.Source, "Where releases come from: directory, github or oci.")
+	fs.BoolVar(&c.Local, "local", c.Local, "Take releases from the folder cluster-stacks below --release-dir, whatever --source says.")
+	fs.StringVar(&c.ReleaseDir, "release-dir", c.ReleaseDir, "Folder with releases for --source=directory, one folder for each, named like it.")
+	fs.StringVar(&c.StoreDir, "store-dir", c.StoreDir, "Folder in which releases are kept once they are fetched and checked. On a volume it survives restarts.")
+	fs.DurationVar(&c.SourcePollInterval, "source-poll-interval", c.SourcePollInterval, "How often the source is asked for new releases. Default: 2s for a directory, 5m for all others.")
+	fs.StringSliceVar(&c.ClassGroups, "class-api-groups", c.ClassGroups, "API groups of which a cluster class may have objects in the management cluster. The ClusterRole of the operator has to allow them, too.")
+
+	fs.StringVar(&c.HookBindAddress, "hook-bind-address", c.HookBindAddress, "Address on which the lifecycle hooks of Cluster API are answered. Default: all addresses.")
+	fs.IntVar(&c.HookPort, "hook-port", c.HookPort, "Port on which the lifecycle hooks of Cluster API are answered.")
+	fs.StringVar(&c.HookCertDir, "hook-cert-dir", c.HookCertDir, "Folder with tls.crt and tls.key for the hooks.")
+
+	fs.StringVar(&c.HealthAddress, "health-addr", c.HealthAddress, "Address of /healthz and /readyz.")
+	fs.StringVar(&c.ProfilerAddress, "profiler-address", c.ProfilerAddress, "Address of pprof, for example localhost:6060. Default: none.")
+	flags.AddManagerOptions(fs, &c.Diagnostics)
+	logsv1.AddFlags(c.Logs, fs)
+	fs.Var(logLevel{c.Logs}, "log-level", "debug, info or error.")
+	_ = fs.MarkDeprecated("log-level", "use --v")
+
+	fs.SetNormalizeFunc(func(_ *pflag.FlagSet, name string) pflag.NormalizedName {
+		if now, ok := formerNames[name]; ok {
+			name = now
+		}
+		return pflag.NormalizedName(name)
+	})
+}
+
+// formerNames are flags of the operator that existing installations start, by the names that they have here.
+var formerNames = map[string]string{
+	"metrics-bind-address":      "diagnostics-address",
+	"health-probe-bind-address": "health-addr",
+	"qps":                       "clustercache-client-qps",
+	"burst":                     "clustercache-client-burst",
+}
+
+// logLevel sets the verbosity by a word.
+type logLevel struct{ logs *logsv1.LoggingConfiguration }
+
+func (logLevel) String() string { return "info" }
+func (logLevel) Type() string   { return "level" }
+
+func (l logLevel) Set(level string) error {
+	verbosity, ok := map[string]logsv1.VerbosityLevel{"debug": 5, "info": 2, "error": 0}[level]
+	if !ok {
+		return errors.New("must be debug, info or error")
+	}
+	l.logs.Verbosity = verbosity
+	return nil
+}
+
+// DoubleDashes gives arguments that are written with one dash, such as -source, the second one, if there
+// is a flag of that name. Charts of existing installations write them so.
+func DoubleDashes(fs *pflag.FlagSet, args []string) []string {
+	fixed := make([]string, len(args))
+	for i, arg := range args {
+		if arg == "--" {
+			copy(fixed[i:], args[i:])
+			break
+		}
+		fixed[i] = arg
+		name, isFlag := strings.CutPrefix(arg, "-")
+		name, _, _ = strings.Cut(name, "=")
+		if isFlag && len(name) > 1 && fs.Lookup(name) != nil {
+			fixed[i] = "-" + arg
+		}
+	}
+	return fixed
+}
+
+// Validate reports settings with which the operator cannot run.
+func (c *Config) Validate() error {
+	var errs []error
+	switch {
+	case c.Local || c.Source == SourceDirectory:
+	case c.Source == SourceGitHub || c.Source == SourceOCI:
+		errs = append(errs, fmt.Errorf("--source=%s is not supported by this version: use --source=directory with --release-dir", c.Source))
+	default:
+		errs = append(errs, fmt.Errorf("--source=%s: must be directory, github or oci", c.Source))
+	}
+	if c.StoreDir == "" {
+		errs = append(errs, errors.New("--store-dir must not be empty"))
+	}
+	if c.SourcePollInterval < 0 {
+		errs = append(errs, errors.New("--source-poll-interval must not be negative"))
+	}
+	for _, n := range []struct {
+		flag  string
+		value int
+	}{
+		{"clusterstack-concurrency", c.ClusterStackConcurrency},
+		{"clusterstackrelease-concurrency", c.ClusterStackReleaseConcurrency},
+		{"clusteraddon-concurrency", c.ClusterAddonConcurrency},
+		{"clustercache-concurrency", c.ClusterCacheConcurrency},
+	} {
+		if n.value < 1 {
+			errs = append(errs, fmt.Errorf("--%s must be at least 1", n.flag))
+		}
+	}
+	return errors.Join(errs...)
+}
+
+// directory is the folder of the source directory.
+func (c *Config) directory() string {
+	if c.Local {
+		return filepath.Join(c.ReleaseDir, "cluster-stacks")
+	}
+	return c.ReleaseDir
+}
+
+// pollInterval is how often the source is asked. To look into a folder costs nothing.
+func (c *Config) pollInterval() time.Duration {
+	if c.SourcePollInterval > 0 {
+		return c.SourcePollInterval
+	}
+	return 2 * time.Second
+}

@@ -1,0 +1,265 @@
+// Copyright The Cluster Stack Operator Authors.
+// SPDX-License-Identifier: Apache-2.0
+
+package operator
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"net/http"
+	"path/filepath"
+	"time"
+
+	apiextensionsv1 "k8s.io/apiextensions-apiserver/pkg/apis/apiextensions/v1"
+	"k8s.io/apimachinery/pkg/api/meta"
+	"k8s.io/apimachinery/pkg/labels"
+	"k8s.io/apimachinery/pkg/runtime"
+	"k8s.io/apimachinery/pkg/runtime/schema"
+	clientgoscheme "k8s.io/client-go/kubernetes/scheme"
+	"k8s.io/client-go/rest"
+	"k8s.io/client-go/tools/clientcmd"
+	"k8s.io/client-go/util/workqueue"
+	clusterv1 "sigs.k8s.io/cluster-api/api/core/v1beta2"
+	"sigs.k8s.io/cluster-api/controllers/clustercache"
+	"sigs.k8s.io/cluster-api/controllers/remote"
+	"sigs.k8s.io/cluster-api/util/flags"
+	ctrl "sigs.k8s.io/controller-runtime"
+	"sigs.k8s.io/controller-runtime/pkg/cache"
+	"sigs.k8s.io/controller-runtime/pkg/client"
+	"sigs.k8s.io/controller-runtime/pkg/controller"
+	"sigs.k8s.io/controller-runtime/pkg/handler"
+	"sigs.k8s.io/controller-runtime/pkg/healthz"
+	"sigs.k8s.io/controller-runtime/pkg/reconcile"
+	"sigs.k8s.io/controller-runtime/pkg/source"
+
+	corev1 "k8s.io/api/core/v1"
+
+	"github.com/clusterstacks/cluster-stack-operator/api/v1alpha1"
+	"github.com/clusterstacks/cluster-stack-operator/internal/apply"
+	"github.com/clusterstacks/cluster-stack-operator/internal/controller/clusterstack"
+	"github.com/clusterstacks/cluster-stack-operator/internal/controller/clusterstackrelease"
+	"github.com/clusterstacks/cluster-stack-operator/internal/controller/releases"
+	"github.com/clusterstacks/cluster-stack-operator/internal/source/dir"
+	"github.com/clusterstacks/cluster-stack-operator/internal/store"
+)
+
+// Leader election, the metrics endpoint, and the check at start.
+//
+// +kubebuilder:rbac:groups=coordination.k8s.io,resources=leases,verbs=create
+// +kubebuilder:rbac:groups=coordination.k8s.io,resources=leases,resourceNames=clusterstack.x-k8s.io,verbs=get;update;patch
+// +kubebuilder:rbac:groups=authentication.k8s.io,resources=tokenreviews,verbs=create
+// +kubebuilder:rbac:groups=authorization.k8s.io,resources=subjectaccessreviews,verbs=create
+
+const (
+	// leaseName is that of the existing operator, so that it and we never run at the same time.
+	leaseName = "clusterstack.x-k8s.io"
+	// name is under which we act: in events and in the list of clients of an API server.
+	name = "cluster-stack-operator"
+)
+
+// Run runs the operator until ctx ends. An error at start says what is missing and how to get it.
+func Run(ctx context.Context, c Config) error {
+	if err := c.Validate(); err != nil {
+		return err
+	}
+	restConfig, err := restConfig(c)
+	if err != nil {
+		return err
+	}
+	mgr, err := newManager(restConfig, c)
+	if err != nil {
+		return err
+	}
+	if err := checkKinds(mgr.GetRESTMapper()); err != nil {
+		return err
+	}
+	st, err := store.Open(c.StoreDir)
+	if err != nil {
+		return err
+	}
+	if err := errors.Join(setUp(ctx, mgr, st, c), ctx.Err()); err != nil {
+		return errors.Join(err, st.Close())
+	}
+	return errors.Join(mgr.Start(ctx), st.Close())
+}
+
+// Scheme returns the kinds that the operator works with.
+func Scheme() (*runtime.Scheme, error) {
+	scheme := runtime.NewScheme()
+	return scheme, errors.Join(
+		clientgoscheme.AddToScheme(scheme),
+		apiextensionsv1.AddToScheme(scheme),
+		clusterv1.AddToScheme(scheme),
+		v1alpha1.AddToScheme(scheme),
+	)
+}
+
+func restConfig(c Config) (*rest.Config, error) {
+	rules := clientcmd.NewDefaultClientConfigLoadingRules()
+	rules.ExplicitPath = c.Kubeconfig
+	cfg, err := clientcmd.NewNonInteractiveDeferredLoadingClientConfig(rules, nil).ClientConfig()
+	if err != nil {
+		return nil, fmt.Errorf("find the management cluster: %w", err)
+	}
+	cfg.QPS, cfg.Burst = c.KubeAPIQPS, c.KubeAPIBurst
+	cfg.UserAgent = remote.DefaultClusterAPIUserAgent(name)
+	return cfg, nil
+}
+
+func newManager(cfg *rest.Config, c Config) (ctrl.Manager, error) {
+	scheme, err := Scheme()
+	if err != nil {
+		return nil, err
+	}
+	tlsOptions, metrics, err := flags.GetManagerOptions(c.Diagnostics)
+	if err != nil {
+		return nil, err
+	}
+	metrics.TLSOpts = tlsOptions
+	var namespaces map[string]cache.Config
+	if c.Namespace != "" {
+		namespaces = map[string]cache.Config{c.Namespace: {}}
+	}
+	mgr, err := ctrl.NewManager(cfg, ctrl.Options{
+		Scheme:                        scheme,
+		LeaderElection:                c.LeaderElect,
+		LeaderElectionID:              leaseName,
+		LeaderElectionNamespace:       c.LeaderElectNamespace,
+		LeaderElectionReleaseOnCancel: true,
+		LeaseDuration:                 &c.LeaderElectLeaseDuration,
+		RenewDeadline:                 &c.LeaderElectRenewDeadline,
+		RetryPeriod:                   &c.LeaderElectRetryPeriod,
+		Metrics:                       *metrics,
+		HealthProbeBindAddress:        c.HealthAddress,
+		PprofBindAddress:              c.ProfilerAddress,
+		Cache: cache.Options{
+			DefaultNamespaces: namespaces,
+			SyncPeriod:        &c.SyncPeriod,
+			DefaultTransform:  cache.TransformStripManagedFields(),
+			ByObject: map[client.Object]cache.ByObject{
+				// Of the classes in the management cluster only those that come from releases matter.
+				clusterstackrelease.OwnedClasses(): {Label: labels.SelectorFromSet(labels.Set{v1alpha1.InstanceLabel: v1alpha1.InstanceOwned})},
+			},
+		},
+		Client: client.Options{Cache: &client.CacheOptions{
+			// They are read one by one and live: to cache them means to hold all secrets of all namespaces.
+			DisableFor: []client.Object{&corev1.Secret{}, &corev1.ConfigMap{}},
+		}},
+	})
+	if err != nil {
+		return nil, fmt.Errorf("set up the manager: %w", err)
+	}
+	return mgr, nil
+}
+
+// checkKinds reports which part of the management cluster is missing, if one is.
+func checkKinds(mapper meta.RESTMapper) error {
+	for _, need := range []struct {
+		kind schema.GroupVersionKind
+		cure string
+	}{
+		{clusterv1.GroupVersion.WithKind("Cluster"), "install Cluster API 1.12 or newer in this cluster, for example by: CLUSTER_TOPOLOGY=true EXP_RUNTIME_SDK=true clusterctl init"},
+		{clusterv1.GroupVersion.WithKind("ClusterClass"), "install Cluster API 1.12 or newer in this cluster, for example by: CLUSTER_TOPOLOGY=true EXP_RUNTIME_SDK=true clusterctl init"},
+		{v1alpha1.GroupVersion.WithKind(v1alpha1.ClusterStackKind), "apply the operator's CustomResourceDefinitions"},
+		{v1alpha1.GroupVersion.WithKind(v1alpha1.ClusterStackReleaseKind), "apply the operator's CustomResourceDefinitions"},
+		{v1alpha1.GroupVersion.WithKind(v1alpha1.ClusterAddonKind), "apply the operator's CustomResourceDefinitions"},
+	} {
+		_, err := mapper.RESTMapping(need.kind.GroupKind(), need.kind.Version)
+		switch {
+		case meta.IsNoMatchError(err):
+			return fmt.Errorf("the management cluster does not serve the kind %s of %s: %s", need.kind.Kind, need.kind.GroupVersion(), need.cure)
+		case err != nil:
+			return fmt.Errorf("ask the management cluster for its kinds: %w", err)
+		}
+	}
+	return nil
+}
+
+// setUp adds all that runs to the manager.
+func setUp(ctx context.Context, mgr ctrl.Manager, st *store.Store, c Config) error {
+	folder, err := filepath.Abs(c.directory())
+	if err != nil {
+		return err
+	}
+	recorder := mgr.GetEventRecorder(name)
+	opener := releases.New(mgr.GetClient(), st, dir.New(folder), SourceDirectory+":"+folder)
+	lister := releases.NewLister(opener.List, c.pollInterval())
+	if err := mgr.Add(lister); err != nil {
+		return err
+	}
+	applier, err := apply.New(mgr.GetConfig(), apply.Options{})
+	if err != nil {
+		return err
+	}
+
+	stacks := clusterstack.New(mgr.GetClient(), mgr.GetAPIReader(), lister, recorder)
+	if err := stacks.SetupWithManager(mgr, clusterstack.Setup{
+		Controller:  controllerOptions(c.ClusterStackConcurrency),
+		WatchFilter: c.WatchFilter,
+		Offers:      source.Channel(lister.Changes(), handler.EnqueueRequestsFromMapFunc(stacks.All)),
+	}); err != nil {
+		return err
+	}
+	if err := clusterstackrelease.New(mgr.GetClient(), mgr.GetAPIReader(), opener, applier, recorder, clusterstackrelease.Options{
+		Poll:   c.pollInterval(),
+		Groups: c.ClassGroups,
+	}).SetupWithManager(mgr, clusterstackrelease.Setup{
+		Controller:  controllerOptions(c.ClusterStackReleaseConcurrency),
+		WatchFilter: c.WatchFilter,
+	}); err != nil {
+		return err
+	}
+	if _, err := newClusterCache(ctx, mgr, c); err != nil {
+		return err
+	}
+	return errors.Join(
+		mgr.AddHealthzCheck("ping", healthz.Ping),
+		mgr.AddReadyzCheck("caches", synced(mgr.GetCache())),
+	)
+}
+
+// controllerOptions are those of all controllers: what failed is tried again within a minute, because
+// what cures it often cannot be watched.
+func controllerOptions(concurrency int) controller.Options {
+	return controller.Options{
+		MaxConcurrentReconciles: concurrency,
+		RateLimiter:             workqueue.NewTypedItemExponentialFailureRateLimiter[reconcile.Request](250*time.Millisecond, time.Minute),
+	}
+}
+
+// newClusterCache sets up the connections to workload clusters.
+func newClusterCache(ctx context.Context, mgr ctrl.Manager, c Config) (clustercache.ClusterCache, error) {
+	clusters, err := clustercache.SetupWithManager(ctx, mgr, clustercache.Options{
+		// Kubeconfigs are read when a connection is made, which is rare; a cache would hold other secrets, too.
+		SecretClient:     mgr.GetAPIReader(),
+		WatchFilterValue: c.WatchFilter,
+		Cache:            clustercache.CacheOptions{DefaultTransform: cache.TransformStripManagedFields()},
+		Client: clustercache.ClientOptions{
+			QPS:       c.ClusterQPS,
+			Burst:     c.ClusterBurst,
+			UserAgent: remote.DefaultClusterAPIUserAgent(name),
+			Cache:     clustercache.ClientCacheOptions{DisableFor: []client.Object{&corev1.Secret{}, &corev1.ConfigMap{}}},
+		},
+	}, controller.Options{MaxConcurrentReconciles: c.ClusterCacheConcurrency})
+	if err != nil {
+		return nil, fmt.Errorf("connections to workload clusters: %w", err)
+	}
+	// The first try comes before the control plane answers, and the next one would be half a minute later.
+	if settable, ok := clusters.(interface{ SetConnectionCreationRetryInterval(time.Duration) }); ok {
+		settable.SetConnectionCreationRetryInterval(2 * time.Second)
+	}
+	return clusters, nil
+}
+
+// synced is true when everything that is watched was read once.
+func synced(c cache.Cache) healthz.Checker {
+	return func(req *http.Request) error {
+		ctx, cancel := context.WithTimeout(req.Context(), time.Second)
+		defer cancel()
+		if !c.WaitForCacheSync(ctx) {
+			return errors.New("the management cluster has not been read yet")
+		}
+		return nil
+	}
+}
