@@ -105,58 +105,49 @@ func (w *writer) holdBack() {
 
 // run describes a pod whose containers may start.
 func (w *writer) run() {
-	var initStatuses []corev1.ContainerStatus
-	var pending []string
+	fails := slices.ContainsFunc(slices.Concat(w.pod.Spec.InitContainers, w.pod.Spec.Containers),
+		func(c corev1.Container) bool { return w.failure(c) != nil })
+	ends := !fails && (w.pod.Spec.RestartPolicy == corev1.RestartPolicyNever || w.pod.Spec.RestartPolicy == corev1.RestartPolicyOnFailure)
+
+	var initStatuses, statuses []corev1.ContainerStatus
+	var pending []string // init containers that are not done; what comes after them has to wait
+	state := func(c corev1.Container, endless bool) corev1.ContainerState {
+		failure := w.failure(c)
+		switch {
+		case len(pending) > 0:
+			return waiting(reasonInitializing, "")
+		case failure != nil:
+			return *failure
+		case endless && !ends: // sidecars end with the pod
+			return w.running()
+		default:
+			return w.completed()
+		}
+	}
 	for _, c := range w.pod.Spec.InitContainers {
 		sidecar := c.RestartPolicy != nil && *c.RestartPolicy == corev1.ContainerRestartPolicyAlways
-		state := waiting(reasonInitializing, "")
-		if len(pending) == 0 {
-			switch failure := w.failure(c); {
-			case failure != nil:
-				state = *failure
-			case sidecar:
-				state = w.running()
-			default:
-				state = w.completed()
-			}
-		}
-		if state.Waiting != nil {
+		status := w.container(c, w.status.InitContainerStatuses, state(c, sidecar))
+		if status.State.Waiting != nil {
 			pending = append(pending, c.Name)
 		}
-		initStatuses = append(initStatuses, w.container(c, w.status.InitContainerStatuses, state))
+		initStatuses = append(initStatuses, status)
 	}
-	w.initialized(pending)
-
-	endless := w.pod.Spec.RestartPolicy == corev1.RestartPolicyAlways || w.pod.Spec.RestartPolicy == ""
 	started := true
-	var statuses []corev1.ContainerStatus
 	for _, c := range w.pod.Spec.Containers {
-		state := w.running()
-		switch failure := w.failure(c); {
-		case len(pending) > 0:
-			state = waiting(reasonInitializing, "")
-		case failure != nil:
-			state = *failure
-		case !endless:
-			state = w.completed()
-		}
-		started = started && state.Waiting == nil
-		statuses = append(statuses, w.container(c, w.status.ContainerStatuses, state))
+		status := w.container(c, w.status.ContainerStatuses, state(c, true))
+		started = started && status.State.Waiting == nil
+		statuses = append(statuses, status)
 	}
-	w.status.ContainerStatuses = statuses
-
+	w.status.InitContainerStatuses, w.status.ContainerStatuses = initStatuses, statuses
 	switch {
 	case !started:
 		w.status.Phase = corev1.PodPending
-	case !endless:
+	case ends:
 		w.status.Phase = corev1.PodSucceeded
-		for i, c := range w.pod.Spec.InitContainers { // sidecars end with the pod
-			initStatuses[i] = w.container(c, initStatuses, w.completed())
-		}
 	default:
 		w.status.Phase = corev1.PodRunning
 	}
-	w.status.InitContainerStatuses = initStatuses
+	w.initialized(pending)
 	w.ready()
 }
 
