@@ -348,7 +348,8 @@ func keep(s Situation) Move {
 		applied.Pruned = true
 		return Prune{Addons: applied.Addons, Nothing: record.Rollout != nil && record.Rollout.Rebuilt, Record: record}
 	case applied.Inputs != s.Inputs:
-		applied.Inputs = s.Inputs
+		// Other values may render fewer objects.
+		applied.Inputs, applied.Pruned = s.Inputs, false
 		return Refresh{Addons: applied.Addons, Record: record}
 	}
 	return Rest{}

@@ -350,7 +350,7 @@ func TestNext(t *testing.T) {
 		"RefreshesWhenTheValuesChange": {
 			why:  "Values are made of fields of the Cluster, which a user may edit at any time.",
 			give: Situation{Cluster: here, Target: target1, Record: settled, Inputs: "changed"},
-			want: Refresh{Addons: has1.Addons, Record: Record{Applied: &Applied{Release: v1, Version: "v1.35.4", Addons: has1.Addons, Inputs: "changed", Pruned: true}, Rollout: settled.Rollout}},
+			want: Refresh{Addons: has1.Addons, Record: Record{Applied: &Applied{Release: v1, Version: "v1.35.4", Addons: has1.Addons, Inputs: "changed"}, Rollout: settled.Rollout}},
 		},
 		"Rests": {
 			give: Situation{Cluster: here, Target: target1, Record: settled},

@@ -164,7 +164,6 @@ func (w *work) tell(kind, reason, message string) {
 	w.recorder.Eventf(w.cluster, w.addon, kind, reason, reason, "%s", message)
 }
 
-
 func (w *work) note(stage string, change func(*rollout.Progress)) {
 	p := w.progress[stage]
 	change(&p)
