@@ -8,6 +8,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"io/fs"
 	"log/slog"
 	"net"
 	"net/rpc"
@@ -115,8 +116,13 @@ func reap(conn net.Conn) (err error) {
 	defer hangUp()
 	r := &Reaper{
 		ctx: ctx, dir: dir, sandboxes: map[int]*sandbox.Sandbox{},
-		log: logr.FromSlogHandler(slog.NewTextHandler(os.Stderr, nil)),
 	}
+	log, err := os.Create(filepath.Join(dir, "sandbox.log"))
+	if err != nil {
+		return err
+	}
+	defer log.Close() //nolint:errcheck // it is removed
+	r.log = logr.FromSlogHandler(slog.NewTextHandler(log, nil))
 	// Libraries that log by themselves write to the same place.
 	ctrllog.SetLogger(r.log)
 	klog.SetLogger(r.log)
@@ -132,7 +138,29 @@ func reap(conn net.Conn) (err error) {
 		wg.Go(s.Stop)
 	}
 	wg.Wait()
+	if keep := os.Getenv(LogsVariable); keep != "" {
+		return copyLogs(keep, dir)
+	}
 	return nil
+}
+
+// copyLogs copies the logs below a folder, with the paths that they have there.
+func copyLogs(dst, src string) error {
+	return filepath.WalkDir(src, func(path string, d fs.DirEntry, err error) error {
+		if err != nil || d.IsDir() || filepath.Ext(path) != ".log" {
+			return err
+		}
+		rel, err := filepath.Rel(src, path)
+		if err != nil {
+			return err
+		}
+		raw, err := os.ReadFile(path)
+		if err != nil {
+			return err
+		}
+		copied := filepath.Join(dst, rel)
+		return errors.Join(os.MkdirAll(filepath.Dir(copied), 0o750), os.WriteFile(copied, raw, 0o600))
+	})
 }
 
 // line tells when the other side is gone.

@@ -32,6 +32,10 @@ import (
 	"github.com/clusterstacks/cluster-stack-operator/internal/sandbox/process"
 )
 
+// LogsVariable is the environment variable that names a folder to keep the logs of all programs in; without
+// it they go with everything else when the tests have ended.
+const LogsVariable = "CLUSTER_STACK_SANDBOX_LOGS"
+
 // reaperVariable makes the test binary a reaper.
 const reaperVariable = "CLUSTER_STACK_SANDBOX_REAPER"
 
