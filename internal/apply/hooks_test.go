@@ -1,0 +1,315 @@
+// Copyright The Cluster Stack Operator Authors.
+// SPDX-License-Identifier: Apache-2.0
+
+package apply_test
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"strconv"
+	"strings"
+	"sync"
+	"testing"
+
+	"github.com/google/go-cmp/cmp"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"k8s.io/apimachinery/pkg/apis/meta/v1/unstructured"
+	"k8s.io/apimachinery/pkg/types"
+	"k8s.io/apimachinery/pkg/watch"
+
+	"github.com/clusterstacks/cluster-stack-operator/internal/apply"
+	"github.com/clusterstacks/cluster-stack-operator/internal/sandbox/sandboxtest"
+)
+
+func job(t testing.TB, ns, name, image string) *unstructured.Unstructured {
+	return object(t, ns, fmt.Sprintf(`
+apiVersion: batch/v1
+kind: Job
+metadata: {name: %s, namespace: $NS}
+spec: {template: {spec: {restartPolicy: Never, containers: [{name: c, image: %q}]}}}
+`, name, image))
+}
+
+// jobController ends Jobs, as the one of a real cluster would, and keeps a diary
+// of what it saw in which order.
+type jobController struct {
+	w  *world
+	ns string
+
+	mu    sync.Mutex
+	diary []string
+	// outcome of a Job by name: "Complete" (also for those not named), "Failed", or "" to let it run.
+	outcome map[string]string
+}
+
+func (w *world) jobController(ns string) *jobController {
+	w.t.Helper()
+	c := &jobController{w: w, ns: ns, outcome: map[string]string{}}
+	for _, kind := range []string{"Job", "ConfigMap"} {
+		watcher, err := w.client.Resource(plurals[kind]).Namespace(ns).Watch(w.t.Context(), metav1.ListOptions{})
+		if err != nil {
+			w.t.Fatal(err)
+		}
+		w.t.Cleanup(watcher.Stop)
+		go c.run(kind, watcher)
+	}
+	return c
+}
+
+func (c *jobController) run(kind string, watcher watch.Interface) {
+	for event := range watcher.ResultChan() {
+		obj, ok := event.Object.(*unstructured.Unstructured)
+		if !ok || event.Type == watch.Modified {
+			continue
+		}
+		c.mu.Lock()
+		c.diary = append(c.diary, string(event.Type)+" "+obj.GetName())
+		outcome, named := c.outcome[obj.GetName()]
+		c.mu.Unlock()
+		if !named {
+			outcome = "Complete"
+		}
+		if kind == "Job" && event.Type == watch.Added && outcome != "" {
+			c.end(obj.GetName(), outcome)
+		}
+	}
+}
+
+func (c *jobController) end(name, outcome string) {
+	const now = `"2026-01-01T00:00:00Z"`
+	patch := `{"status":{"startTime":` + now + `,"completionTime":` + now + `,"succeeded":1,"conditions":[{"type":"SuccessCriteriaMet","status":"True"},{"type":"Complete","status":"True"}]}}`
+	if outcome == "Failed" {
+		patch = `{"status":{"startTime":` + now + `,"failed":1,"conditions":[{"type":"FailureTarget","status":"True","reason":"BackoffLimitExceeded"},{"type":"Failed","status":"True","reason":"BackoffLimitExceeded"}]}}`
+	}
+	_, err := c.w.client.Resource(plurals["Job"]).Namespace(c.ns).Patch(c.w.t.Context(), name, types.MergePatchType, []byte(patch),
+		metav1.PatchOptions{FieldManager: "kube-controller-manager"}, "status")
+	if err != nil && c.w.t.Context().Err() == nil {
+		c.w.t.Errorf("end Job %s: %v", name, err)
+	}
+}
+
+func (c *jobController) set(name, outcome string) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	c.outcome[name] = outcome
+}
+
+func (c *jobController) made(name string) int {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	n := 0
+	for _, line := range c.diary {
+		if line == "ADDED "+name {
+			n++
+		}
+	}
+	return n
+}
+
+func TestHooksRunInTheirPlace(t *testing.T) {
+	w := newWorld(t, sandboxtest.APIServer(t))
+	ns := w.namespace("hooks")
+	jobs := w.jobController(ns)
+	a, inv, j := w.applier(nil, apply.Options{}), apply.NewInventory(), &journal{}
+	set := func(release string) apply.Set {
+		cm := object(t, ns, `{apiVersion: v1, kind: ConfigMap, metadata: {name: object, namespace: $NS}, data: {r: `+release+`}}`)
+		return apply.Set{Name: "s", Objects: []*unstructured.Unstructured{cm}, Hooks: []apply.Hook{
+			{Object: job(t, ns, "after", release), Events: []string{"post-install", "post-upgrade"}},
+			{Object: job(t, ns, "second", release), Events: []string{"pre-install"}, Weight: 5},
+			{Object: job(t, ns, "first", release), Events: []string{"pre-install", "pre-upgrade"}, Weight: -5, DeletePolicies: []string{"hook-succeeded"}},
+			{Object: job(t, ns, "upgrade", release), Events: []string{"pre-upgrade"}},
+			{Object: job(t, ns, "delete", release), Events: []string{"pre-delete"}},
+			{Object: object(t, ns, `{apiVersion: v1, kind: ConfigMap, metadata: {name: input, namespace: $NS}}`), Events: []string{"pre-install"}, Weight: 5},
+		}}
+	}
+	if _, err := a.Apply(t.Context(), set("one"), inv, j); err != nil {
+		t.Fatal(err)
+	}
+	for name, want := range map[string]int{"first": 1, "second": 1, "after": 1, "upgrade": 0, "delete": 0} {
+		if got := jobs.made(name); got != want {
+			t.Errorf("installation: hook %s ran %d times, want %d", name, got, want)
+		}
+	}
+	if w.get(job(t, ns, "first", "one")) != nil {
+		t.Error("a hook that asked for it was not deleted")
+	}
+	// Each is made after the one before it has ended, and has a later version.
+	var last uint64
+	for _, obj := range []*unstructured.Unstructured{
+		object(t, ns, `{apiVersion: v1, kind: ConfigMap, metadata: {name: input, namespace: $NS}}`),
+		job(t, ns, "second", ""),
+		object(t, ns, `{apiVersion: v1, kind: ConfigMap, metadata: {name: object, namespace: $NS}}`),
+		job(t, ns, "after", ""),
+	} {
+		version, err := strconv.ParseUint(w.mustGet(obj).GetResourceVersion(), 10, 64)
+		if err != nil {
+			t.Fatal(err)
+		}
+		if version < last {
+			t.Errorf("%s was there too early", obj.GetName())
+		}
+		last = version
+	}
+
+	// The same again is no upgrade.
+	if _, err := a.Apply(t.Context(), set("one"), inv, j); err != nil {
+		t.Fatal(err)
+	}
+	if jobs.made("upgrade") != 0 || jobs.made("after") != 1 {
+		t.Error("hooks ran although nothing had changed")
+	}
+	if _, err := a.Apply(t.Context(), set("two"), inv, j); err != nil {
+		t.Fatal(err)
+	}
+	for name, want := range map[string]int{"first": 2, "second": 1, "after": 2, "upgrade": 1, "delete": 0} {
+		if got := jobs.made(name); got != want {
+			t.Errorf("after the upgrade: hook %s ran %d times, want %d", name, got, want)
+		}
+	}
+	// What hooks made stays as long as the addon, and goes with it.
+	id := apply.ID{Kind: "ConfigMap", Namespace: ns, Name: "object"}
+	if report, err := a.Prune(t.Context(), inv, func(got apply.ID) bool { return got == id }, j); err != nil || len(report.Pruned) > 0 {
+		t.Errorf("pruned %v, %v", names(report.Pruned), err)
+	}
+	if _, err := a.Prune(t.Context(), inv, nothing, j); err != nil || inv.Len() != 0 {
+		t.Errorf("prune all: %v, left %v", err, origins(inv))
+	}
+	// It comes back as an installation.
+	if _, err := a.Apply(t.Context(), set("two"), inv, j); err != nil {
+		t.Fatal(err)
+	}
+	if got := jobs.made("second"); got != 2 {
+		t.Errorf("hook of the installation ran %d times, want 2", got)
+	}
+}
+
+func TestAFailedHookStopsTheSetAndRunsAgain(t *testing.T) {
+	w := newWorld(t, sandboxtest.APIServer(t))
+	ns := w.namespace("hookfails")
+	jobs := w.jobController(ns)
+	jobs.set("check", "Failed")
+	a, inv, j := w.applier(nil, apply.Options{}), apply.NewInventory(), &journal{}
+	cm := object(t, ns, `{apiVersion: v1, kind: ConfigMap, metadata: {name: object, namespace: $NS}}`)
+	set := apply.Set{Name: "s", Objects: []*unstructured.Unstructured{cm}, Hooks: []apply.Hook{
+		{Object: job(t, ns, "check", "i"), Events: []string{"pre-install"}},
+	}}
+	_, err := a.Apply(t.Context(), set, inv, j)
+	want := "hook Job.batch " + ns + "/check: it has failed: BackoffLimitExceeded"
+	if err == nil || err.Error() != want {
+		t.Errorf("error %v, want %s", err, want)
+	}
+	if w.get(cm) != nil {
+		t.Error("the objects were applied although the hook before them failed")
+	}
+	jobs.set("check", "Complete")
+	// In another life, to see that the journal is enough.
+	if _, err := w.applier(nil, apply.Options{}).Apply(t.Context(), set, j.load(t), j); err != nil {
+		t.Errorf("second attempt: %v", err)
+	}
+	if got := jobs.made("check"); got != 2 {
+		t.Errorf("the hook ran %d times, want 2", got)
+	}
+	w.mustGet(cm)
+}
+
+func TestAWaitForAHookIsTakenUpAgain(t *testing.T) {
+	w := newWorld(t, sandboxtest.APIServer(t))
+	ns := w.namespace("hookwaits")
+	jobs := w.jobController(ns)
+	jobs.set("slow", "")
+	inv, j := apply.NewInventory(), &journal{}
+	set := apply.Set{Name: "s", Objects: objects(t, ns, `{apiVersion: v1, kind: ConfigMap, metadata: {name: object, namespace: $NS}}`), Hooks: []apply.Hook{
+		{Object: job(t, ns, "slow", "i"), Events: []string{"pre-install"}},
+	}}
+	// The caller's patience ends once the Job is there.
+	ctx, cancel := context.WithCancel(t.Context())
+	seen := journalFunc(func(ctx context.Context, inv *apply.Inventory) error {
+		for _, e := range inv.Entries() {
+			if e.Kind == "Job" && e.Origin == apply.Created {
+				cancel()
+			}
+		}
+		return j.Save(ctx, inv)
+	})
+	_, err := w.applier(nil, apply.Options{}).Apply(ctx, set, inv, seen)
+	if !errors.Is(err, context.Canceled) || strings.Contains(err.Error(), "it has failed") {
+		t.Errorf("error %v, want the end of the caller's context", err)
+	}
+	uid := w.mustGet(job(t, ns, "slow", "i")).GetUID()
+	done := make(chan error, 1)
+	go func() {
+		_, err := w.applier(nil, apply.Options{}).Apply(t.Context(), set, j.load(t), j)
+		done <- err
+	}()
+	jobs.end("slow", "Complete")
+	if err := <-done; err != nil {
+		t.Error(err)
+	}
+	if got := w.mustGet(job(t, ns, "slow", "i")).GetUID(); got != uid {
+		t.Error("the Job was made anew although it was underway")
+	}
+}
+
+func TestAHookDoesNotTakeSomebodyElsesObject(t *testing.T) {
+	w := newWorld(t, sandboxtest.APIServer(t))
+	ns := w.namespace("hookforeign")
+	theirs := w.create("admin", job(t, ns, "check", "i"))
+	_, err := w.applier(nil, apply.Options{}).Apply(t.Context(), apply.Set{Name: "s", Hooks: []apply.Hook{
+		{Object: job(t, ns, "check", "i"), Events: []string{"pre-install"}},
+	}}, apply.NewInventory(), &journal{})
+	if err == nil || !strings.Contains(err.Error(), "not of this cluster stack") {
+		t.Errorf("error %v", err)
+	}
+	if got := w.mustGet(theirs); got.GetUID() != theirs.GetUID() {
+		t.Error("somebody else's Job was replaced")
+	}
+}
+
+// A process that dies while hooks run leaves no Job behind that blocks the next one.
+func TestAKillAmongHooksIsRecoveredFrom(t *testing.T) {
+	w := newWorld(t, sandboxtest.APIServer(t))
+	for _, how := range []death{beforeRequest, beforeAnswer, afterAnswer} {
+		for killAt := 1; ; killAt++ {
+			ns := w.namespace("hookkill")
+			w.jobController(ns)
+			j := &journal{}
+			set := func(release string) apply.Set {
+				return apply.Set{Name: "s",
+					Objects: objects(t, ns, `{apiVersion: v1, kind: ConfigMap, metadata: {name: object, namespace: $NS}}`),
+					Hooks: []apply.Hook{
+						{Object: job(t, ns, "before", release), Events: []string{"pre-install", "pre-upgrade"}},
+						{Object: job(t, ns, "after", release), Events: []string{"post-install", "post-upgrade"}, DeletePolicies: []string{"before-hook-creation", "hook-succeeded"}},
+					}}
+			}
+			live := func(release string, wire *wire) error {
+				j.wire = wire
+				_, err := w.applier(wire, apply.Options{}).Apply(t.Context(), set(release), j.load(t), j)
+				return err
+			}
+			if err := live("one", nil); err != nil {
+				t.Fatal(err)
+			}
+			wire := &wire{killAt: killAt, how: how}
+			_ = live("two", wire) // Whether it notices is not the question.
+			// The next life may find a release that is newer still.
+			if err := live("three", nil); err != nil {
+				t.Fatalf("after a death %s %d: %v", how, killAt, err)
+			}
+			before := w.mustGet(job(t, ns, "before", ""))
+			containers, _, _ := unstructured.NestedSlice(before.Object, "spec", "template", "spec", "containers")
+			if image := containers[0].(map[string]any)["image"]; image != "three" {
+				t.Errorf("after a death %s %d: the hook is of release %v", how, killAt, image)
+			}
+			want := map[string]apply.Origin{
+				"ConfigMap " + ns + "/object": apply.Created, "Job.batch " + ns + "/before": apply.Created,
+			}
+			if diff := cmp.Diff(want, origins(j.load(t))); diff != "" || w.get(job(t, ns, "after", "")) != nil {
+				t.Errorf("after a death %s %d: inventory (-want +got):\n%s", how, killAt, diff)
+			}
+			if !wire.dead {
+				break
+			}
+		}
+	}
+}
