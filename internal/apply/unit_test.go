@@ -1,0 +1,212 @@
+// Copyright The Cluster Stack Operator Authors.
+// SPDX-License-Identifier: Apache-2.0
+
+package apply
+
+import (
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"net"
+	"net/url"
+	"os"
+	"strings"
+	"syscall"
+	"testing"
+
+	"github.com/google/go-cmp/cmp"
+	apierrors "k8s.io/apimachinery/pkg/api/errors"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"k8s.io/apimachinery/pkg/runtime/schema"
+	"sigs.k8s.io/structured-merge-diff/v6/fieldpath"
+)
+
+func TestRuleHasNoValues(t *testing.T) {
+	for name, test := range map[string]struct{ give, want string }{
+		"Quoted":             {`Invalid value: "geheim: x": must be no more than 63 characters`, "Invalid value: must be no more than 63 characters"},
+		"QuotedWithEscapes":  {`Invalid value: "ge\"heim\n: x": must be lower case`, "Invalid value: must be lower case"},
+		"Number":             {`Invalid value: 70000: must be between 1 and 65535, inclusive`, "Invalid value: must be between 1 and 65535, inclusive"},
+		"JSON":               {`Invalid value: {"matchLabels":{"a":"geheim: field"}}: field is immutable`, "Invalid value: field is immutable"},
+		"GoSyntax":           {`Invalid value: core.Secret{Data:"geheim"}: field is immutable`, "Invalid value: field is immutable"},
+		"GoSyntaxAndNoEnd":   {`Invalid value: core.Secret{Data: "geheim"}`, "Invalid value"},
+		"Null":               {`Invalid value: null: must not be null`, "Invalid value: must not be null"},
+		"Unsupported":        {`Unsupported value: "geheim": supported values: "ClusterIP", "NodePort"`, `Unsupported value: supported values: "ClusterIP", "NodePort"`},
+		"Required":           {`Required value: name is required`, "Required value: name is required"},
+		"Forbidden":          {`Forbidden: updates to statefulset spec are forbidden`, "Forbidden: updates to statefulset spec are forbidden"},
+		"Duplicate":          {`Duplicate value: "geheim"`, "Duplicate value"},
+		"DuplicateStructure": {`Duplicate value: {"name":"geheim"}`, "Duplicate value"},
+		"Text":               {"something else", "something else"},
+	} {
+		t.Run(name, func(t *testing.T) {
+			if got := rule(test.give); got != test.want {
+				t.Errorf("%q, want %q", got, test.want)
+			}
+		})
+	}
+}
+
+func FuzzRuleHasNoValues(f *testing.F) {
+	for _, seed := range []string{"a", `a": b`, `{"x": "y"}: z`, "a\nb", "\\", "ä: ö"} {
+		f.Add(seed)
+	}
+	f.Fuzz(func(t *testing.T, value string) {
+		value = "geheim" + value
+		quoted, err := json.Marshal(map[string]string{"k": value})
+		if err != nil {
+			t.Fatal(err)
+		}
+		for _, printed := range []string{fmt.Sprintf("%q", value), string(quoted)} {
+			got := rule("Invalid value: " + printed + ": field is immutable")
+			if got != "Invalid value: field is immutable" {
+				t.Errorf("%s gives %q", printed, got)
+			}
+		}
+	})
+}
+
+func TestRequestErrorsAreStableAndTellNothingSecret(t *testing.T) {
+	timeout := &url.Error{Op: "Patch", URL: "https://127.0.0.1:6443/x", Err: context.DeadlineExceeded}
+	reset := &url.Error{Op: "Patch", URL: "https://127.0.0.1:6443/x", Err: &net.OpError{Op: "read", Net: "tcp",
+		Source: &net.TCPAddr{IP: net.IPv4(127, 0, 0, 1), Port: 51234}, Err: os.NewSyscallError("read", syscall.ECONNRESET)}}
+	typed := apierrors.NewBadRequest(`failed to create typed patch object (ns/a; /v1, Kind=Secret): .data.x: expected string, got &value.valueUnstructured{Value:"geheim"}`)
+	for name, test := range map[string]struct {
+		give   error
+		secret bool
+		want   string
+	}{
+		"Timeout":           {timeout, false, "no answer in time from the API server"},
+		"Reset":             {reset, false, "API server: connection reset by peer"},
+		"WrongType":         {typed, false, "failed to create typed patch object (ns/a; /v1, Kind=Secret): .data.x: expected string …"},
+		"WrongTypeInSecret": {typed, true, "BadRequest"},
+		"ManyLines":         {apierrors.NewForbidden(schema.GroupResource{Resource: "pods"}, "a", errors.New("no\n\tway")), false, `pods "a" is forbidden: no way`},
+		"Long":              {apierrors.NewBadRequest(strings.Repeat("x", 5000)), false, strings.Repeat("x", maxText) + "…"},
+	} {
+		t.Run(name, func(t *testing.T) {
+			if got := requestError(t.Context(), test.give, test.secret).Error(); got != test.want {
+				t.Errorf("%q, want %q", got, test.want)
+			}
+		})
+	}
+}
+
+func TestInventoryEncoding(t *testing.T) {
+	inv := NewInventory()
+	inv.Put(Entry{ID: ID{Group: "apps", Kind: "Deployment", Namespace: "kube-system", Name: "metrics-server"}, Version: "v1",
+		UID: "u", Origin: Created, Set: "metrics-server", Hash: "h", Fields: "f"})
+	inv.Put(Entry{ID: ID{Kind: "Namespace", Name: "kube-system"}, Version: "v1", Origin: Shared, Keep: true})
+	inv.sets["metrics-server"] = progress{Pre: "a", Post: "b"}
+	const want = `{"version":1,"objects":[` +
+		`{"kind":"Namespace","name":"kube-system","version":"v1","origin":"Shared","keep":true},` +
+		`{"group":"apps","kind":"Deployment","namespace":"kube-system","name":"metrics-server","version":"v1","uid":"u","origin":"Created","set":"metrics-server","hash":"h","fields":"f"}],` +
+		`"sets":{"metrics-server":{"pre":"a","post":"b"}}}`
+	data, err := inv.Encode()
+	if err != nil {
+		t.Fatal(err)
+	}
+	// Installations hold this: a change of it needs another version, and a reader for both.
+	if diff := cmp.Diff(want, string(data)); diff != "" {
+		t.Errorf("encoding (-want +got):\n%s", diff)
+	}
+	back, err := DecodeInventory(data)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if diff := cmp.Diff(inv, back, cmp.AllowUnexported(Inventory{}, progress{})); diff != "" {
+		t.Errorf("decoded (-want +got):\n%s", diff)
+	}
+	if objects, shared := inv.Counts(); objects != 2 || shared != 1 {
+		t.Errorf("%d objects, %d shared", objects, shared)
+	}
+
+	for name, test := range map[string]string{
+		"NotJSON":       "x",
+		"AnotherFormat": `{"version":2}`,
+		"UnknownOrigin": `{"version":1,"objects":[{"kind":"A","name":"b","origin":"Stolen"}]}`,
+		"NoName":        `{"version":1,"objects":[{"kind":"A","origin":"Created"}]}`,
+	} {
+		t.Run(name, func(t *testing.T) {
+			if _, err := DecodeInventory([]byte(test)); err == nil {
+				t.Error("no error: what is not understood must not be pruned by")
+			}
+		})
+	}
+	if empty, err := DecodeInventory(nil); err != nil || empty.Len() != 0 {
+		t.Errorf("no bytes: %v, %v", empty, err)
+	}
+}
+
+func TestFieldsHashDoesNotDependOnTheOrderOfWriting(t *testing.T) {
+	entry := func(fields string) []metav1.ManagedFieldsEntry {
+		return []metav1.ManagedFieldsEntry{{Manager: "m", Operation: metav1.ManagedFieldsOperationApply, FieldsV1: &metav1.FieldsV1{Raw: []byte(fields)}}}
+	}
+	a := fieldsHash(entry(`{"f:data":{"f:a":{},"f:b":{}},"f:metadata":{"f:labels":{"f:x":{}}}}`), "m")
+	b := fieldsHash(entry(`{"f:metadata":{"f:labels":{"f:x":{}}},"f:data":{"f:b":{},"f:a":{}}}`), "m")
+	c := fieldsHash(entry(`{"f:data":{"f:a":{}}}`), "m")
+	if a != b || a == c || a == "" || fieldsHash(entry("{}"), "other") != "" {
+		t.Errorf("hashes %q, %q, %q", a, b, c)
+	}
+}
+
+func TestDivideFollowsListsAsTheAPIServerDoes(t *testing.T) {
+	object := map[string]any{
+		"spec": map[string]any{
+			"ports": []any{
+				map[string]any{"port": int64(53)},
+				map[string]any{"port": int64(53), "protocol": "UDP"},
+			},
+			"set":    []any{"a"},
+			"atomic": []any{"x", "y"},
+		},
+	}
+	for name, test := range map[string]struct {
+		path string
+		want bool
+	}{
+		"Field":               {`{"f:spec":{"f:atomic":{}}}`, true},
+		"OtherField":          {`{"f:spec":{"f:none":{}}}`, false},
+		"KeyWithItsDefault":   {`{"f:spec":{"f:ports":{"k:{\"port\":53,\"protocol\":\"TCP\"}":{"f:port":{}}}}}`, true},
+		"KeyWithoutADefault":  {`{"f:spec":{"f:ports":{"k:{\"port\":53,\"protocol\":\"UDP\"}":{"f:protocol":{}}}}}`, true},
+		"FieldOfTheRightOne":  {`{"f:spec":{"f:ports":{"k:{\"port\":53,\"protocol\":\"TCP\"}":{"f:protocol":{}}}}}`, false},
+		"OtherKey":            {`{"f:spec":{"f:ports":{"k:{\"port\":80,\"protocol\":\"TCP\"}":{"f:port":{}}}}}`, false},
+		"KeyOfNothingItHas":   {`{"f:spec":{"f:ports":{"k:{\"name\":\"x\"}":{"f:port":{}}}}}`, false},
+		"ElementOfASet":       {`{"f:spec":{"f:set":{"v:\"a\"":{}}}}`, true},
+		"OtherElementOfASet":  {`{"f:spec":{"f:set":{"v:\"b\"":{}}}}`, false},
+		"Index":               {`{"f:spec":{"f:atomic":{"i:1":{}}}}`, true},
+		"IndexBeyondTheEnd":   {`{"f:spec":{"f:atomic":{"i:2":{}}}}`, false},
+		"ThroughAnotherShape": {`{"f:spec":{"f:set":{"f:x":{}}}}`, false},
+	} {
+		t.Run(name, func(t *testing.T) {
+			set := &fieldpath.Set{}
+			if err := set.FromJSON(strings.NewReader(test.path)); err != nil {
+				t.Fatal(err)
+			}
+			has, lacks := divide(set, object)
+			if got := has.Size() > 0; got != test.want || has.Size()+lacks.Size() != set.Size() {
+				t.Errorf("has %v, lacks %v", has, lacks)
+			}
+		})
+	}
+}
+
+func TestWaves(t *testing.T) {
+	for name, test := range map[string]struct {
+		give schema.GroupKind
+		want wave
+	}{
+		"Namespace":      {schema.GroupKind{Kind: "Namespace"}, foundations},
+		"ServiceAccount": {schema.GroupKind{Kind: "ServiceAccount"}, accounts},
+		"Secret":         {schema.GroupKind{Kind: "Secret"}, configuration},
+		"SameKindElsewhere": {
+			schema.GroupKind{Group: "example.com", Kind: "Secret"}, workloads},
+		"Deployment": {schema.GroupKind{Group: "apps", Kind: "Deployment"}, workloads},
+		"Unknown":    {schema.GroupKind{Group: "cilium.io", Kind: "CiliumNetworkPolicy"}, workloads},
+		"APIService": {schema.GroupKind{Group: "apiregistration.k8s.io", Kind: "APIService"}, interceptors},
+	} {
+		t.Run(name, func(t *testing.T) {
+			if got := waveOf(test.give); got != test.want {
+				t.Errorf("wave %d, want %d", got, test.want)
+			}
+		})
+	}
+}
