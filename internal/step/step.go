@@ -6,8 +6,8 @@
 // A step moves one concern and answers in one of three ways: done, wait, or an error. Run turns
 // the answers into the object's conditions, into events on what changed, and into the result for
 // the controller. It writes the status once, and only when it differs from what is stored: at rest
-// nothing is written. Steps touch no conditions; they may set other fields of the status of the
-// object in memory, which the same write carries.
+// nothing is written. Steps touch no conditions; they, and Begin, may set other fields of the status
+// of the object in memory, which the same write carries.
 //
 // What the conditions say after a run:
 //
@@ -87,10 +87,12 @@ func (o Outcome) LookAgain(d time.Duration) Outcome {
 	return o
 }
 
-// Part is what a run is made of: the steps On and Beside, and the settings Tell and Clock.
+// Part is what a run is made of: the steps On and Beside, what comes before them, and the
+// settings Tell and Clock.
 type Part interface{ join(*plan) }
 
 type plan struct {
+	begin    []func()
 	steps    []step
 	recorder events.EventRecorder
 	also     []runtime.Object
@@ -114,6 +116,14 @@ func On(condition string, run Func) Part { return step{condition: condition, run
 func Beside(condition string, run Func) Part {
 	return step{condition: condition, run: run, beside: true}
 }
+
+type begin func()
+
+func (b begin) join(p *plan) { p.begin = append(p.begin, b) }
+
+// Begin fills in what the status can say before the first step. A status that was changed before Run
+// is taken for the stored one, and the change is not written.
+func Begin(fill func()) Part { return begin(fill) }
 
 type tell struct {
 	recorder events.EventRecorder
@@ -158,6 +168,9 @@ func Run(ctx context.Context, c client.Client, obj Object, parts ...Part) (ctrl.
 		part.join(&p)
 	}
 	stored := obj.DeepCopyObject().(Object)
+	for _, fill := range p.begin {
+		fill()
+	}
 
 	results := make([]result, len(p.steps))
 	held := false

@@ -246,7 +246,7 @@ func TestRun(t *testing.T) {
 func TestRunWritesStatusOfSteps(t *testing.T) {
 	c := kinds.Client(t, sandboxtest.APIServer(t))
 	stack := create(t, c, nil)
-	_, err := step.Run(t.Context(), c, stack, step.On("A", func(ctx context.Context) (step.Outcome, error) {
+	_, err := step.Run(t.Context(), c, stack, step.Begin(func() { stack.Status.ObservedGeneration = 7 }), step.On("A", func(ctx context.Context) (step.Outcome, error) {
 		stack.Status.UsableVersions = "v1"
 		// A patch of something else in between must neither lose nor need the status.
 		err := step.Patch(ctx, c, stack, func() { stack.Annotations = map[string]string{"a": "b"} })
@@ -257,7 +257,7 @@ func TestRunWritesStatusOfSteps(t *testing.T) {
 		t.Fatal(err)
 	}
 	got := get(t, c, stack)
-	if got.Status.UsableVersions != "v1" || got.Status.LatestRelease != "v1 | v1.35.4" || got.Annotations["a"] != "b" {
+	if got.Status.UsableVersions != "v1" || got.Status.LatestRelease != "v1 | v1.35.4" || got.Annotations["a"] != "b" || got.Status.ObservedGeneration != 7 {
 		t.Errorf("stored: annotations %v, status %+v", got.Annotations, got.Status)
 	}
 	if got.ResourceVersion != stack.ResourceVersion {

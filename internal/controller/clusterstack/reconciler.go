@@ -111,7 +111,7 @@ func (r *Reconciler) Reconcile(ctx context.Context, stack *v1alpha1.ClusterStack
 	if err := w.observe(ctx); err != nil {
 		return ctrl.Result{}, err
 	}
-	parts := []step.Part{step.Tell(r.recorder)}
+	parts := []step.Part{step.Begin(w.summarize), step.Tell(r.recorder)}
 	if stack.Spec.AutoSubscribe {
 		parts = append(parts, step.Beside(v1alpha1.ReleasesSyncedCondition, w.list))
 	}

@@ -11,7 +11,9 @@ import (
 	"github.com/clusterstacks/cluster-stack-operator/internal/release"
 )
 
-// summarize fills in what a user reads about the releases that this ClusterStack asked for, older ones first.
+// summarize fills in what a user reads about the releases that this ClusterStack asked for, older ones
+// first. It is done before the steps, because it is true whatever they come to, and again when they have
+// made or deleted releases.
 func (w *work) summarize() {
 	var names []release.Name
 	for name, rel := range w.found {
@@ -22,6 +24,7 @@ func (w *work) summarize() {
 	slices.SortFunc(names, byAge)
 
 	status := &w.stack.Status
+	status.ObservedGeneration = w.stack.Generation
 	status.Summary, status.LatestRelease = nil, ""
 	var usable []string
 	for _, name := range names {

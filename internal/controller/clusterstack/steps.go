@@ -41,7 +41,7 @@ type work struct {
 	provider map[release.Name]*corev1.ObjectReference
 }
 
-// observe finds the releases that are there and sums them up, whatever the steps come to.
+// observe finds the releases that are there.
 func (w *work) observe(ctx context.Context) error {
 	list := &v1alpha1.ClusterStackReleaseList{}
 	if err := w.client.List(ctx, list, client.InNamespace(w.stack.Namespace)); err != nil {
@@ -53,8 +53,6 @@ func (w *work) observe(ctx context.Context) error {
 			w.found[name] = &list.Items[i]
 		}
 	}
-	w.stack.Status.ObservedGeneration = w.stack.Generation
-	w.summarize()
 	return nil
 }
 

@@ -148,12 +148,13 @@ func (r *Reconciler) Reconcile(ctx context.Context, obj *v1alpha1.ClusterStackRe
 		return ctrl.Result{}, nil
 	}
 	w := &work{Reconciler: r, obj: obj}
-	obj.Status.ObservedGeneration = obj.Generation
-	// Said again by the last step when it is true.
-	obj.Status.Ready = false
+	begin := step.Begin(func() {
+		obj.Status.ObservedGeneration = obj.Generation
+		obj.Status.Ready = false // said again by the last step when it is true
+	})
 	if !obj.DeletionTimestamp.IsZero() {
 		return step.Run(ctx, r.client, obj,
-			step.Tell(r.recorder),
+			begin, step.Tell(r.recorder),
 			step.On(v1alpha1.LeftoversPrunedCondition, w.remove),
 		)
 	}
@@ -161,7 +162,7 @@ func (r *Reconciler) Reconcile(ctx context.Context, obj *v1alpha1.ClusterStackRe
 		return ctrl.Result{}, fmt.Errorf("add finalizer: %w", err)
 	}
 	return step.Run(ctx, r.client, obj,
-		step.Tell(r.recorder),
+		begin, step.Tell(r.recorder),
 		step.On(v1alpha1.ClusterStackReleaseDownloadedCondition, w.open),
 		step.On(v1alpha1.ProviderClusterStackReleaseReadyCondition, w.awaitProvider),
 		step.On(v1alpha1.HelmChartAppliedCondition, w.apply),

@@ -49,7 +49,7 @@ func (w *work) open(ctx context.Context) (step.Outcome, error) {
 	again := step.Outcome{}.LookAgain(w.options.Poll)
 	name, err := release.ParseName(w.obj.Name)
 	if err != nil {
-		return step.Outcome{}, step.Because(v1alpha1.IssueWithReleaseAssetsReason, &nameError{err})
+		return step.Outcome{}, step.Because(v1alpha1.IssueWithReleaseAssetsReason, &finalError{err})
 	}
 	from := w.releases.Source()
 	rel, digest, err := w.releases.OpenPinned(ctx, name, releases.Pin(w.obj, from))
@@ -57,7 +57,7 @@ func (w *work) open(ctx context.Context) (step.Outcome, error) {
 	case errors.Is(err, source.ErrNotFound):
 		return step.Wait(v1alpha1.NotPublishedReason, "%v", err).LookAgain(w.options.Poll), nil
 	case releases.Moved(err):
-		return again, step.Because(v1alpha1.ReleaseMovedReason, err)
+		return again, step.Because(v1alpha1.ReleaseMovedReason, &finalError{err})
 	case err != nil && step.Permanent(err):
 		return again, step.Because(v1alpha1.IssueWithReleaseAssetsReason, err)
 	case err != nil:
@@ -314,9 +314,9 @@ func hooks(rendered []render.Hook) []apply.Hook {
 	return hooks
 }
 
-// nameError is the error of a ClusterStackRelease that is not named after a release.
-type nameError struct{ err error }
+// finalError is an error that trying again does not cure.
+type finalError struct{ err error }
 
-func (e *nameError) Error() string   { return e.err.Error() }
-func (e *nameError) Unwrap() error   { return e.err }
-func (e *nameError) Permanent() bool { return true }
+func (e *finalError) Error() string   { return e.err.Error() }
+func (e *finalError) Unwrap() error   { return e.err }
+func (e *finalError) Permanent() bool { return true }

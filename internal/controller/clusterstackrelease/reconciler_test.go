@@ -1,0 +1,553 @@
+// Copyright The Cluster Stack Operator Authors.
+// SPDX-License-Identifier: Apache-2.0
+
+package clusterstackrelease_test
+
+import (
+	"encoding/json"
+	"errors"
+	"fmt"
+	"slices"
+	"strings"
+	"testing"
+	"testing/fstest"
+	"time"
+
+	"github.com/google/go-cmp/cmp"
+	corev1 "k8s.io/api/core/v1"
+	apierrors "k8s.io/apimachinery/pkg/api/errors"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"k8s.io/apimachinery/pkg/apis/meta/v1/unstructured"
+	"k8s.io/client-go/tools/events"
+	clusterv1 "sigs.k8s.io/cluster-api/api/core/v1beta2"
+	ctrl "sigs.k8s.io/controller-runtime"
+	"sigs.k8s.io/controller-runtime/pkg/client"
+
+	"github.com/clusterstacks/cluster-stack-operator/api/v1alpha1"
+	"github.com/clusterstacks/cluster-stack-operator/internal/apitest/kinds"
+	"github.com/clusterstacks/cluster-stack-operator/internal/apply"
+	"github.com/clusterstacks/cluster-stack-operator/internal/controller/clusterstackrelease"
+	"github.com/clusterstacks/cluster-stack-operator/internal/controller/releases"
+	"github.com/clusterstacks/cluster-stack-operator/internal/release/releasetest"
+	"github.com/clusterstacks/cluster-stack-operator/internal/sandbox/sandboxtest"
+	"github.com/clusterstacks/cluster-stack-operator/internal/source/sourcetest"
+	"github.com/clusterstacks/cluster-stack-operator/internal/store"
+)
+
+func TestMain(m *testing.M) { sandboxtest.Main(m) }
+
+const (
+	tag   = "docker-starter-1-35-v0-sha-abc1234"
+	class = "docker-starter-1-35-v0-sha.abc1234"
+	poll  = 7 * time.Second
+)
+
+// world is a namespace of an API server with a reconciler, a source and a store of its own.
+type world struct {
+	*testing.T
+	client.WithWatch
+	namespace string
+	source    *sourcetest.Memory
+	storeDir  string
+	reconcile *clusterstackrelease.Reconciler
+}
+
+func newWorld(t *testing.T) *world {
+	w := &world{T: t, WithWatch: kinds.Client(t, sandboxtest.APIServer(t)), source: &sourcetest.Memory{}, storeDir: t.TempDir()}
+	w.namespace = kinds.Namespace(t, w)
+	w.restart()
+	return w
+}
+
+// restart starts the operator anew: nothing in memory survives, the store does.
+func (w *world) restart() {
+	w.Helper()
+	st, err := store.Open(w.storeDir)
+	if err != nil {
+		w.Fatal(err)
+	}
+	w.Cleanup(func() { _ = st.Close() })
+	applier, err := apply.New(sandboxtest.APIServer(w.T), apply.Options{})
+	if err != nil {
+		w.Fatal(err)
+	}
+	w.reconcile = clusterstackrelease.New(w, w, releases.New(w, st, w.source, "memory:test"), applier, events.NewFakeRecorder(1000),
+		clusterstackrelease.Options{Poll: poll})
+}
+
+// publish puts a release up whose cluster class has the given objects beside the ClusterClass.
+func (w *world) publish(templates map[string]string) {
+	files := releasetest.Multistage(tag)
+	chart := map[string]string{
+		"c/Chart.yaml": releasetest.Chart("docker-starter-1-35-cluster-class", "v0-sha.abc1234"),
+		"c/templates/class.yaml": `
+apiVersion: cluster.x-k8s.io/v1beta2
+kind: ClusterClass
+metadata:
+  name: {{ .Release.Name }}-{{ .Chart.Version }}
+spec:
+  infrastructure:
+    templateRef: {apiVersion: infrastructure.cluster.x-k8s.io/v1beta2, kind: DevClusterTemplate, name: {{ .Release.Name }}-{{ .Chart.Version }}-cluster}
+  controlPlane:
+    templateRef: {apiVersion: controlplane.cluster.x-k8s.io/v1beta2, kind: KubeadmControlPlaneTemplate, name: {{ .Release.Name }}-{{ .Chart.Version }}-control-plane}
+`,
+		"c/templates/cluster.yaml": `
+apiVersion: infrastructure.cluster.x-k8s.io/v1beta2
+kind: DevClusterTemplate
+metadata:
+  name: {{ .Release.Name }}-{{ .Chart.Version }}-cluster
+  namespace: {{ .Release.Namespace }}
+spec:
+  template:
+    spec:
+      backend:
+        inMemory: {}
+`,
+	}
+	for name, text := range templates {
+		chart["c/templates/"+name] = text
+	}
+	files[releasetest.ClassPackage(tag)] = &fstest.MapFile{Mode: 0o644, Data: releasetest.Archive(chart)}
+	w.source.Publish(tag, files)
+}
+
+// create makes the ClusterStackRelease and returns its key.
+func (w *world) create(provider *corev1.ObjectReference) client.ObjectKey {
+	w.Helper()
+	obj := &v1alpha1.ClusterStackRelease{
+		ObjectMeta: metav1.ObjectMeta{Namespace: w.namespace, Name: tag},
+		Spec:       v1alpha1.ClusterStackReleaseSpec{ProviderRef: provider},
+	}
+	if err := w.Create(w.Context(), obj); err != nil {
+		w.Fatal(err)
+	}
+	return client.ObjectKeyFromObject(obj)
+}
+
+func (w *world) get() *v1alpha1.ClusterStackRelease {
+	w.Helper()
+	obj := &v1alpha1.ClusterStackRelease{}
+	w.must(w.Get(w.Context(), client.ObjectKey{Namespace: w.namespace, Name: tag}, obj))
+	return obj
+}
+
+// run reconciles once and returns what came of it.
+func (w *world) run() (*v1alpha1.ClusterStackRelease, ctrl.Result, error) {
+	w.Helper()
+	result, err := w.reconcile.Reconcile(w.Context(), w.get())
+	return w.get(), result, err
+}
+
+func (w *world) must(err error) {
+	w.Helper()
+	if err != nil {
+		w.Fatal(err)
+	}
+}
+
+// object returns an object of the namespace, or nil.
+func (w *world) object(apiVersion, kind, name string) *unstructured.Unstructured {
+	w.Helper()
+	obj := &unstructured.Unstructured{}
+	obj.SetAPIVersion(apiVersion)
+	obj.SetKind(kind)
+	err := w.Get(w.Context(), client.ObjectKey{Namespace: w.namespace, Name: name}, obj)
+	if apierrors.IsNotFound(err) {
+		return nil
+	}
+	w.must(err)
+	return obj
+}
+
+func (w *world) class() *unstructured.Unstructured {
+	w.Helper()
+	return w.object(clusterv1.GroupVersion.String(), "ClusterClass", class)
+}
+
+const infraVersion = "infrastructure.cluster.x-k8s.io/v1beta2"
+
+func (w *world) template() *unstructured.Unstructured {
+	w.Helper()
+	return w.object(infraVersion, "DevClusterTemplate", class+"-cluster")
+}
+
+// versions are the resource versions of everything in the namespace that the operator writes.
+func (w *world) versions() map[string]string {
+	w.Helper()
+	all := map[string]string{}
+	add := func(obj client.Object) { all[fmt.Sprintf("%T %s", obj, obj.GetName())] = obj.GetResourceVersion() }
+	add(w.get())
+	add(w.class())
+	all["template"] = w.template().GetResourceVersion()
+	secrets := &corev1.SecretList{}
+	w.must(w.List(w.Context(), secrets, client.InNamespace(w.namespace)))
+	for i := range secrets.Items {
+		add(&secrets.Items[i])
+	}
+	return all
+}
+
+// is checks that Ready and status.ready agree on a reason.
+func is(t *testing.T, obj *v1alpha1.ClusterStackRelease, condition, reason, message string) {
+	t.Helper()
+	c := obj.Status.Conditions.Get(condition)
+	if c == nil || c.Reason != reason || !strings.Contains(c.Message, message) {
+		t.Errorf("condition %s is %+v, want the reason %s and %q in the message", condition, c, reason, message)
+	}
+	if ready := obj.Status.Conditions.IsTrue(v1alpha1.ReadyCondition); ready != obj.Status.Ready {
+		t.Errorf("status.ready is %v, the condition says %v", obj.Status.Ready, ready)
+	}
+}
+
+func TestReleaseBecomesReady(t *testing.T) {
+	w := newWorld(t)
+	w.publish(nil)
+	w.create(nil)
+	obj, result, err := w.run()
+	w.must(err)
+	is(t, obj, v1alpha1.ReadyCondition, v1alpha1.DoneReason, "")
+	if !obj.Status.Ready || obj.Status.KubernetesVersion != "v1.35.4" || obj.Status.Source != "memory:test" || !strings.HasPrefix(obj.Status.Digest, "sha256:") {
+		t.Errorf("status is %+v", obj.Status)
+	}
+	if !slices.Contains(obj.Finalizers, v1alpha1.ClusterStackReleaseFinalizer) {
+		t.Error("there is no finalizer")
+	}
+	if result.RequeueAfter < 9*time.Minute || result.RequeueAfter > 12*time.Minute {
+		t.Errorf("looks again after %s, want about ten minutes", result.RequeueAfter)
+	}
+	want := []v1alpha1.Resource{
+		{Group: "cluster.x-k8s.io", Version: "v1beta2", Kind: "ClusterClass", Namespace: w.namespace, Name: class, Status: "synced"},
+		{Group: "infrastructure.cluster.x-k8s.io", Version: "v1beta2", Kind: "DevClusterTemplate", Namespace: w.namespace, Name: class + "-cluster", Status: "synced"},
+	}
+	if diff := cmp.Diff(want, obj.Status.Resources); diff != "" {
+		t.Errorf("resources (-want +got):\n%s", diff)
+	}
+	if got := w.class().GetLabels()[v1alpha1.InstanceLabel]; got != v1alpha1.InstanceOwned {
+		t.Errorf("label of the ClusterClass is %q", got)
+	}
+
+	before := w.versions()
+	for range 2 {
+		_, _, err = w.run()
+		w.must(err)
+	}
+	w.restart()
+	w.source.Break(errors.New("connection refused"))
+	_, _, err = w.run()
+	w.must(err)
+	if diff := cmp.Diff(before, w.versions()); diff != "" {
+		t.Errorf("at rest something was written (-before +after):\n%s", diff)
+	}
+}
+
+func TestUnpublishedReleaseIsAwaited(t *testing.T) {
+	w := newWorld(t)
+	w.create(nil)
+	obj, result, err := w.run()
+	w.must(err)
+	is(t, obj, v1alpha1.ClusterStackReleaseDownloadedCondition, v1alpha1.NotPublishedReason, tag)
+	if result.RequeueAfter != poll {
+		t.Errorf("looks again after %s, want %s", result.RequeueAfter, poll)
+	}
+	w.publish(nil)
+	obj, _, err = w.run()
+	w.must(err)
+	is(t, obj, v1alpha1.ReadyCondition, v1alpha1.DoneReason, "")
+}
+
+func TestSourceDownIsRetried(t *testing.T) {
+	w := newWorld(t)
+	w.source.Break(errors.New("connection refused"))
+	w.create(nil)
+	obj, _, err := w.run()
+	if err == nil {
+		t.Error("an unreachable source must be tried again with backoff")
+	}
+	is(t, obj, v1alpha1.ClusterStackReleaseDownloadedCondition, v1alpha1.FetchFailedReason, "connection refused")
+}
+
+func TestMalformedReleaseIsReportedUntilCorrected(t *testing.T) {
+	w := newWorld(t)
+	w.source.Publish(tag, fstest.MapFS{"metadata.yaml": {Data: []byte("versions: {}")}})
+	w.create(nil)
+	obj, result, err := w.run()
+	w.must(err)
+	is(t, obj, v1alpha1.ClusterStackReleaseDownloadedCondition, v1alpha1.IssueWithReleaseAssetsReason, tag)
+	if result.RequeueAfter != poll {
+		t.Errorf("looks again after %s, want %s", result.RequeueAfter, poll)
+	}
+	w.publish(nil)
+	obj, _, err = w.run()
+	w.must(err)
+	is(t, obj, v1alpha1.ReadyCondition, v1alpha1.DoneReason, "")
+}
+
+func TestMovedReleaseIsNotFollowed(t *testing.T) {
+	w := newWorld(t)
+	w.publish(nil)
+	w.create(nil)
+	first, _, err := w.run()
+	w.must(err)
+
+	// The store was lost, and the source has something else under the same name by now.
+	w.storeDir = t.TempDir()
+	w.restart()
+	w.publish(map[string]string{"notes.yaml": "# changed"})
+	obj, result, err := w.run()
+	w.must(err)
+	is(t, obj, v1alpha1.ClusterStackReleaseDownloadedCondition, v1alpha1.ReleaseMovedReason, "published again")
+	if obj.Status.Digest != first.Status.Digest || obj.Status.Ready || result.RequeueAfter != poll {
+		t.Errorf("digest %s was %s, ready %v, looks again after %s", obj.Status.Digest, first.Status.Digest, obj.Status.Ready, result.RequeueAfter)
+	}
+	w.publish(nil)
+	obj, _, err = w.run()
+	w.must(err)
+	is(t, obj, v1alpha1.ReadyCondition, v1alpha1.DoneReason, "")
+}
+
+func TestDriftIsCorrected(t *testing.T) {
+	w := newWorld(t)
+	w.publish(nil)
+	w.create(nil)
+	_, _, err := w.run()
+	w.must(err)
+	untouched := w.class().GetResourceVersion()
+
+	w.must(w.Delete(t.Context(), w.template()))
+	obj, _, err := w.run()
+	w.must(err)
+	if w.template() == nil || !obj.Status.Ready {
+		t.Error("a deleted object was not made again")
+	}
+	if got := w.class().GetResourceVersion(); got != untouched {
+		t.Error("what had not changed was written, too")
+	}
+}
+
+func TestBrokenChartIsReported(t *testing.T) {
+	w := newWorld(t)
+	w.publish(map[string]string{"broken.yaml": `{{ fail "no way" }}`})
+	w.create(nil)
+	obj, _, err := w.run()
+	if err == nil {
+		t.Error("want an error for the log")
+	}
+	is(t, obj, v1alpha1.HelmChartAppliedCondition, v1alpha1.RenderFailedReason, "no way")
+	if w.class() != nil {
+		t.Error("half a cluster class was applied")
+	}
+}
+
+func TestGeneratedValuesAreKept(t *testing.T) {
+	w := newWorld(t)
+	w.publish(map[string]string{"random.yaml": `
+apiVersion: infrastructure.cluster.x-k8s.io/v1beta2
+kind: DevClusterTemplate
+metadata:
+  name: random
+  annotations:
+    value: {{ randAlphaNum 20 }}
+spec: {template: {spec: {backend: {inMemory: {}}}}}
+`})
+	w.create(nil)
+	_, _, err := w.run()
+	w.must(err)
+	value := w.object(infraVersion, "DevClusterTemplate", "random").GetAnnotations()["value"]
+	before := w.versions()
+	w.restart()
+	_, _, err = w.run()
+	w.must(err)
+	if again := w.object(infraVersion, "DevClusterTemplate", "random").GetAnnotations()["value"]; again != value || len(value) != 20 {
+		t.Errorf("the generated value was %q and is %q", value, again)
+	}
+	if diff := cmp.Diff(before, w.versions()); diff != "" {
+		t.Errorf("at rest something was written (-before +after):\n%s", diff)
+	}
+}
+
+func TestForeignObjectsAreRefused(t *testing.T) {
+	for name, tc := range map[string]struct{ object, why string }{
+		"OtherGroup":       {"apiVersion: v1\nkind: Secret\nmetadata: {name: x}\n", `Secret NAMESPACE/x is of the API group ""`},
+		"OtherNamespace":   {"apiVersion: " + infraVersion + "\nkind: DevClusterTemplate\nmetadata: {name: x, namespace: kube-system}\nspec: {template: {spec: {backend: {inMemory: {}}}}}\n", "DevClusterTemplate.infrastructure.cluster.x-k8s.io kube-system/x is in another namespace"},
+		"WholeCluster":     {"apiVersion: v1\nkind: Namespace\nmetadata: {name: x}\n", "Namespace x does not belong to a namespace"},
+		"HelmHooksAsWell":  {"apiVersion: v1\nkind: ConfigMap\nmetadata: {name: x, annotations: {helm.sh/hook: pre-install}}\n", "ConfigMap NAMESPACE/x"},
+		"RightsAreForeign": {"apiVersion: rbac.authorization.k8s.io/v1\nkind: ClusterRole\nmetadata: {name: x}\n", "ClusterRole.rbac.authorization.k8s.io x does not belong to a namespace"},
+	} {
+		t.Run(name, func(t *testing.T) {
+			w := newWorld(t)
+			w.publish(map[string]string{"foreign.yaml": tc.object})
+			w.create(nil)
+			obj, _, err := w.run()
+			if err == nil {
+				t.Error("want an error for the log")
+			}
+			is(t, obj, v1alpha1.HelmChartAppliedCondition, v1alpha1.NotAllowedReason, strings.ReplaceAll(tc.why, "NAMESPACE", w.namespace))
+			if w.class() != nil {
+				t.Error("the allowed part was applied; it is all or nothing")
+			}
+		})
+	}
+}
+
+func TestProviderIsAwaited(t *testing.T) {
+	w := newWorld(t)
+	installProviderKind(t, w)
+	w.publish(nil)
+	ref := &corev1.ObjectReference{APIVersion: "infrastructure.clusterstack.x-k8s.io/v1alpha1", Kind: "TestClusterStackRelease", Namespace: w.namespace, Name: tag}
+	w.create(ref)
+	obj, _, err := w.run()
+	w.must(err)
+	is(t, obj, v1alpha1.ProviderClusterStackReleaseReadyCondition, v1alpha1.ProcessOngoingReason, "does not exist")
+
+	provider := &unstructured.Unstructured{}
+	provider.SetAPIVersion(ref.APIVersion)
+	provider.SetKind(ref.Kind)
+	provider.SetNamespace(w.namespace)
+	provider.SetName(tag)
+	w.must(w.Create(t.Context(), provider))
+	obj, _, err = w.run()
+	w.must(err)
+	is(t, obj, v1alpha1.ProviderClusterStackReleaseReadyCondition, v1alpha1.ProcessOngoingReason, "is not ready")
+	if w.class() != nil {
+		t.Error("the cluster class was applied before the provider was ready")
+	}
+	w.must(w.Get(t.Context(), client.ObjectKeyFromObject(provider), provider))
+	if owner := metav1.GetControllerOf(provider); owner == nil || owner.UID != obj.UID {
+		t.Errorf("the provider's object is controlled by %v", owner)
+	}
+
+	ready := func(value bool) {
+		w.must(w.Get(t.Context(), client.ObjectKeyFromObject(provider), provider))
+		w.must(unstructured.SetNestedField(provider.Object, value, "status", "ready"))
+		w.must(w.Status().Update(t.Context(), provider))
+	}
+	ready(true)
+	obj, _, err = w.run()
+	w.must(err)
+	is(t, obj, v1alpha1.ReadyCondition, v1alpha1.DoneReason, "")
+
+	ready(false)
+	obj, _, err = w.run()
+	w.must(err)
+	is(t, obj, v1alpha1.ReadyCondition, v1alpha1.ProcessOngoingReason, "is not ready")
+	if w.class() == nil {
+		t.Error("the cluster class was taken out of under its Clusters")
+	}
+}
+
+func TestDeletionWaitsForClustersOfAllNamespaces(t *testing.T) {
+	w := newWorld(t)
+	w.publish(nil)
+	key := w.create(nil)
+	_, _, err := w.run()
+	w.must(err)
+
+	cluster := &clusterv1.Cluster{
+		ObjectMeta: metav1.ObjectMeta{Namespace: kinds.Namespace(t, w), Name: "far"},
+		Spec: clusterv1.ClusterSpec{Topology: clusterv1.Topology{
+			ClassRef: clusterv1.ClusterClassRef{Name: class, Namespace: w.namespace}, Version: "v1.35.4",
+		}},
+	}
+	w.must(w.Create(t.Context(), cluster))
+	w.must(w.Delete(t.Context(), w.get()))
+	obj, _, err := w.run()
+	w.must(err)
+	is(t, obj, v1alpha1.ReadyCondition, v1alpha1.InUseReason, cluster.Namespace+"/far")
+	if w.class() == nil {
+		t.Fatal("the class of a Cluster was deleted")
+	}
+
+	w.must(w.Delete(t.Context(), cluster))
+	// The release is gone from everywhere; the inventory suffices.
+	w.source = &sourcetest.Memory{}
+	w.storeDir = t.TempDir()
+	w.restart()
+	if _, err := w.reconcile.Reconcile(t.Context(), w.get()); err != nil {
+		t.Fatal(err)
+	}
+	if err := w.Get(t.Context(), key, &v1alpha1.ClusterStackRelease{}); !apierrors.IsNotFound(err) {
+		t.Errorf("the ClusterStackRelease is still there: %v", err)
+	}
+	if w.class() != nil || w.template() != nil {
+		t.Error("objects of the release are still there")
+	}
+	secrets := &corev1.SecretList{}
+	w.must(w.List(t.Context(), secrets, client.InNamespace(w.namespace)))
+	if len(secrets.Items) > 0 {
+		t.Errorf("%d Secrets are still there; a successor of the same name would take them for its own", len(secrets.Items))
+	}
+}
+
+func TestWhatWasThereBeforeStays(t *testing.T) {
+	w := newWorld(t)
+	image := func() *unstructured.Unstructured {
+		obj := &unstructured.Unstructured{}
+		w.must(json.Unmarshal(fmt.Appendf(nil, `{"apiVersion": %q, "kind": "DevClusterTemplate", "metadata": {"name": "shared", "namespace": %q},
+			"spec": {"template": {"spec": {"backend": {"inMemory": {}}}}}}`, infraVersion, w.namespace), obj))
+		return obj
+	}
+	w.must(w.Create(t.Context(), image()))
+	w.publish(map[string]string{"shared.yaml": `
+apiVersion: infrastructure.cluster.x-k8s.io/v1beta2
+kind: DevClusterTemplate
+metadata: {name: shared}
+spec: {template: {spec: {backend: {inMemory: {}}}}}
+`})
+	w.create(nil)
+	_, _, err := w.run()
+	w.must(err)
+	w.must(w.Delete(t.Context(), w.get()))
+	if _, err := w.reconcile.Reconcile(t.Context(), w.get()); err != nil {
+		t.Fatal(err)
+	}
+	if w.object(infraVersion, "DevClusterTemplate", "shared") == nil {
+		t.Error("an object was deleted that existed before us")
+	}
+	if w.class() != nil {
+		t.Error("the class is still there")
+	}
+}
+
+// What the operator that ran here before has applied becomes ours, so that it goes with the release.
+func TestTakesOverFromTheFormerOperator(t *testing.T) {
+	w := newWorld(t)
+	w.publish(nil)
+	w.create(nil)
+	for _, text := range []string{
+		fmt.Sprintf(`{"apiVersion": %q, "kind": "DevClusterTemplate", "metadata": {"name": "%s-cluster", "namespace": %q, "labels": {%q: "owned"}},
+			"spec": {"template": {"spec": {"backend": {"inMemory": {}}}}}}`, infraVersion, class, w.namespace, v1alpha1.InstanceLabel),
+	} {
+		obj := &unstructured.Unstructured{}
+		w.must(json.Unmarshal([]byte(text), obj))
+		w.must(w.Apply(t.Context(), client.ApplyConfigurationFromUnstructured(obj), client.FieldOwner("kubectl"), client.ForceOwnership))
+	}
+	obj := w.get()
+	obj.Status = v1alpha1.ClusterStackReleaseStatus{
+		Ready: true, KubernetesVersion: "v1.35.4",
+		Resources:  []v1alpha1.Resource{{Group: "infrastructure.cluster.x-k8s.io", Version: "v1beta2", Kind: "DevClusterTemplate", Namespace: w.namespace, Name: class + "-cluster", Status: "synced"}},
+		Conditions: v1alpha1.Conditions{{Type: "HelmChartApplied", Status: "True", LastTransitionTime: metav1.Now()}, {Type: "AssetsClientAPIAvailable", Status: "True", LastTransitionTime: metav1.Now()}},
+	}
+	w.must(w.Status().Update(t.Context(), obj))
+
+	obj, _, err := w.run()
+	w.must(err)
+	is(t, obj, v1alpha1.ReadyCondition, v1alpha1.DoneReason, "")
+	for _, entry := range w.template().GetManagedFields() {
+		if entry.Manager == "kubectl" {
+			t.Error("the former operator still owns fields, so that they could never be removed")
+		}
+	}
+	w.must(w.Delete(t.Context(), w.get()))
+	if _, err := w.reconcile.Reconcile(t.Context(), w.get()); err != nil {
+		t.Fatal(err)
+	}
+	if w.template() != nil || w.class() != nil {
+		t.Error("objects of the release are still there")
+	}
+}
+
+// installProviderKind defines the kind of a provider integration.
+func installProviderKind(t *testing.T, c client.WithWatch) {
+	t.Helper()
+	kinds.Define(t, c, "infrastructure.clusterstack.x-k8s.io", "v1alpha1", "TestClusterStackRelease")
+}
