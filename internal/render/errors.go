@@ -6,6 +6,7 @@ package render
 import (
 	"fmt"
 	"regexp"
+	"slices"
 	"strconv"
 	"strings"
 )
@@ -62,13 +63,43 @@ func (s source) ours(message string) bool {
 	return false
 }
 
+// place is a line of a template.
+type place struct {
+	index int // in the message
+	file  string
+	line  int
+}
+
+// placesIn finds the places that a message names, in the order of the message.
+func (s source) placesIn(message string) []place {
+	var places []place
+	for file := range s {
+		for from := 0; ; {
+			at := strings.Index(message[from:], file+":")
+			if at < 0 {
+				break
+			}
+			at += from
+			from = at + len(file) + 1
+			digits := message[from:]
+			digits = digits[:len(digits)-len(strings.TrimLeft(digits, "0123456789"))]
+			// The name of one template can be the end of another's.
+			if line := number(digits); line > 0 && (at == 0 || strings.ContainsRune(" (\n", rune(message[at-1]))) {
+				places = append(places, place{index: at, file: file, line: line})
+			}
+		}
+	}
+	slices.SortFunc(places, func(a, b place) int { return a.index - b.index })
+	return places
+}
+
 var (
 	// refusalForm is what Helm makes of the functions fail and required.
-	refusalForm  = regexp.MustCompile(`(?s)^execution error at \((\S+?):(\d+)(?::\d+)?\): (.*)$`)
-	locationForm = regexp.MustCompile(`([^\s()"<>]+):(\d+)(?::\d+)?`)
-	callForm     = regexp.MustCompile(`error calling (\w+):`)
-	missingForm  = regexp.MustCompile(`function "(\w+)" not defined`)
-	placeForm    = regexp.MustCompile(`(?s)executing "[^"]*" at <([^\n]*?)>:`)
+	refusalForm = regexp.MustCompile(`(?s)^execution error at \((\S+?):(\d+)(?::\d+)?\): (.*)$`)
+	callForm    = regexp.MustCompile(`error calling (\w+):`)
+	missingForm = regexp.MustCompile(`function "(\w+)" not defined`)
+	syntaxForm  = regexp.MustCompile(`^(?:parse error at \(.*?\)|template: .*?:\d+): ([^\n]*)$`)
+	placeForm   = regexp.MustCompile(`(?s)executing "[^"]*" at <([^\n]*?)>:`)
 
 	// harmless are the messages of text/template that name fields and types, but hold no values.
 	harmless = regexp.MustCompile(`nil pointer evaluating [\w. {}*\[\]]+` +
@@ -98,19 +129,16 @@ func explainTemplate(err error, templates source) *InvalidError {
 
 	e := &InvalidError{}
 	within := ""
-	for _, at := range locationForm.FindAllStringSubmatch(text, -1) {
-		if _, known := templates[at[1]]; !known {
-			continue
-		}
+	for _, at := range templates.placesIn(text) {
 		if e.File == "" {
-			e.File, e.Line = at[1], number(at[2])
-		} else if deeper := at[1] + ":" + at[2]; deeper != fmt.Sprintf("%s:%d", e.File, e.Line) {
-			within = deeper
+			e.File, e.Line = at.file, at.line
+		} else if at.file != e.File || at.line != e.Line {
+			within = fmt.Sprintf("%s:%d", at.file, at.line)
 		}
 	}
 	e.Reason = templateReason(text)
 	if places := placeForm.FindAllStringSubmatch(text, -1); places != nil {
-		e.Reason += " (at " + places[len(places)-1][1] + ")"
+		e.Reason += " (at <" + places[len(places)-1][1] + ">)"
 	}
 	if within != "" {
 		e.Reason = within + ": " + e.Reason
@@ -125,10 +153,9 @@ func templateReason(text string) string {
 		}
 		return fmt.Sprintf("function %q does not exist", missing[1])
 	}
-	if strings.HasPrefix(text, "parse error at (") {
-		// Nothing has been executed yet: the message is about the chart's own text.
-		_, reason, _ := strings.Cut(text, "): ")
-		return reason
+	if syntax := syntaxForm.FindStringSubmatch(text); syntax != nil && !placeForm.MatchString(text) {
+		// Nothing has been executed yet: the message is about the template's own text.
+		return syntax[1]
 	}
 	if limit := strings.LastIndex(text, limitMark); limit >= 0 {
 		reason, _, _ := strings.Cut(text[limit+len(limitMark):], "\n")

@@ -178,6 +178,16 @@ func (r *recorder) unused() Record {
 	return left
 }
 
+// unrecorded reports whether this pass used anything that is not recorded under its key.
+func (r *recorder) unrecorded() bool {
+	for key := range r.used {
+		if _, ok := r.recorded[key]; !ok {
+			return true
+		}
+	}
+	return false
+}
+
 // result returns the value of a generating call: the recorded one, or a new one.
 func (r *recorder) result(function string, args []any, generate func() (string, error)) (string, error) {
 	content, err := json.Marshal(args)

@@ -38,8 +38,8 @@ type Result struct {
 	// Unused is what was recorded for this addon and not used. It is to be kept as long as an older
 	// release may be rendered again.
 	Unused Record
-	// NewValues reports that Record has values that were not recorded before. It must be stored before
-	// anything of this Result is applied.
+	// NewValues reports that Record has entries that were not recorded before, be they new or moved. It
+	// must be stored before anything of this Result is applied.
 	NewValues bool
 }
 
@@ -162,7 +162,7 @@ func (in Input) renderWith(cache *Cache) (*Result, error) {
 		return nil, in.explain(err)
 	}
 	result.Record, result.Unused = r.used, r.unused()
-	result.NewValues = len(r.missed) > 0
+	result.NewValues = r.unrecorded()
 	return result, nil
 }
 

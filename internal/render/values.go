@@ -61,7 +61,7 @@ func makeValues(name string, text []byte, facts Facts, r *recorder) (map[string]
 	if err == nil && slices.Equal(shape, read) {
 		return values, nil
 	}
-	return nil, invalid(name, "text in a field of the Cluster, its control plane or its infrastructure changes the shape of the values below %q: print it with the function quote or toJson", firstDifference(shape, printed))
+	return nil, invalid(name, "text in a field of the Cluster, its control plane or its infrastructure changes the shape of the values below %s: print it with the function quote or toJson", firstDifference(shape, printed))
 }
 
 func neutralShape(name string, text []byte, data map[string]any, r *recorder, print func(any) any) ([]string, error) {
@@ -240,19 +240,29 @@ func shapeOf(values map[string]any) []string {
 	return shape
 }
 
-// firstDifference returns the path above the first difference. Only paths of the harmless shape are
-// named: the others may be made of somebody's text.
+// firstDifference returns the path below which a shape differs from that of harmless text. Only paths
+// of the latter are named: the others may be made of somebody's text.
 func firstDifference(shape, harmless []string) string {
-	path := ""
-	for _, entry := range harmless {
-		if slices.Contains(shape, entry) {
-			continue
+	differs := func(all, others []string) string {
+		for _, entry := range all {
+			if !slices.Contains(others, entry) {
+				return entry[:strings.LastIndexByte(entry, ' ')]
+			}
 		}
-		path = entry[:strings.LastIndexByte(entry, ' ')]
-		break
+		return ""
 	}
-	if cut := strings.LastIndexAny(path, ".["); cut > 0 {
-		return strings.ReplaceAll(strings.TrimPrefix(path[:cut], "."), `"`, "")
+	path := differs(harmless, shape)
+	if path == "" {
+		path = differs(shape, harmless)
 	}
-	return "."
+	for path != "" {
+		path = path[:max(0, strings.LastIndexAny(path, ".["))]
+		if slices.Contains(harmless, path+" map") || slices.Contains(harmless, path+" list") {
+			break
+		}
+	}
+	if path == "" {
+		return "the top level"
+	}
+	return strconv.Quote(strings.ReplaceAll(path[1:], `"`, ""))
 }
