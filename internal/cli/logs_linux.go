@@ -53,7 +53,7 @@ func copyLog(ctx context.Context, out io.Writer, file string, follow bool) error
 	if err != nil {
 		return err
 	}
-	defer log.Close() //nolint:errcheck // read only
+	defer log.Close()
 	if !follow {
 		_, err = io.Copy(out, log)
 		return err

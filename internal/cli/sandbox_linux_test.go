@@ -116,7 +116,7 @@ func TestSandbox(t *testing.T) {
 	// Whoever has the standard port on all addresses is not in the way.
 	wildcard, err := net.Listen("tcp", ":6443")
 	if err == nil { // else another sandbox has it on an address of its own, and there is nothing to avoid
-		defer wildcard.Close() //nolint:errcheck // a test
+		defer wildcard.Close()
 	}
 	fails(t, "csctl sandbox up", "sandbox", "status")
 	fails(t, "csctl sandbox up", "sandbox", "kubeconfig")
@@ -261,7 +261,7 @@ func kill(t *testing.T, pid int) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	defer unix.Close(fd) //nolint:errcheck // nothing was written
+	defer unix.Close(fd)
 	if err := syscall.Kill(pid, syscall.SIGKILL); err != nil {
 		t.Fatal(err)
 	}
@@ -352,7 +352,7 @@ func TestFollowLog(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	defer log.Close() //nolint:errcheck // a test
+	defer log.Close()
 	write := func(line string) {
 		t.Helper()
 		if _, err := io.WriteString(log, line+"\n"); err != nil {

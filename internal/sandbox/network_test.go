@@ -56,7 +56,7 @@ func TestFreePort(t *testing.T) {
 				if err != nil {
 					t.Fatal(err)
 				}
-				defer l.Close() //nolint:errcheck // a test
+				defer l.Close()
 			}
 			got, err := freePort(ip, port)
 			if err != nil {

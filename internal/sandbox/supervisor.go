@@ -56,7 +56,7 @@ type supervisor struct {
 	changed func([]Component)
 
 	// life ends when the supervisor is to stop: nothing is started after that.
-	life context.Context
+	life context.Context //nolint:containedctx // the supervisor's own life, longer than that of any call
 	end  context.CancelFunc
 	wg   sync.WaitGroup
 
@@ -65,7 +65,7 @@ type supervisor struct {
 }
 
 func newSupervisor(logDir string, log logr.Logger, changed func([]Component)) *supervisor {
-	life, end := context.WithCancel(context.Background()) //nolint:forbidigo // its life is longer than any call's; stop ends it
+	life, end := context.WithCancel(context.Background()) // its life is longer than any call's; stop ends it
 	return &supervisor{logDir: logDir, log: log, changed: changed, life: life, end: end}
 }
 
@@ -81,11 +81,11 @@ func (s *supervisor) start(ctx context.Context, p program) error {
 		return err
 	}
 	if err := child.Await(ctx, p.ready); err != nil {
-		s.halt(child)
+		s.halt(child) //nolint:contextcheck // also, and above all, when ctx has ended
 		return err
 	}
 	s.set(index, func(c *Component) { c.State = StateReady })
-	s.wg.Go(func() { s.keep(p, index, child) })
+	s.wg.Go(func() { s.keep(p, index, child) }) //nolint:contextcheck // beyond the start that ctx bounds
 	return nil
 }
 

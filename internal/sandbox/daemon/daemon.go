@@ -60,7 +60,7 @@ func Up(ctx context.Context, opts Options, command []string, watch Watcher) (sta
 	if err != nil {
 		return State{}, false, err
 	}
-	defer held.Close() //nolint:errcheck // the daemon has its own descriptor of the lock
+	defer held.Close()
 	if err := clean(ctx, dir); err != nil {
 		return State{}, false, err
 	}
@@ -79,7 +79,7 @@ func Up(ctx context.Context, opts Options, command []string, watch Watcher) (sta
 	if err != nil {
 		return State{}, false, err
 	}
-	defer lockFile.Close() //nolint:errcheck // a duplicate
+	defer lockFile.Close()
 	waiting, cancel := context.WithTimeoutCause(ctx, watch.Timeout, fmt.Errorf("sandbox %s is not ready after %s", opts.Name, watch.Timeout))
 	defer cancel()
 	if err := spawn(waiting, opts, command, filepath.Join(logs, LogFile), lockFile, watch.Event); err != nil {
@@ -108,12 +108,12 @@ func spawn(ctx context.Context, opts Options, command []string, logFile string, 
 	if err != nil {
 		return err
 	}
-	defer log.Close() //nolint:errcheck // the daemon has its own descriptor
+	defer log.Close()
 	read, write, err := os.Pipe()
 	if err != nil {
 		return err
 	}
-	defer read.Close() //nolint:errcheck // read only
+	defer read.Close()
 
 	cmd := exec.Command(self, command...) //nolint:noctx // it outlives us
 	cmd.Args[0] = os.Args[0]
@@ -171,7 +171,7 @@ func end(ctx context.Context, dir string) error {
 	for {
 		held, err := lock(dir)
 		if err == nil {
-			defer held.Close() //nolint:errcheck // nothing was written
+			defer held.Close()
 			return clean(ctx, dir)
 		}
 		if !locked(err) {
@@ -257,7 +257,7 @@ func terminate(pid int, patience time.Duration) error {
 	if err != nil {
 		return fmt.Errorf("end process %d: %w", pid, err)
 	}
-	defer unix.Close(fd) //nolint:errcheck // nothing was written
+	defer unix.Close(fd)
 	for _, try := range []struct {
 		signal  unix.Signal
 		timeout time.Duration

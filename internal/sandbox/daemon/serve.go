@@ -62,7 +62,7 @@ func Serve(ctx context.Context, stdin io.Reader, stdout io.Writer) error {
 	unix.CloseOnExec(progressDescriptor)
 	unix.CloseOnExec(lockDescriptor)
 	progress := os.NewFile(progressDescriptor, "progress")
-	defer progress.Close() //nolint:errcheck // the reader may be gone
+	defer progress.Close()
 
 	var opts Options
 	if err := json.NewDecoder(stdin).Decode(&opts); err != nil {

@@ -67,7 +67,7 @@ func Start(spec Spec) (*Process, error) {
 	if err != nil {
 		return nil, fmt.Errorf("start %s: open its log: %w", spec.Name, err)
 	}
-	defer log.Close() //nolint:errcheck // the child has its own descriptor; nothing was written through this one
+	defer log.Close()
 
 	from, err := log.Seek(0, io.SeekEnd)
 	if err != nil {
@@ -194,7 +194,7 @@ func (p *Process) lastLines() string {
 	if err != nil {
 		return ""
 	}
-	defer log.Close() //nolint:errcheck // read only
+	defer log.Close()
 	end, err := log.Seek(0, io.SeekEnd)
 	if err != nil {
 		return ""

@@ -203,7 +203,7 @@ func awaitGone(t *testing.T, pid int) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	defer unix.Close(fd) //nolint:errcheck // nothing was written
+	defer unix.Close(fd)
 	n, err := unix.Poll([]unix.PollFd{{Fd: int32(fd), Events: unix.POLLIN}}, 10_000)
 	if err != nil || n == 0 {
 		t.Errorf("process %d still runs (%v)", pid, err)

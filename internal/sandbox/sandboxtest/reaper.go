@@ -46,7 +46,7 @@ type Started struct {
 // Reaper is the part that runs in the second process: it starts sandboxes as its own children, so that
 // they outlive neither it nor, since it ends with the connection, the test. Exported for net/rpc only.
 type Reaper struct {
-	ctx context.Context
+	ctx context.Context //nolint:containedctx // the life of the connection, which every call belongs to
 	dir string
 	log logr.Logger
 
@@ -112,7 +112,7 @@ func reap(conn net.Conn) (err error) {
 	if err := os.Setenv(process.Marker, dir); err != nil {
 		return err
 	}
-	ctx, hangUp := context.WithCancel(context.Background()) //nolint:forbidigo // the root of this process
+	ctx, hangUp := context.WithCancel(context.Background()) // the root of this process
 	defer hangUp()
 	r := &Reaper{
 		ctx: ctx, dir: dir, sandboxes: map[int]*sandbox.Sandbox{},
@@ -121,7 +121,7 @@ func reap(conn net.Conn) (err error) {
 	if err != nil {
 		return err
 	}
-	defer log.Close() //nolint:errcheck // it is removed
+	defer log.Close()
 	r.log = logr.FromSlogHandler(slog.NewTextHandler(log, nil))
 	// Libraries that log by themselves write to the same place.
 	ctrllog.SetLogger(r.log)

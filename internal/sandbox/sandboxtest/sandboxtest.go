@@ -47,20 +47,24 @@ var mainRuns bool
 
 // Main runs the tests of a package and exits; TestMain calls it.
 func Main(m *testing.M) {
+	os.Exit(run(m)) //nolint:forbidigo // it is the end of TestMain
+}
+
+func run(m *testing.M) int {
 	if os.Getenv(reaperVariable) != "" {
 		if err := reapFor(os.NewFile(reaperDescriptor, "test")); err != nil {
 			fmt.Fprintln(os.Stderr, err)
-			os.Exit(1)
+			return 1
 		}
-		os.Exit(0)
+		return 0
 	}
 	mainRuns = true
 	code := m.Run()
 	if err := hangUp(); err != nil {
 		fmt.Fprintln(os.Stderr, "sandboxtest: clean up:", err)
-		code = max(code, 1)
+		return max(code, 1)
 	}
-	os.Exit(code)
+	return code
 }
 
 // reapFor is the second process's main function. It takes over the connection that it inherited, so that
@@ -246,7 +250,7 @@ func reaper() (*rpc.Client, error) {
 		return nil, err
 	}
 	ours, theirs := os.NewFile(uintptr(ends[0]), "reaper"), os.NewFile(uintptr(ends[1]), "test")
-	defer theirs.Close() //nolint:errcheck // the child has its own
+	defer theirs.Close()
 	conn, err := net.FileConn(ours)
 	if err := errors.Join(err, ours.Close()); err != nil {
 		return nil, err
