@@ -47,7 +47,7 @@ func (r *Release) Write(output string, finish func(folder string) error) (writte
 		return Written{}, err
 	}
 	for name, data := range r.Files {
-		if err := os.WriteFile(filepath.Join(tmp, name), data, 0o644); err != nil { //nolint:gosec // releases are public
+		if err := os.WriteFile(filepath.Join(tmp, name), data, 0o644); err != nil {
 			return Written{}, err
 		}
 	}

@@ -210,7 +210,7 @@ var variableForm = regexp.MustCompile(`^[A-Za-z_][A-Za-z0-9_]*$`)
 
 func parseCondition(item *conditionItem) (*Condition, error) {
 	if item == nil {
-		return nil, nil //nolint:nilnil // no condition is the ordinary case
+		return nil, nil
 	}
 	if strings.TrimSpace(item.Conditions) == "" {
 		return nil, fmt.Errorf("conditions is empty: write the expression to wait for")

@@ -61,7 +61,7 @@ func removeIfAbandoned(path string) error {
 func tryLock(path string) (*os.File, error) {
 	f, err := os.Open(path)
 	if errors.Is(err, fs.ErrNotExist) {
-		return nil, nil //nolint:nilnil // as documented
+		return nil, nil
 	}
 	if err != nil {
 		return nil, err
