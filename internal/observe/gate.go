@@ -192,7 +192,8 @@ func (g *Gate) failed(ctx context.Context, err error) (Verdict, error) {
 	case errors.As(err, &cancelled) && cancelled.Cause == interpreter.CostLimitExceeded:
 		return Verdict{}, gateErrorf("the expression costs more than %d: %s", maxCost, g.expression)
 	case errors.Is(err, context.DeadlineExceeded), errors.Is(err, interpreter.InterruptError{}):
-		return Verdict{}, gateErrorf("the expression takes longer than %s: %s", maxTime, g.expression)
+		// Not the release's fault alone: on a busy machine anything takes long.
+		return Verdict{}, fmt.Errorf("condition of the stage: the expression takes longer than %s: %s", maxTime, g.expression)
 	default:
 		// The text is CEL's, and does not contain values of the objects.
 		return Verdict{}, fmt.Errorf("condition of the stage: %w: %s", err, g.expression)

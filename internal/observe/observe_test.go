@@ -54,10 +54,6 @@ func isPermanent(err error) bool {
 
 func TestGate(t *testing.T) {
 	const ready = "dep.status.readyReplicas == dep.status.replicas"
-	items := make([]any, 300)
-	for i := range items {
-		items[i] = int64(i)
-	}
 	for name, test := range map[string]struct {
 		why        string
 		expression string
@@ -113,8 +109,8 @@ func TestGate(t *testing.T) {
 		"Incomplete":     {expression: "true", objects: []release.ObjectRef{{Key: "a", APIVersion: "v1", Kind: "Pod"}}, problem: "lacks one of", permanent: true},
 		"Expensive": {
 			why:        "A release must not be able to hold the operator up.",
-			expression: "dep.spec.l.all(a, dep.spec.l.all(b, dep.spec.l.all(c, a + b + c >= 0)))", objects: []release.ObjectRef{dep},
-			cluster: cluster{"Deployment.apps kube-system/dep": deployment(map[string]any{"l": items}, nil)},
+			expression: `[1, 2, 3, 4, 5, 6].all(x, string(dep.spec.text) + string(dep.spec.text) != "")`, objects: []release.ObjectRef{dep},
+			cluster: cluster{"Deployment.apps kube-system/dep": deployment(map[string]any{"text": strings.Repeat("x", 2<<20)}, nil)},
 			problem: "costs more than", permanent: true,
 		},
 		"WrongTypes": {
@@ -147,6 +143,25 @@ func TestGate(t *testing.T) {
 				t.Errorf("it took %s", d)
 			}
 		})
+	}
+}
+
+func TestGateEndsInTime(t *testing.T) {
+	items := make([]any, 300)
+	for i := range items {
+		items[i] = int64(i)
+	}
+	g, err := CompileGate(gate("dep.spec.l.all(a, dep.spec.l.all(b, dep.spec.l.all(c, a + b + c >= 0)))", dep))
+	if err != nil {
+		t.Fatal(err)
+	}
+	start := time.Now()
+	// Cost or time, whichever runs out first on this machine.
+	if _, err := g.Eval(t.Context(), cluster{"Deployment.apps kube-system/dep": deployment(map[string]any{"l": items}, nil)}); err == nil {
+		t.Error("no error")
+	}
+	if d := time.Since(start); d > 2*maxTime {
+		t.Errorf("it took %s", d)
 	}
 }
 
