@@ -18,7 +18,6 @@ import (
 	"k8s.io/apimachinery/pkg/types"
 	"k8s.io/client-go/rest"
 	"k8s.io/client-go/tools/events"
-	"k8s.io/client-go/util/workqueue"
 	"k8s.io/utils/clock"
 	clusterv1 "sigs.k8s.io/cluster-api/api/core/v1beta2"
 	"sigs.k8s.io/cluster-api/controllers/clustercache"
@@ -132,10 +131,6 @@ type Setup struct {
 func (r *Reconciler) SetupWithManager(mgr ctrl.Manager, s Setup) error {
 	log := mgr.GetLogger().WithValues("controller", "clusteraddon")
 	filter := predicates.ResourceHasFilterLabel(mgr.GetScheme(), log, s.WatchFilter)
-	if s.Controller.RateLimiter == nil {
-		// What fails in a workload cluster is often cured in that cluster, where nobody tells us.
-		s.Controller.RateLimiter = workqueue.NewTypedItemExponentialFailureRateLimiter[reconcile.Request](250*time.Millisecond, time.Minute)
-	}
 	b := ctrl.NewControllerManagedBy(mgr).
 		Named("clusteraddon").
 		For(&v1alpha1.ClusterAddon{}, builder.WithPredicates(filter, othersChanges())).

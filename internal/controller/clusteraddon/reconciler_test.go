@@ -1,0 +1,708 @@
+// Copyright The Cluster Stack Operator Authors.
+// SPDX-License-Identifier: Apache-2.0
+
+package clusteraddon
+
+import (
+	"slices"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/google/go-cmp/cmp"
+	corev1 "k8s.io/api/core/v1"
+	apierrors "k8s.io/apimachinery/pkg/api/errors"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"k8s.io/client-go/rest"
+	clusterv1 "sigs.k8s.io/cluster-api/api/core/v1beta2"
+	"sigs.k8s.io/controller-runtime/pkg/client"
+
+	"github.com/clusterstacks/cluster-stack-operator/api/v1alpha1"
+	"github.com/clusterstacks/cluster-stack-operator/internal/apitest"
+	"github.com/clusterstacks/cluster-stack-operator/internal/release"
+	"github.com/clusterstacks/cluster-stack-operator/internal/rollout"
+)
+
+func TestReconcile(t *testing.T) {
+	workload := workloadServer(t)
+	for name, test := range map[string]func(*env){
+		"Creates":                       testCreates,
+		"AwaitsTheControlPlane":         testAwaitsTheControlPlane,
+		"AwaitsTheRelease":              testAwaitsTheRelease,
+		"HoldsAtGates":                  testHoldsAtGates,
+		"PassesAFailingAddon":           testPassesAFailingAddon,
+		"ReportsConflicts":              testReportsConflicts,
+		"UpgradesTheStackAndBack":       testUpgradesTheStackAndBack,
+		"UpgradesKubernetes":            testUpgradesKubernetes,
+		"HoldsForABrokenRelease":        testHoldsForABrokenRelease,
+		"AwaitsTheRightVersion":         testAwaitsTheRightVersion,
+		"DeletesWhereAStageSaysSo":      testDeletesWhereAStageSaysSo,
+		"StandsStillWhilePaused":        testStandsStillWhilePaused,
+		"LeavesForeignClasses":          testLeavesForeignClasses,
+		"LetsGoWithTheCluster":          testLetsGoWithTheCluster,
+		"SurvivesADeletedClusterAddon":  testSurvivesADeletedClusterAddon,
+		"SurvivesALostInventory":        testSurvivesALostInventory,
+		"CorrectsDrift":                 testCorrectsDrift,
+		"FollowsTheValues":              testFollowsTheValues,
+		"KeepsGeneratedValues":          testKeepsGeneratedValues,
+		"WaitsForHealth":                testWaitsForHealth,
+		"ReadsWhatTheClusterRefersTo":   testReadsWhatTheClusterRefersTo,
+		"StartsAnewWithoutARecord":      testStartsAnewWithoutARecord,
+		"ConnectsAgain":                 testConnectsAgain,
+		"AppliesAReleaseWithoutStages":  testAppliesALegacyRelease,
+		"AppliesAReleaseWithoutObjects": testAppliesNothing,
+	} {
+		t.Run(name, func(t *testing.T) { test(newEnv(t, workload)) })
+	}
+}
+
+var (
+	starter1 = addons{"cni": object("cni", "1"), "metrics": object("metrics", "1") + object("extra", "1")}
+	starter2 = addons{"cni": object("cni", "2"), "csi": object("csi", "2")}
+)
+
+func testCreates(e *env) {
+	e.publish(v1, both("cni", "metrics"), starter1)
+	e.running(v1, k135)
+	o := e.start()
+	result, err := o.once()
+	if err != nil {
+		e.Fatal(err)
+	}
+	if result.RequeueAfter <= 0 || result.RequeueAfter > 10*time.Minute {
+		e.Errorf("looks again after %s, want some minutes", result.RequeueAfter)
+	}
+	e.wantReady()
+	e.wantObjects("cni: 1", "extra: 1", "metrics: 1")
+	_, writes, reads := o.faults.counts()
+	if writes != 3 || writes+reads > 3+6 {
+		e.Errorf("%d writes and %d reads for 3 objects, want 3 and at most 6", writes, reads)
+	}
+
+	addon := e.addon()
+	cluster := e.getCluster()
+	if got := addon.Spec.ClusterStack + " " + addon.Spec.Version + " " + addon.Spec.Hook; got != v1+" v1 " {
+		e.Errorf("spec says %q", got)
+	}
+	if got := addon.Annotations[v1alpha1.ClusterAddonStageAnnotation]; got != "created" {
+		e.Errorf("annotation %s is %q", v1alpha1.ClusterAddonStageAnnotation, got)
+	}
+	if diff := cmp.Diff(&corev1.ObjectReference{
+		APIVersion: clusterv1.GroupVersion.String(), Kind: "Cluster", Namespace: e.ns, Name: cluster.Name, UID: cluster.UID,
+	}, addon.Spec.ClusterRef); diff != "" {
+		e.Errorf("clusterRef (-want +got):\n%s", diff)
+	}
+	if diff := cmp.Diff([]v1alpha1.StageStatus{
+		{Name: "cni", Action: "apply", Phase: v1alpha1.StagePhaseDone}, {Name: "metrics", Action: "apply", Phase: v1alpha1.StagePhaseDone},
+	}, addon.Status.Stages); diff != "" {
+		e.Errorf("stages (-want +got):\n%s", diff)
+	}
+	if addon.Status.Inventory == nil || addon.Status.Inventory.Objects != 3 || addon.Status.Inventory.Shared != 0 {
+		e.Errorf("inventory is %+v, want 3 objects of ours", addon.Status.Inventory)
+	}
+	if got := addon.Status.AppliedRelease; got == nil || got.Name != v1 || got.KubernetesVersion != k135 || !strings.HasPrefix(got.Digest, "sha256:") {
+		e.Errorf("applied release is %+v", got)
+	}
+	if got := owners(e.secret("inventory")); !slices.Contains(got, addon.UID) {
+		e.Errorf("the inventory is owned by %v, want the ClusterAddon", got)
+	}
+	for _, conditionType := range []string{
+		v1alpha1.ClusterReadyCondition, v1alpha1.ClusterStackReleaseDownloadedCondition, v1alpha1.EvaluatedCELCondition,
+		v1alpha1.HelmChartAppliedCondition, v1alpha1.LeftoversPrunedCondition,
+	} {
+		if c := addon.Status.Conditions.Get(conditionType); c == nil || c.Status != metav1.ConditionTrue || c.Reason == "" || c.Message == "" {
+			e.Errorf("condition %s is %+v, want True with reason and message", conditionType, c)
+		}
+	}
+	if record := e.record(); !record.Rollout.Finished || record.Rollout.Cluster != string(cluster.UID) || !record.Applied.Pruned {
+		e.Errorf("record is %s", record)
+	}
+
+	// At rest nothing is written, also not by an operator that was just started.
+	e.settle(o)
+	resourceVersions := e.versions()
+	for _, o := range []*operator{o, e.start()} {
+		mutating, _, _ := o.faults.counts()
+		for range 3 {
+			if _, err := o.once(); err != nil {
+				e.Fatal(err)
+			}
+		}
+		if after, _, _ := o.faults.counts(); after != mutating {
+			e.Errorf("%d writes at rest", after-mutating)
+		}
+	}
+	if diff := cmp.Diff(resourceVersions, e.versions()); diff != "" {
+		e.Errorf("written at rest (-before +after):\n%s", diff)
+	}
+}
+
+func (e *env) settle(o *operator) { o.settle() }
+
+// versions returns the resource versions of everything that the operator writes in the management cluster.
+func (e *env) versions() map[string]string {
+	e.Helper()
+	versions := map[string]string{"addon": e.addon().ResourceVersion}
+	secrets := &corev1.SecretList{}
+	if err := e.client.List(e.Context(), secrets, client.InNamespace(e.ns)); err != nil {
+		e.Fatal(err)
+	}
+	for i := range secrets.Items {
+		versions[secrets.Items[i].Name] = secrets.Items[i].ResourceVersion
+	}
+	return versions
+}
+
+func testAwaitsTheControlPlane(e *env) {
+	e.publish(v1, both("cni"), starter1)
+	e.cluster(v1, k135)
+	o := e.start()
+	o.settle()
+	e.wantCondition(v1alpha1.ClusterReadyCondition, "False", v1alpha1.ControlPlaneNotReadyReason, "not initialized")
+	e.initialize()
+	o.clusters.connected = false
+	o.settle()
+	e.wantCondition(v1alpha1.ClusterReadyCondition, "False", v1alpha1.ControlPlaneNotReadyReason, "does not answer")
+	e.wantObjects()
+	o.clusters.connected = true
+	o.settle()
+	e.wantReady()
+}
+
+func testAwaitsTheRelease(e *env) {
+	if err := e.client.Create(e.Context(), apitest.ClusterStackRelease(e.ns, v1)); err != nil {
+		e.Fatal(err)
+	}
+	e.running(v1, k135)
+	o := e.start()
+	o.settle()
+	e.wantCondition(v1alpha1.ClusterStackReleaseDownloadedCondition, "False", v1alpha1.NotPublishedReason, v1)
+	e.publish(v1, both("cni"), starter1)
+	o.settle()
+	e.wantReady()
+}
+
+func testHoldsAtGates(e *env) {
+	gate := `waitFor%sCondition: {objects: [{key: o, apiVersion: v1, kind: ConfigMap, name: ` + e.key.Name + `-%s, namespace: kube-system}], conditions: o.data.text == "go"}`
+	e.publish(v1, both(
+		"{name: cni, action: apply, "+strings.NewReplacer("%sC", "PostC", "-%s", "-after").Replace(gate)+"}",
+		"{name: metrics, action: apply, "+strings.NewReplacer("%sC", "PreC", "-%s", "-before").Replace(gate)+"}",
+	), starter1)
+	e.running(v1, k135)
+	o := e.start()
+	o.watcher = noWatcher{}
+	o.settle()
+	e.wantCondition(v1alpha1.EvaluatedCELCondition, "False", v1alpha1.WaitingForPostConditionReason, "ConfigMap kube-system/"+e.key.Name+"-after to exist")
+	e.wantCondition(v1alpha1.HelmChartAppliedCondition, "False", v1alpha1.WaitingForPostConditionReason, "stage cni")
+	e.wantObjects("cni: 1")
+	if got := e.addon().Status.Stages; len(got) != 2 || got[0].Phase != v1alpha1.StagePhaseWaitingForPostCondition || got[1].Phase != v1alpha1.StagePhasePending {
+		e.Errorf("stages are %+v", got)
+	}
+	if len(o.clusters.watches) == 0 || !strings.Contains(o.clusters.watches[0], "ConfigMap") {
+		e.Errorf("watches %v, want ConfigMaps", o.clusters.watches)
+	}
+	_, before, _ := o.faults.counts()
+
+	e.put("after", map[string]string{"text": "wait"})
+	if result, err := o.once(); err != nil || result.RequeueAfter > time.Second {
+		e.Errorf("looks again after %s, %v; want the interval of polling", result.RequeueAfter, err)
+	}
+	e.put("after", map[string]string{"text": "go"})
+	o = e.start() // what it waited for is not lost with the process
+	o.settle()
+	e.wantCondition(v1alpha1.EvaluatedCELCondition, "False", v1alpha1.WaitingForPreConditionReason, "stage metrics")
+	e.wantObjects("after: go", "cni: 1")
+	if got := e.addon().Status.Stages; got[0].Phase != v1alpha1.StagePhaseDone || got[1].Phase != v1alpha1.StagePhaseWaitingForPreCondition {
+		e.Errorf("stages are %+v", got)
+	}
+	e.put("before", map[string]string{"text": "go"})
+	o.settle()
+	e.wantReady()
+	e.wantCondition(v1alpha1.EvaluatedCELCondition, "True", v1alpha1.DoneReason, "")
+	if _, writes, _ := o.faults.counts(); before != 1 || writes != 2 {
+		e.Errorf("%d and %d writes to the cluster, want 1 for cni before the condition and 2 for metrics after it", before, writes)
+	}
+}
+
+func testPassesAFailingAddon(e *env) {
+	broken := "apiVersion: v1\nkind: ConfigMap\nmetadata:\n  name: \"{{ .Values.cluster }}_not-a-name\"\n"
+	e.publish(v1, both("broken", "cni"), addons{"broken": broken, "cni": object("cni", "1")})
+	e.running(v1, k135)
+	o := e.start()
+	if _, err := o.once(); err == nil {
+		e.Error("an addon that fails has to be tried again")
+	}
+	e.wantObjects("cni: 1")
+	e.wantCondition(v1alpha1.HelmChartAppliedCondition, "False", v1alpha1.FailedToApplyObjectsReason, "stage broken")
+	if got := e.addon().Status.Resources; len(got) != 1 || got[0].Kind != "ConfigMap" || got[0].Status != v1alpha1.ResourceStatusNotSynced || got[0].Error == "" {
+		e.Errorf("resources are %+v, want the one that failed", got)
+	}
+	if e.record().Rollout.Finished {
+		e.Error("a rollout with a failed addon is finished")
+	}
+	message := e.addon().Status.Conditions.Get(v1alpha1.HelmChartAppliedCondition).Message
+	version := e.addon().ResourceVersion
+	_, _ = o.once()
+	if again := e.addon(); again.ResourceVersion != version {
+		e.Errorf("the same failure was written again: %q, then %s", message, describe(again))
+	}
+}
+
+func testReportsConflicts(e *env) {
+	e.publish(v1, both("cni"), starter1)
+	cm := &corev1.ConfigMap{
+		TypeMeta:   metav1.TypeMeta{APIVersion: "v1", Kind: "ConfigMap"},
+		ObjectMeta: metav1.ObjectMeta{Namespace: "kube-system", Name: e.key.Name + "-cni"}, Data: map[string]string{"text": "mine"},
+	}
+	if err := e.workload.Patch(e.Context(), cm, client.Apply, client.FieldOwner("somebody")); err != nil { //nolint:staticcheck // a typed object is what a person applies
+		e.Fatal(err)
+	}
+	e.running(v1, k135)
+	o := e.start()
+	o.settle()
+	e.wantCondition(v1alpha1.HelmChartAppliedCondition, "False", v1alpha1.ConflictReason, `"somebody"`)
+	e.wantObjects("cni: mine")
+	if err := e.workload.Delete(e.Context(), cm); err != nil {
+		e.Fatal(err)
+	}
+	o.settle()
+	e.wantReady()
+	e.wantObjects("cni: 1")
+}
+
+func testUpgradesTheStackAndBack(e *env) {
+	e.publish(v1, both("cni", "metrics"), starter1)
+	// Its list for upgrades leaves the CNI out.
+	e.publish(v2, map[release.Point][]string{
+		release.AfterControlPlaneInitialized: {"cni", "csi"}, release.BeforeClusterUpgrade: {"csi"},
+	}, starter2)
+	e.running(v1, k135)
+	o := e.start()
+	o.settle()
+	e.wantReady()
+	uid := e.uid("cni")
+
+	e.use(v2, k135)
+	o.settle()
+	e.wantReady()
+	e.wantObjects("cni: 2", "csi: 2")
+	if got := e.uid("cni"); got != uid {
+		e.Error("the CNI was deleted and made anew")
+	}
+	if got := e.addon().Annotations[v1alpha1.ClusterAddonStageAnnotation]; got != "upgraded" {
+		e.Errorf("annotation %s is %q", v1alpha1.ClusterAddonStageAnnotation, got)
+	}
+
+	e.use(v1, k135)
+	e.start().settle()
+	e.wantReady()
+	e.wantObjects("cni: 1", "extra: 1", "metrics: 1")
+	if got := e.addon().Spec.ClusterStack; got != v1 {
+		e.Errorf("spec.clusterStack is %s", got)
+	}
+}
+
+func (e *env) uid(name string) string {
+	e.Helper()
+	cm := &corev1.ConfigMap{}
+	if err := e.workload.Get(e.Context(), client.ObjectKey{Namespace: "kube-system", Name: e.key.Name + "-" + name}, cm); err != nil {
+		e.Fatal(err)
+	}
+	return string(cm.UID)
+}
+
+func testUpgradesKubernetes(e *env) {
+	e.publish(v1, both("cni", "metrics"), starter1)
+	e.publish(up, both("cni", "csi"), starter2)
+	e.running(v1, k135)
+	o := e.start()
+	o.settle()
+
+	e.use(up, k136)
+	// The hook comes before the controller has seen anything.
+	ask := e.ask(up, k135, k136)
+	if e.record().Proves(ask) {
+		e.Fatal("proven before anything was done")
+	}
+	o.settle()
+	e.wantReady()
+	e.wantObjects("cni: 2", "csi: 2")
+	if !e.record().Proves(ask) {
+		e.Errorf("not proven: %s", e.record())
+	}
+	if got, there := e.addon().Annotations[v1alpha1.LifecyclePointAnnotation]; there {
+		e.Errorf("what was asked for stays: %s", got)
+	}
+	other := ask
+	other.From = "v1.35.2"
+	if e.record().Proves(other) {
+		e.Error("another upgrade is proven")
+	}
+}
+
+func testHoldsForABrokenRelease(e *env) {
+	e.publish(v1, both("cni"), starter1)
+	e.publish(v2, both("cni"), addons{"cni": "{{ fail \"no\" }}"})
+	e.publish(v3, both("cni"), addons{"cni": object("cni", "3")})
+	e.running(v1, k135)
+	o := e.start()
+	o.settle()
+	e.use(v2, k135)
+	result, err := o.once()
+	if err == nil && result.RequeueAfter > 20*time.Minute {
+		e.Errorf("a release that cannot be rendered: %v, %v", result, err)
+	}
+	e.wantCondition(v1alpha1.HelmChartAppliedCondition, "False", v1alpha1.RenderFailedReason, "stage cni")
+	e.wantObjects("cni: 1")
+	if record := e.record(); record.Rollout.Finished || e.addon().Spec.ClusterStack != v1 {
+		e.Errorf("a failed render counts as success: %s", record)
+	}
+	e.use(v3, k135)
+	o.settle()
+	e.wantReady()
+	e.wantObjects("cni: 3")
+}
+
+func testAwaitsTheRightVersion(e *env) {
+	e.publish(v1, both("cni"), starter1)
+	e.publish(up, both("cni"), starter2)
+	e.running(v1, k135)
+	o := e.start()
+	o.settle()
+	e.use(up, k135)
+	o.settle()
+	e.wantCondition(v1alpha1.HelmChartAppliedCondition, "False", v1alpha1.VersionMismatchReason, k136)
+	e.wantObjects("cni: 1")
+	e.use(up, k136)
+	o.settle()
+	e.wantReady()
+}
+
+func testDeletesWhereAStageSaysSo(e *env) {
+	e.publish(v1, both("cni", "metrics"), starter1)
+	e.publish(v2, map[release.Point][]string{
+		release.AfterControlPlaneInitialized: {"cni", "metrics"}, release.BeforeClusterUpgrade: {"-metrics", "cni"},
+	}, starter1)
+	e.running(v1, k135)
+	o := e.start()
+	o.settle()
+	e.use(v2, k135)
+	o.settle()
+	e.wantReady()
+	e.wantObjects("cni: 1")
+	if got := e.record().Applied.Addons; !slices.Equal(got, []string{"cni"}) {
+		e.Errorf("addons are %v", got)
+	}
+}
+
+func testStandsStillWhilePaused(e *env) {
+	e.publish(v1, both("cni"), starter1)
+	e.publish(v2, both("cni"), starter2)
+	e.running(v1, k135)
+	o := e.start()
+	o.settle()
+	paused := true
+	e.edit(func(c *clusterv1.Cluster) { c.Spec.Paused = &paused; apitest.Use(c, v2, k135) })
+	o.settle()
+	e.wantCondition(v1alpha1.PausedCondition, "True", v1alpha1.PausedReason, "paused")
+	e.wantCondition(v1alpha1.HelmChartAppliedCondition, "True", v1alpha1.DoneReason, v1)
+	e.wantObjects("cni: 1")
+	if err := e.client.Delete(e.Context(), e.addon()); err != nil {
+		e.Fatal(err)
+	}
+	version := e.addon().ResourceVersion
+	o.settle()
+	if addon := e.addon(); addon.ResourceVersion != version || len(addon.Finalizers) == 0 {
+		e.Error("the ClusterAddon of a paused Cluster was written")
+	}
+}
+
+func testLeavesForeignClasses(e *env) {
+	e.publish(v1, both("cni"), starter1)
+	e.running(v1, k135)
+	o := e.start()
+	o.settle()
+	e.edit(func(c *clusterv1.Cluster) { apitest.Use(c, "somebody-elses", k135) })
+	o.settle()
+	e.wantCondition(v1alpha1.ReadyCondition, "False", v1alpha1.NotAClusterStackReason, "left as they are")
+	e.wantObjects("cni: 1")
+	e.use(v1, k135)
+	o.settle()
+	e.wantReady()
+}
+
+func testLetsGoWithTheCluster(e *env) {
+	e.publish(v1, both("cni"), starter1)
+	e.running(v1, k135)
+	o := e.start()
+	o.settle()
+	e.edit(func(c *clusterv1.Cluster) { c.Finalizers = []string{"example.com/machines"} })
+	if err := e.client.Delete(e.Context(), e.getCluster()); err != nil {
+		e.Fatal(err)
+	}
+	o.clusters.connected = false // its API server may be gone by now
+	o.settle()
+	if got := e.addon().Finalizers; len(got) != 0 {
+		e.Errorf("finalizers %v are left", got)
+	}
+	e.edit(func(c *clusterv1.Cluster) { c.Finalizers = nil })
+	if _, err := o.once(); err != nil {
+		e.Errorf("after the Cluster is gone: %v", err)
+	}
+	e.wantObjects("cni: 1")
+}
+
+func testSurvivesADeletedClusterAddon(e *env) {
+	e.publish(v1, both("cni", "metrics"), addons{
+		"cni":     object("cni", "{{ randAlphaNum 20 }}"),
+		"metrics": starter1["metrics"],
+	})
+	e.publish(v2, both("cni"), addons{"cni": object("cni", "{{ randAlphaNum 20 }}")})
+	e.running(v1, k135)
+	o := e.start()
+	o.settle()
+	e.wantReady()
+	before := e.has()
+
+	if err := e.client.Delete(e.Context(), e.addon()); err != nil {
+		e.Fatal(err)
+	}
+	if _, err := o.once(); err != nil {
+		e.Fatal(err)
+	}
+	err := e.client.Get(e.Context(), e.addonKey(), &v1alpha1.ClusterAddon{})
+	if !apierrors.IsNotFound(err) {
+		e.Fatalf("the deleted ClusterAddon is still there: %v", err)
+	}
+	if got := owners(e.secret("inventory")); !slices.Equal(got, []metav1UID{e.getCluster().UID}) {
+		e.Errorf("the inventory is owned by %v, want the Cluster", got)
+	}
+	if _, err := (&creator{client: e.client}).Reconcile(e.Context(), e.getCluster()); err != nil {
+		e.Fatal(err)
+	}
+	o.settle()
+	e.wantReady()
+	if diff := cmp.Diff(before, e.has()); diff != "" {
+		e.Errorf("objects changed (-before +after):\n%s", diff)
+	}
+	e.use(v2, k135)
+	o.settle()
+	if got := e.has(); len(got) != 1 || got[0] != before[0] {
+		e.Errorf("objects after the upgrade are %v, want the CNI with its generated value of %v", got, before)
+	}
+}
+
+func testSurvivesALostInventory(e *env) {
+	e.publish(v1, both("cni", "metrics"), starter1)
+	e.publish(v2, both("cni", "csi"), starter2)
+	e.running(v1, k135)
+	o := e.start()
+	o.settle()
+	if err := e.client.Delete(e.Context(), e.secret("inventory")); err != nil {
+		e.Fatal(err)
+	}
+	e.put("foreign", map[string]string{"text": "foreign"})
+	e.use(v2, k135)
+	o.settle()
+	e.wantReady()
+	// Nothing is pruned this time, though all of it is known to be ours again.
+	e.wantObjects("cni: 2", "csi: 2", "extra: 1", "foreign: foreign", "metrics: 1")
+	if got := e.addon().Status.Inventory; got == nil || got.Shared != 0 {
+		e.Errorf("inventory is %+v, want nothing shared", got)
+	}
+	e.use(v1, k135)
+	o.settle()
+	e.wantObjects("cni: 1", "extra: 1", "foreign: foreign", "metrics: 1")
+}
+
+func testCorrectsDrift(e *env) {
+	e.publish(v1, both("cni", "metrics"), starter1)
+	e.running(v1, k135)
+	o := e.start()
+	o.settle()
+	cm := &corev1.ConfigMap{ObjectMeta: metav1.ObjectMeta{Namespace: "kube-system", Name: e.key.Name + "-metrics"}}
+	if err := e.workload.Delete(e.Context(), cm); err != nil {
+		e.Fatal(err)
+	}
+	e.put("cni", map[string]string{"text": "edited"})
+	o.settle()
+	e.wantObjects("cni: edited", "extra: 1") // it is not looked at all the time
+	_, before, _ := o.faults.counts()
+	e.clock.Step(15 * time.Minute)
+	o.settle()
+	e.wantObjects("cni: 1", "extra: 1", "metrics: 1")
+	// For the one that is gone the first request says which object it is meant for, and is refused.
+	if _, after, _ := o.faults.counts(); after-before > 3 {
+		e.Errorf("%d writes for two objects that had changed", after-before)
+	}
+	e.wantEvent("DriftCorrected")
+}
+
+// wantEvent looks for an event among those that were recorded so far.
+func (e *env) wantEvent(reason string) {
+	e.Helper()
+	for {
+		select {
+		case event := <-e.recorder.Events:
+			if strings.Contains(event, " "+reason+" ") {
+				return
+			}
+		default:
+			e.Errorf("no event %s", reason)
+			return
+		}
+	}
+}
+
+func testFollowsTheValues(e *env) {
+	e.publish(v1, both("cni", "metrics"), addons{
+		"cni":     object("cni", "{{ .Values.colour }}"),
+		"metrics": "{{ if eq .Values.colour \"red\" }}" + object("red", "1") + "{{ else }}" + object("other", "1") + "{{ end }}",
+	})
+	e.running(v1, k135)
+	e.edit(func(c *clusterv1.Cluster) { c.Labels = map[string]string{"colour": "red"} })
+	o := e.start()
+	o.settle()
+	e.wantObjects("cni: red", "red: 1")
+	e.edit(func(c *clusterv1.Cluster) { c.Labels["colour"] = "blue" })
+	o.settle()
+	e.wantReady()
+	e.wantObjects("cni: blue", "other: 1")
+}
+
+func testKeepsGeneratedValues(e *env) {
+	password := "apiVersion: v1\nkind: ConfigMap\nmetadata:\n  name: \"{{ .Values.cluster }}-password\"\ndata:\n  text: {{ randAlphaNum 20 }}\n"
+	e.publish(v1, both("cni"), addons{"cni": password})
+	e.publish(v2, both("cni"), addons{"cni": password + object("cni", "2")})
+	e.running(v1, k135)
+	o := e.start()
+	// It dies between the render and the first apply: the generated value must be known by then.
+	o.faults.dieAt = 4
+	_, _ = o.once()
+	e.start().settle()
+	e.wantReady()
+	before := e.has()[0]
+	e.use(v2, k135)
+	e.start().settle()
+	e.wantObjects("cni: 2", before)
+	if got := owners(e.secret("generated")); !slices.Contains(got, e.addon().UID) {
+		e.Errorf("the generated values are owned by %v, want the ClusterAddon", got)
+	}
+}
+
+func testWaitsForHealth(e *env) {
+	claim := "apiVersion: v1\nkind: PersistentVolumeClaim\nmetadata:\n  name: \"{{ .Values.cluster }}\"\nspec:\n  accessModes: [ReadWriteOnce]\n  resources: {requests: {storage: 1Mi}}\n"
+	e.publish(v1, both("{name: csi, action: apply, waitForHealthy: true}", "cni"), addons{"csi": claim, "cni": object("cni", "1")})
+	e.running(v1, k135)
+	o := e.start()
+	o.settle()
+	e.wantCondition(v1alpha1.HelmChartAppliedCondition, "False", v1alpha1.StageNotHealthyReason, "PersistentVolumeClaim kube-system/"+e.key.Name+" (InProgress)")
+	e.wantObjects()
+	pvc := &corev1.PersistentVolumeClaim{}
+	if err := e.workload.Get(e.Context(), client.ObjectKey{Namespace: "kube-system", Name: e.key.Name}, pvc); err != nil {
+		e.Fatal(err)
+	}
+	pvc.Status.Phase = corev1.ClaimBound
+	if err := e.workload.Status().Update(e.Context(), pvc); err != nil {
+		e.Fatal(err)
+	}
+	o.settle()
+	e.wantReady()
+	e.wantObjects("cni: 1")
+}
+
+func testReadsWhatTheClusterRefersTo(e *env) {
+	e.publish(v1, both("cni"), addons{"cni": object("cni", "{{ .Values.cluster }}")})
+	e.cluster(v1, k135)
+	e.edit(func(c *clusterv1.Cluster) {
+		c.Spec.ControlPlaneRef = clusterv1.ContractVersionedObjectReference{APIGroup: "controlplane.cluster.x-k8s.io", Kind: "KubeadmControlPlane", Name: "missing"}
+	})
+	e.initialize()
+	o := e.start()
+	if _, err := o.once(); err == nil {
+		e.Error("values were made without the control plane that the Cluster refers to")
+	}
+	e.wantCondition(v1alpha1.HelmChartAppliedCondition, "False", v1alpha1.InternalErrorReason, "KubeadmControlPlane missing")
+	e.wantObjects()
+}
+
+func testStartsAnewWithoutARecord(e *env) {
+	e.publish(v1, both("cni", "metrics"), starter1)
+	e.running(v1, k135)
+	o := e.start()
+	o.settle()
+	for _, text := range []string{"", "{nonsense"} {
+		addon := e.addon()
+		before := addon.DeepCopy()
+		addon.Annotations[v1alpha1.RolloutAnnotation] = text
+		if err := e.client.Patch(e.Context(), addon, client.MergeFrom(before)); err != nil {
+			e.Fatal(err)
+		}
+		_, writes, _ := o.faults.counts()
+		o.settle()
+		e.wantReady()
+		if _, after, _ := o.faults.counts(); after != writes {
+			e.Errorf("%d writes for objects that the inventory knows", after-writes)
+		}
+		if record := e.record(); !record.Proves(record.Rollout.About()) {
+			e.Errorf("record is %s", record)
+		}
+	}
+}
+
+func testConnectsAgain(e *env) {
+	e.publish(v1, both("cni"), starter1)
+	e.publish(v2, both("cni"), starter2)
+	e.running(v1, k135)
+	o := e.start()
+	o.settle()
+	before, err := o.connections.to(e.key, o.clusters.config, time.Time{})
+	if err != nil {
+		e.Fatal(err)
+	}
+	if again, _ := o.connections.to(e.key, o.clusters.config, time.Time{}); again != before {
+		e.Error("a second connection was made to the same cluster")
+	}
+	o.clusters.config = rest.CopyConfig(o.clusters.config) // as after a disconnect
+	o.settle()
+	if after, _ := o.connections.to(e.key, o.clusters.config, time.Time{}); after == before {
+		e.Error("the connection was kept over a reconnect")
+	}
+	e.use(v2, k135)
+	o.settle()
+	e.wantObjects("cni: 2")
+}
+
+func testAppliesALegacyRelease(e *env) {
+	files := releaseOf(v1, nil, nil)
+	for name, file := range legacyRelease(e.T, v1) {
+		files[name] = file
+	}
+	delete(files, release.StagesFile)
+	e.source.Publish(v1, files)
+	if err := e.client.Create(e.Context(), apitest.ClusterStackRelease(e.ns, v1)); err != nil {
+		e.Fatal(err)
+	}
+	e.running(v1, k135)
+	e.start().settle()
+	e.wantReady()
+	e.wantObjects("addon: 1")
+	if got := e.addon().Status.Stages; len(got) != 1 || got[0].Name != release.LegacyAddon {
+		e.Errorf("stages are %+v", got)
+	}
+}
+
+func testAppliesNothing(e *env) {
+	e.publish(v1, both("cni"), addons{"cni": "# nothing\n"})
+	e.running(v1, k135)
+	o := e.start()
+	o.settle()
+	e.wantReady()
+	version := e.addon().ResourceVersion
+	e.start().settle()
+	if e.addon().ResourceVersion != version || e.record().Rollout.Rebuilt {
+		e.Errorf("an empty inventory was taken for a lost one: %s", e.record())
+	}
+}
+
+var _ = rollout.Record{}
