@@ -8,9 +8,11 @@ import (
 	"errors"
 	"fmt"
 	"net/http"
+	"os"
 	"path/filepath"
 	"time"
 
+	corev1 "k8s.io/api/core/v1"
 	apiextensionsv1 "k8s.io/apiextensions-apiserver/pkg/apis/apiextensions/v1"
 	"k8s.io/apimachinery/pkg/api/meta"
 	"k8s.io/apimachinery/pkg/labels"
@@ -33,13 +35,13 @@ import (
 	"sigs.k8s.io/controller-runtime/pkg/reconcile"
 	"sigs.k8s.io/controller-runtime/pkg/source"
 
-	corev1 "k8s.io/api/core/v1"
-
 	"github.com/clusterstacks/cluster-stack-operator/api/v1alpha1"
 	"github.com/clusterstacks/cluster-stack-operator/internal/apply"
+	"github.com/clusterstacks/cluster-stack-operator/internal/controller/clusteraddon"
 	"github.com/clusterstacks/cluster-stack-operator/internal/controller/clusterstack"
 	"github.com/clusterstacks/cluster-stack-operator/internal/controller/clusterstackrelease"
 	"github.com/clusterstacks/cluster-stack-operator/internal/controller/releases"
+	"github.com/clusterstacks/cluster-stack-operator/internal/hookserver"
 	"github.com/clusterstacks/cluster-stack-operator/internal/source/dir"
 	"github.com/clusterstacks/cluster-stack-operator/internal/store"
 )
@@ -48,6 +50,7 @@ import (
 //
 // +kubebuilder:rbac:groups=coordination.k8s.io,resources=leases,verbs=create
 // +kubebuilder:rbac:groups=coordination.k8s.io,resources=leases,resourceNames=clusterstack.x-k8s.io,verbs=get;update;patch
+// +kubebuilder:rbac:groups="",resources=events,verbs=create;patch
 // +kubebuilder:rbac:groups=authentication.k8s.io,resources=tokenreviews,verbs=create
 // +kubebuilder:rbac:groups=authorization.k8s.io,resources=subjectaccessreviews,verbs=create
 
@@ -210,13 +213,41 @@ func setUp(ctx context.Context, mgr ctrl.Manager, st *store.Store, c Config) err
 	}); err != nil {
 		return err
 	}
-	if _, err := newClusterCache(ctx, mgr, c); err != nil {
+
+	clusters, err := newClusterCache(ctx, mgr, c)
+	if err != nil {
+		return err
+	}
+	if err := clusteraddon.New(mgr.GetClient(), mgr.GetAPIReader(), clusters, opener, recorder, clusteraddon.Options{}).SetupWithManager(mgr, clusteraddon.Setup{
+		Controller:  controllerOptions(c.ClusterAddonConcurrency),
+		WatchFilter: c.WatchFilter,
+		Connected:   clusters.GetClusterSource("clusteraddon", clusteraddon.OfCluster),
+	}); err != nil {
+		return err
+	}
+
+	hooks, err := newHookServer(mgr, c)
+	if err != nil {
 		return err
 	}
 	return errors.Join(
+		mgr.Add(hooks),
 		mgr.AddHealthzCheck("ping", healthz.Ping),
 		mgr.AddReadyzCheck("caches", synced(mgr.GetCache())),
+		mgr.AddReadyzCheck("hooks", hooks.StartedChecker()),
 	)
+}
+
+// newHookServer sets up the answers to Cluster API's hooks, which every replica gives.
+func newHookServer(mgr ctrl.Manager, c Config) (*hookserver.Server, error) {
+	for _, file := range []string{"tls.crt", "tls.key"} {
+		if _, err := os.Stat(filepath.Join(c.HookCertDir, file)); err != nil {
+			return nil, fmt.Errorf("the hooks need a certificate that Cluster API trusts; put tls.crt and tls.key into the folder of --hook-cert-dir: %w", err)
+		}
+	}
+	return hookserver.New(mgr.GetClient(), mgr.GetClient(), mgr.GetAPIReader(), hookserver.Options{
+		Host: c.HookBindAddress, Port: c.HookPort, CertDir: c.HookCertDir,
+	})
 }
 
 // controllerOptions are those of all controllers: what failed is tried again within a minute, because
