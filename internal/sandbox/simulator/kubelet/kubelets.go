@@ -217,15 +217,16 @@ func (k *Kubelets) Remove(ctx context.Context, name string) error {
 		return nil
 	}
 	m.endpoint.close()
+	// The Node first: as long as it is there, DaemonSets put new pods on it.
+	if err := client.IgnoreNotFound(k.client.CoreV1().Nodes().Delete(ctx, name, metav1.DeleteOptions{})); err != nil {
+		return err
+	}
 	group, ctx := errgroup.WithContext(ctx)
 	group.SetLimit(workers)
 	for _, pod := range k.podsOf(name) {
 		group.Go(func() error { return k.deleteNow(ctx, pod) })
 	}
-	if err := group.Wait(); err != nil {
-		return err
-	}
-	return client.IgnoreNotFound(k.client.CoreV1().Nodes().Delete(ctx, name, metav1.DeleteOptions{}))
+	return group.Wait()
 }
 
 // machine gives the kubelet of a Node, nil when the Node is not one of ours.
