@@ -136,6 +136,10 @@ func explainTemplate(err error, templates source) *InvalidError {
 			within = fmt.Sprintf("%s:%d", at.file, at.line)
 		}
 	}
+	if tpl := strings.Index(text, "error calling tpl:"); tpl >= 0 {
+		// What follows speaks of a template that came out of a value.
+		text = text[:tpl+len("error calling tpl:")]
+	}
 	e.Reason = templateReason(text)
 	if places := placeForm.FindAllStringSubmatch(text, -1); places != nil {
 		e.Reason += " (at <" + places[len(places)-1][1] + ">)"
@@ -147,13 +151,14 @@ func explainTemplate(err error, templates source) *InvalidError {
 }
 
 func templateReason(text string) string {
-	if missing := missingForm.FindStringSubmatch(text); missing != nil {
+	parsing := !placeForm.MatchString(text)
+	if missing := missingForm.FindStringSubmatch(text); missing != nil && parsing {
 		if why, gone := removedFunctions[missing[1]]; gone {
 			return fmt.Sprintf("function %q does not exist here: %s", missing[1], why)
 		}
 		return fmt.Sprintf("function %q does not exist", missing[1])
 	}
-	if syntax := syntaxForm.FindStringSubmatch(text); syntax != nil && !placeForm.MatchString(text) {
+	if syntax := syntaxForm.FindStringSubmatch(text); syntax != nil && parsing {
 		// Nothing has been executed yet: the message is about the template's own text.
 		return syntax[1]
 	}
