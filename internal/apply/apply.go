@@ -24,6 +24,7 @@ type Set struct {
 	// Name tells sets of one inventory apart.
 	Name string
 	// Objects are applied in waves; of two with the same ID the last one counts.
+	// They carry [OwnedLabel], without which they would count as drifted and never be pruned.
 	Objects []*unstructured.Unstructured
 	// Hooks run before and after the objects when the content of the set has changed.
 	Hooks []Hook
@@ -118,8 +119,7 @@ func (a *Applier) plan(ctx context.Context, set Set) (*plan, error) {
 		ask(h.item)
 	}
 	if len(refused) > 0 {
-		slices.SortFunc(refused, func(a, b error) int { return strings.Compare(a.Error(), b.Error()) })
-		return nil, errors.Join(refused...)
+		return nil, &RefusedError{problems: refused}
 	}
 	return p, nil
 }
@@ -137,7 +137,7 @@ func (a *Applier) resolve(ctx context.Context, objects, all []*unstructured.Unst
 		return len(defined[gvk.GroupKind()]) == 0 && (!ok || r.Version != gvk.Version)
 	}
 	if slices.ContainsFunc(objects, unknown) {
-		if known, _, err = a.mapper.refresh(ctx, generation); err != nil {
+		if known, err = a.mapper.refresh(ctx, generation); err != nil {
 			return nil, err
 		}
 	}
@@ -162,7 +162,7 @@ func newItem(obj *unstructured.Unstructured, known *kinds, defined map[schema.Gr
 	gvk := obj.GroupVersionKind()
 	id := ID{Group: gvk.Group, Kind: gvk.Kind, Namespace: obj.GetNamespace(), Name: obj.GetName()}
 	if id.Kind == "" || gvk.Version == "" || id.Name == "" {
-		return nil, fmt.Errorf("an object lacks its apiVersion, kind or name: %s", id)
+		return nil, refusedf("an object lacks its apiVersion, kind or name: %s", id)
 	}
 	it := &item{id: id, wave: waveOf(gvk.GroupKind())}
 	var found bool
@@ -192,7 +192,7 @@ func newItem(obj *unstructured.Unstructured, known *kinds, defined map[schema.Gr
 		unstructured.RemoveNestedField(it.object.Object, "metadata", "namespace")
 	case found && it.id.Namespace == "":
 		if namespace == "" {
-			return nil, fmt.Errorf("%s: it needs a namespace and names none", id)
+			return nil, refusedf("%s: it needs a namespace and names none", id)
 		}
 		it.id.Namespace = namespace
 		it.object.SetNamespace(namespace)
@@ -275,8 +275,9 @@ func (r *run) isStopped() bool {
 // the objects in waves, then hooks that run after it. An object that is not in
 // the inventory is never forced; see [Origin] for what becomes of it.
 //
-// inv is changed and saved through the journal: once before anything changes,
-// and after each wave. The report says what became of each object. The error is
+// Nothing is sent at all if the set is refused, a [*RefusedError]. Otherwise inv is
+// changed and saved through the journal: once before anything changes, and after
+// each wave. The report says what became of each object. The error is
 // nil only if all objects are in place and all hooks have succeeded; it is an
 // [*IncompleteError] when some are not while the cluster was reachable. Objects
 // that the set no longer has stay until they are pruned.

@@ -14,6 +14,7 @@ import (
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/apis/meta/v1/unstructured"
 	"k8s.io/apimachinery/pkg/runtime/schema"
+	"k8s.io/client-go/rest"
 
 	"github.com/clusterstacks/cluster-stack-operator/internal/apply"
 	"github.com/clusterstacks/cluster-stack-operator/internal/sandbox/sandboxtest"
@@ -298,7 +299,7 @@ spec: {group: $NS.held.example.com, version: v1, groupPriorityMinimum: 100, vers
 	}
 	got := map[string]string{}
 	for _, f := range report.Failed {
-		got[f.ID.String()] = f.Err.Error()
+		got[f.String()] = f.Err.Error()
 	}
 	want := map[string]string{
 		"APIService.apiregistration.k8s.io v1." + ns + ".held.example.com": "held back until the objects that it depends on are applied",
@@ -347,9 +348,10 @@ func TestAllowRefusesTheWholeSetBeforeAnyChange(t *testing.T) {
 ---
 {apiVersion: rbac.authorization.k8s.io/v1, kind: ClusterRole, metadata: {name: c, namespace: $NS}}
 `)}, inv, j)
-	want := `ClusterRole.rbac.authorization.k8s.io c: ClusterRole.rbac.authorization.k8s.io in namespace "" is not allowed
-ConfigMap other/b: ConfigMap in namespace "other" is not allowed`
-	if err == nil || err.Error() != want {
+	want := `ClusterRole.rbac.authorization.k8s.io c: ClusterRole.rbac.authorization.k8s.io in namespace "" is not allowed; ` +
+		`ConfigMap other/b: ConfigMap in namespace "other" is not allowed`
+	var refused *apply.RefusedError
+	if !errors.As(err, &refused) || err.Error() != want || !refused.Permanent() {
 		t.Errorf("error %v, want %s", err, want)
 	}
 	if transport.changes != 0 || j.saves != 0 || inv.Len() != 0 {
@@ -433,6 +435,36 @@ func TestAnObjectThatIsBeingDeletedIsNoSuccess(t *testing.T) {
 	}
 	w.mustGet(obj)
 }
+
+func TestAnOlderFormOfDiscoveryWorksToo(t *testing.T) {
+	w := newWorld(t, sandboxtest.APIServer(t))
+	ns := w.namespace("discovery")
+	config := rest.CopyConfig(w.config)
+	config.Wrap(func(next http.RoundTripper) http.RoundTripper {
+		return roundTripper(func(r *http.Request) (*http.Response, error) {
+			if r.URL.Path == "/apis" || r.URL.Path == "/api" {
+				r = r.Clone(r.Context())
+				r.Header.Set("Accept", "application/json")
+			}
+			return next.RoundTrip(r)
+		})
+	})
+	a, err := apply.New(config, apply.Options{})
+	if err != nil {
+		t.Fatal(err)
+	}
+	inv, j := apply.NewInventory(), &journal{}
+	if _, err := a.Apply(t.Context(), apply.Set{Name: "s", Objects: objects(t, ns, chart+widgets(ns)), Namespace: ns}, inv, j); err != nil {
+		t.Fatal(err)
+	}
+	if _, err := a.Prune(t.Context(), inv, nothing, j); err != nil || inv.Len() != 0 {
+		t.Errorf("%v, left %v", err, origins(inv))
+	}
+}
+
+type roundTripper func(*http.Request) (*http.Response, error)
+
+func (f roundTripper) RoundTrip(r *http.Request) (*http.Response, error) { return f(r) }
 
 func TestAnUnreachableClusterStopsTheApply(t *testing.T) {
 	w := newWorld(t, sandboxtest.APIServer(t))

@@ -66,6 +66,9 @@ type Applier struct {
 func New(config *rest.Config, opts Options) (*Applier, error) {
 	config = dynamic.ConfigFor(config)
 	config.Timeout = 0 // It would cut watches too.
+	if config.WarningHandler == nil && config.WarningHandlerWithContext == nil {
+		config.WarningHandler = rest.NoWarnings{} // They would fill the log of the operator with a chart's style.
+	}
 	httpClient, err := rest.HTTPClientFor(config)
 	if err != nil {
 		return nil, fmt.Errorf("connect to %s: %w", config.Host, err)
@@ -108,7 +111,7 @@ func (a *Applier) Get(ctx context.Context, gvk schema.GroupVersionKind, namespac
 	}
 	r, ok := known.lookup(gvk.GroupKind(), gvk.Version)
 	if !ok || r.Version != gvk.Version {
-		if known, _, err = a.mapper.refresh(ctx, generation); err != nil {
+		if known, err = a.mapper.refresh(ctx, generation); err != nil {
 			return nil, err
 		}
 		if r, ok = known.lookup(gvk.GroupKind(), gvk.Version); !ok || r.Version != gvk.Version {

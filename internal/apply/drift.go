@@ -41,7 +41,7 @@ func (a *Applier) Drift(ctx context.Context, inv *Inventory) ([]ID, error) {
 	}
 	missing := func(gk schema.GroupKind) bool { _, ok := known.lookup(gk, ""); return !ok }
 	if slices.ContainsFunc(order, missing) {
-		if known, _, err = a.mapper.refresh(ctx, generation); err != nil {
+		if known, err = a.mapper.refresh(ctx, generation); err != nil {
 			return nil, err
 		}
 	}

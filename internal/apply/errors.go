@@ -56,6 +56,29 @@ func (e *IncompleteError) Unwrap() []error {
 	return errs
 }
 
+// RefusedError says that a set was not applied, nor any object of it, because of
+// what it contains.
+type RefusedError struct{ problems []error }
+
+func (e *RefusedError) Error() string {
+	var lines []string
+	for _, err := range e.problems {
+		lines = append(lines, err.Error())
+	}
+	slices.Sort(lines)
+	return strings.Join(lines, "; ")
+}
+
+// Unwrap gives the single problems.
+func (e *RefusedError) Unwrap() []error { return e.problems }
+
+// Permanent reports that only another set can cure it.
+func (e *RefusedError) Permanent() bool { return true }
+
+func refusedf(format string, args ...any) error {
+	return &RefusedError{problems: []error{fmt.Errorf(format, args...)}}
+}
+
 // RequestError is a request for one object that was not fulfilled. Its text is
 // stable and has no values out of the object: they could be secret, and they
 // belong to a cluster that we do not trust to write into our status.
@@ -132,8 +155,7 @@ func requestError(ctx context.Context, err error, secret bool) *RequestError {
 	if s.Details != nil {
 		e.conflicts = conflicts(s.Details.Causes)
 		for _, c := range s.Details.Causes {
-			switch c.Type {
-			case metav1.CauseTypeFieldManagerConflict, metav1.CauseTypeUnexpectedServerResponse:
+			if c.Type == metav1.CauseTypeFieldManagerConflict || c.Type == metav1.CauseTypeUnexpectedServerResponse {
 				continue
 			}
 			rule := rule(c.Message)

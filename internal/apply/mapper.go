@@ -106,15 +106,15 @@ func (m *mapper) kinds(ctx context.Context) (*kinds, int, error) {
 }
 
 // refresh asks again, unless somebody did since the generation that missed something.
-func (m *mapper) refresh(ctx context.Context, generation int) (*kinds, int, error) {
+func (m *mapper) refresh(ctx context.Context, generation int) (*kinds, error) {
 	m.mu.Lock()
 	defer m.mu.Unlock()
 	if m.known == nil || m.generation == generation {
 		if err := m.load(ctx); err != nil {
-			return nil, 0, err
+			return nil, err
 		}
 	}
-	return m.known, m.generation, nil
+	return m.known, nil
 }
 
 func (m *mapper) load(ctx context.Context) error {

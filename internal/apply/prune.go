@@ -37,10 +37,14 @@ func (a *Applier) Prune(ctx context.Context, inv *Inventory, keep func(ID) bool,
 	if err != nil {
 		return Report{}, err
 	}
-	missing := func(e Entry) bool { _, ok := known.lookup(e.GroupKind(), ""); return !ok }
-	// Only a fresh look may conclude that a kind is gone, and its objects with it.
-	if slices.ContainsFunc(unwanted, missing) {
-		if known, _, err = a.mapper.refresh(ctx, generation); err != nil {
+	// Only a fresh look may conclude that a kind is gone, and its objects with it,
+	// or that a namespace holds nothing of any kind.
+	uncertain := func(e Entry) bool {
+		_, ok := known.lookup(e.GroupKind(), "")
+		return !ok || e.GroupKind() == namespaceKind
+	}
+	if slices.ContainsFunc(unwanted, uncertain) {
+		if known, err = a.mapper.refresh(ctx, generation); err != nil {
 			return Report{}, err
 		}
 	}

@@ -356,7 +356,7 @@ func TestPruneDeletesOnlyWhatIsProvablyOurs(t *testing.T) {
 				reasons[id.String()] = ""
 			}
 			for _, k := range report.Kept {
-				reasons[k.ID.String()] = k.Reason
+				reasons[k.String()] = k.Reason
 			}
 			want, held := map[string]string{}, map[string]apply.Origin{}
 			for i, obj := range objs {

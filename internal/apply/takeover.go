@@ -188,7 +188,7 @@ func (r *run) moved(entries []metav1.ManagedFieldsEntry, rendered *unstructured.
 			if err != nil {
 				return nil, false, &RequestError{Code: http.StatusUnprocessableEntity, Text: "its managed fields cannot be written"}
 			}
-			entry.Manager, entry.FieldsV1 = part.manager, &metav1.FieldsV1{Raw: data}
+			entry.Manager, entry.FieldsV1 = part.manager, metav1.NewFieldsV1(string(data))
 			result = append(result, entry)
 		}
 	}

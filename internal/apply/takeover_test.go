@@ -50,7 +50,7 @@ func managers(obj *unstructured.Unstructured) map[string]string {
 	out := map[string]string{}
 	for _, e := range obj.GetManagedFields() {
 		if e.Subresource == "" {
-			out[e.Manager+" "+string(e.Operation)] = string(e.FieldsV1.Raw)
+			out[e.Manager+" "+string(e.Operation)] = e.FieldsV1.GetRawString()
 		}
 	}
 	return out

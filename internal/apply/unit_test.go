@@ -138,7 +138,7 @@ func TestInventoryEncoding(t *testing.T) {
 
 func TestFieldsHashDoesNotDependOnTheOrderOfWriting(t *testing.T) {
 	entry := func(fields string) []metav1.ManagedFieldsEntry {
-		return []metav1.ManagedFieldsEntry{{Manager: "m", Operation: metav1.ManagedFieldsOperationApply, FieldsV1: &metav1.FieldsV1{Raw: []byte(fields)}}}
+		return []metav1.ManagedFieldsEntry{{Manager: "m", Operation: metav1.ManagedFieldsOperationApply, FieldsV1: metav1.NewFieldsV1(fields)}}
 	}
 	a := fieldsHash(entry(`{"f:data":{"f:a":{},"f:b":{}},"f:metadata":{"f:labels":{"f:x":{}}}}`), "m")
 	b := fieldsHash(entry(`{"f:metadata":{"f:labels":{"f:x":{}}},"f:data":{"f:b":{},"f:a":{}}}`), "m")

@@ -329,7 +329,7 @@ func names(ids []apply.ID) []string {
 func origins(inv *apply.Inventory) map[string]apply.Origin {
 	out := map[string]apply.Origin{}
 	for _, e := range inv.Entries() {
-		out[e.ID.String()] = e.Origin
+		out[e.String()] = e.Origin
 	}
 	return out
 }
