@@ -8,6 +8,7 @@ MAKEFLAGS += --no-print-directory
 
 VERSION ?= $(shell git describe --tags --always --dirty 2>/dev/null || echo unknown)
 COMMIT ?= $(shell git rev-parse HEAD 2>/dev/null || echo unknown)
+# No flags that change how packages compile: build, vet, lint and tests then share Go's build cache.
 LDFLAGS := -s -w \
 	-X github.com/clusterstacks/cluster-stack-operator/internal/cli.version=$(VERSION) \
 	-X github.com/clusterstacks/cluster-stack-operator/internal/cli.commit=$(COMMIT)
@@ -20,7 +21,7 @@ export PATH := $(CURDIR)/$(TOOLS):$(PATH)
 
 .PHONY: quickstart
 quickstart: build ## Run the main job: a sandbox, a cluster stack, a cluster, two upgrades; leaves all running
-	@bin/csctl-quickstart
+	@bin/quickstart
 
 .PHONY: quickstart-down
 quickstart-down: ## End what `make quickstart` left running
@@ -29,9 +30,7 @@ quickstart-down: ## End what `make quickstart` left running
 .PHONY: build
 build: ## Build the binaries into bin/
 	@mkdir -p bin
-	@CGO_ENABLED=0 go build -trimpath -ldflags "$(LDFLAGS)" -o bin/csctl ./cmd/csctl
-	@CGO_ENABLED=0 go build -trimpath -ldflags "$(LDFLAGS)" -o bin/cluster-stack-operator ./cmd/cluster-stack-operator
-	@CGO_ENABLED=0 go build -trimpath -ldflags "$(LDFLAGS)" -o bin/csctl-quickstart ./hack/quickstart
+	@go build -ldflags "$(LDFLAGS)" -o bin/ ./cmd/... ./hack/quickstart
 
 ##@ Prove
 
