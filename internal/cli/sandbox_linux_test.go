@@ -13,6 +13,7 @@ import (
 	"os"
 	"path/filepath"
 	"slices"
+	"strconv"
 	"strings"
 	"sync"
 	"syscall"
@@ -147,11 +148,17 @@ func TestSandbox(t *testing.T) {
 		t.Errorf("status: %+v", s)
 	}
 	var names []string
+	var memory int
 	for _, c := range s.Components {
+		memory += pss(t, c.PID) // the simulator's process is that of the sandbox
 		names = append(names, c.Name)
 		if c.State != sandbox.StateReady || c.PID == 0 {
 			t.Errorf("component %+v", c)
 		}
+	}
+	const most = 1300 << 10
+	if memory > most {
+		t.Errorf("the management side takes %d KiB of memory, %d are promised", memory, most)
 	}
 	slices.Sort(names)
 	want := []string{"capi-controller-manager", "capi-kubeadm-bootstrap-controller-manager", "capi-kubeadm-control-plane-controller-manager", "etcd", "kube-apiserver", "kube-controller-manager", "simulator"}
@@ -249,6 +256,21 @@ func TestInterruptTakesTheSandboxDown(t *testing.T) {
 	if code := Run([]string{"sandbox", "up", "--operator", "none"}, strings.NewReader(""), stdout, &stderr); code != 1 {
 		t.Errorf("exit code %d\n%s", code, &stderr)
 	}
+}
+
+// pss is the memory of a process in KiB, pages that it shares counted by its part.
+func pss(t *testing.T, pid int) int {
+	t.Helper()
+	raw, err := os.ReadFile(fmt.Sprintf("/proc/%d/smaps_rollup", pid))
+	if err != nil {
+		t.Fatal(err)
+	}
+	_, rest, _ := strings.Cut(string(raw), "\nPss:")
+	kib, err := strconv.Atoi(strings.Fields(rest)[0])
+	if err != nil {
+		t.Fatal(err)
+	}
+	return kib
 }
 
 type writer func([]byte) (int, error)

@@ -176,7 +176,7 @@ func (s *Sandbox) writeKubeconfig(file, user string, groups ...string) (*rest.Co
 	if err != nil {
 		return nil, err
 	}
-	raw, err := pki.Kubeconfig("cluster-stack-sandbox", s.endpoint, s.ca.CertPEM(), client)
+	raw, err := pki.Kubeconfig("sandbox-"+filepath.Base(s.opts.Dir), s.endpoint, s.ca.CertPEM(), client)
 	if err != nil {
 		return nil, err
 	}

@@ -130,11 +130,15 @@ func spawn(ctx context.Context, opts Options, command []string, logFile string, 
 
 	stop := context.AfterFunc(ctx, func() { _ = read.SetReadDeadline(time.Unix(0, 1)) })
 	defer stop()
+	var failure error
 	for lines := json.NewDecoder(read); ; {
 		var m message
 		if err := lines.Decode(&m); err != nil {
 			if ctx.Err() != nil {
 				return context.Cause(ctx)
+			}
+			if failure != nil {
+				return failure
 			}
 			tail, _ := os.ReadFile(logFile)
 			return fmt.Errorf("the process of the sandbox ended: %s", bytes.TrimSpace(tail[max(0, len(tail)-2000):]))
@@ -145,7 +149,7 @@ func spawn(ctx context.Context, opts Options, command []string, logFile string, 
 		case m.Phase == PhaseReady:
 			return nil
 		case m.Phase == PhaseFailed:
-			return errors.New(m.Error)
+			failure = errors.New(m.Error) // told when the daemon has ended and gives the lock back
 		}
 	}
 }
