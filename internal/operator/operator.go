@@ -10,14 +10,17 @@ import (
 	"net/http"
 	"os"
 	"path/filepath"
+	"slices"
 	"time"
 
 	corev1 "k8s.io/api/core/v1"
 	apiextensionsv1 "k8s.io/apiextensions-apiserver/pkg/apis/apiextensions/v1"
-	"k8s.io/apimachinery/pkg/api/meta"
+	apierrors "k8s.io/apimachinery/pkg/api/errors"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/labels"
 	"k8s.io/apimachinery/pkg/runtime"
 	"k8s.io/apimachinery/pkg/runtime/schema"
+	"k8s.io/client-go/discovery"
 	clientgoscheme "k8s.io/client-go/kubernetes/scheme"
 	"k8s.io/client-go/rest"
 	"k8s.io/client-go/tools/clientcmd"
@@ -70,11 +73,11 @@ func Run(ctx context.Context, c Config) error {
 	if err != nil {
 		return err
 	}
-	mgr, err := newManager(restConfig, c)
-	if err != nil {
+	if err := checkKinds(restConfig); err != nil {
 		return err
 	}
-	if err := checkKinds(mgr.GetRESTMapper()); err != nil {
+	mgr, err := newManager(restConfig, c)
+	if err != nil {
 		return err
 	}
 	st, err := store.Open(c.StoreDir)
@@ -157,23 +160,33 @@ func newManager(cfg *rest.Config, c Config) (ctrl.Manager, error) {
 }
 
 // checkKinds reports which part of the management cluster is missing, if one is.
-func checkKinds(mapper meta.RESTMapper) error {
+func checkKinds(cfg *rest.Config) error {
+	server, err := discovery.NewDiscoveryClientForConfig(cfg)
+	if err != nil {
+		return err
+	}
 	for _, need := range []struct {
-		kind schema.GroupVersionKind
-		cure string
+		version schema.GroupVersion
+		kinds   []string
+		cure    string
 	}{
-		{clusterv1.GroupVersion.WithKind("Cluster"), "install Cluster API 1.12 or newer in this cluster, for example by: CLUSTER_TOPOLOGY=true EXP_RUNTIME_SDK=true clusterctl init"},
-		{clusterv1.GroupVersion.WithKind("ClusterClass"), "install Cluster API 1.12 or newer in this cluster, for example by: CLUSTER_TOPOLOGY=true EXP_RUNTIME_SDK=true clusterctl init"},
-		{v1alpha1.GroupVersion.WithKind(v1alpha1.ClusterStackKind), "apply the operator's CustomResourceDefinitions"},
-		{v1alpha1.GroupVersion.WithKind(v1alpha1.ClusterStackReleaseKind), "apply the operator's CustomResourceDefinitions"},
-		{v1alpha1.GroupVersion.WithKind(v1alpha1.ClusterAddonKind), "apply the operator's CustomResourceDefinitions"},
+		{
+			clusterv1.GroupVersion, []string{"Cluster", "ClusterClass"},
+			"install Cluster API 1.12 or newer in this cluster, for example by: CLUSTER_TOPOLOGY=true EXP_RUNTIME_SDK=true clusterctl init",
+		},
+		{
+			v1alpha1.GroupVersion, []string{v1alpha1.ClusterStackKind, v1alpha1.ClusterStackReleaseKind, v1alpha1.ClusterAddonKind},
+			"apply the operator's CustomResourceDefinitions",
+		},
 	} {
-		_, err := mapper.RESTMapping(need.kind.GroupKind(), need.kind.Version)
-		switch {
-		case meta.IsNoMatchError(err):
-			return fmt.Errorf("the management cluster does not serve the kind %s of %s: %s", need.kind.Kind, need.kind.GroupVersion(), need.cure)
-		case err != nil:
+		served, err := server.ServerResourcesForGroupVersion(need.version.String())
+		if err != nil && !apierrors.IsNotFound(err) {
 			return fmt.Errorf("ask the management cluster for its kinds: %w", err)
+		}
+		for _, kind := range need.kinds {
+			if served == nil || !slices.ContainsFunc(served.APIResources, func(r metav1.APIResource) bool { return r.Kind == kind }) {
+				return fmt.Errorf("the management cluster does not serve the kind %s of %s: %s", kind, need.version, need.cure)
+			}
 		}
 	}
 	return nil
