@@ -260,8 +260,7 @@ func (in Input) capabilities() (*common.Capabilities, error) {
 	capabilities := common.DefaultCapabilities.Copy()
 	capabilities.KubeVersion = *version
 	// Helm takes the order of its list from a map.
-	versions := slices.Sorted(slices.Values(common.DefaultVersionSet))
-	capabilities.APIVersions = append(versions, in.APIVersions...)
+	capabilities.APIVersions = slices.Concat(slices.Sorted(slices.Values(common.DefaultVersionSet)), in.APIVersions)
 	return capabilities, nil
 }
 

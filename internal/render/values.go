@@ -93,7 +93,7 @@ func execute(name string, text []byte, data map[string]any, r *recorder, print f
 		}
 	}
 	out := &limitedBuilder{limit: maxValues}
-	if err := t.Execute(out, data); err != nil {
+	if err := t.Execute(out, copyOf(data)); err != nil {
 		if errors.Is(err, errTooLong) {
 			return "", invalid(name, "its output is longer than %d KiB", maxValues>>10)
 		}
@@ -144,6 +144,26 @@ func neutralText(value any) any {
 		return value
 	}
 	return neutral
+}
+
+// copyOf copies maps and lists all the way down. Templates can change what they are given.
+func copyOf(data any) any {
+	switch data := data.(type) {
+	case map[string]any:
+		copied := make(map[string]any, len(data))
+		for key, value := range data {
+			copied[key] = copyOf(value)
+		}
+		return copied
+	case []any:
+		copied := make([]any, len(data))
+		for i := range data {
+			copied[i] = copyOf(data[i])
+		}
+		return copied
+	default:
+		return data
+	}
 }
 
 // neutralData returns a copy of data with other strings. Numbers and booleans stay, so that a template

@@ -222,6 +222,21 @@ func TestValuesAreWholeNumbersAfterJSON(t *testing.T) {
 	}
 }
 
+func TestTemplatesDoNotChangeTheFacts(t *testing.T) {
+	f := facts()
+	text := `{{ $_ := set .Cluster.metadata "name" "spoilt" }}a: {{ .Cluster.metadata.name }}`
+	got, err := render.Values([]byte(text), f)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if diff := cmp.Diff(map[string]any{"a": "spoilt"}, got); diff != "" {
+		t.Error(diff)
+	}
+	if diff := cmp.Diff(facts(), f); diff != "" {
+		t.Errorf("the facts have changed:\n%s", diff)
+	}
+}
+
 func metadata(cluster map[string]any) map[string]any { return cluster["metadata"].(map[string]any) }
 func spec(cluster map[string]any) map[string]any     { return cluster["spec"].(map[string]any) }
 
