@@ -44,10 +44,10 @@ func reasonOf(err error) string {
 // when all of them are.
 func Permanent(err error) bool {
 	for err != nil {
-		if p, ok := err.(interface{ Permanent() bool }); ok { //nolint:errorlint // each link of the chain is asked on its own
+		if p, ok := err.(interface{ Permanent() bool }); ok {
 			return p.Permanent()
 		}
-		switch e := err.(type) { //nolint:errorlint // as above
+		switch e := err.(type) { //nolint:errorlint // each link of the chain is asked on its own
 		case interface{ Unwrap() error }:
 			err = e.Unwrap()
 		case interface{ Unwrap() []error }:

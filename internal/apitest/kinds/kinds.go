@@ -121,7 +121,7 @@ func install(ctx context.Context, c client.WithWatch, documents [][]byte) error 
 		}
 		crd, ok := event.Object.(*apiextensionsv1.CustomResourceDefinition)
 		if !ok {
-			return fmt.Errorf("unexpected event: %v", apierrors.FromObject(event.Object))
+			return fmt.Errorf("unexpected event: %w", apierrors.FromObject(event.Object))
 		}
 		for _, condition := range crd.Status.Conditions {
 			if condition.Type == apiextensionsv1.Established && condition.Status == apiextensionsv1.ConditionTrue {

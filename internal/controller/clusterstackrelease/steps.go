@@ -10,6 +10,7 @@ import (
 	"fmt"
 	"slices"
 	"strings"
+	"time"
 
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
 	"k8s.io/apimachinery/pkg/api/meta"
@@ -163,9 +164,10 @@ func (w *work) apply(ctx context.Context) (step.Outcome, error) {
 	switch {
 	case errors.As(err, &incomplete) && len(incomplete.Failed) == 0:
 		// Nothing to retry until the other manager lets go, which cannot be watched.
-		return step.Wait(v1alpha1.ConflictReason, "%v", err).LookAgain(w.options.Poll), nil
+		return step.Wait(v1alpha1.ConflictReason, "%v", err).LookAgain(conflictRecheck), nil
 	case err != nil:
-		return step.Outcome{}, step.Because(v1alpha1.FailedToApplyObjectsReason, err)
+		// Even what only another release cures today may be cured by another API server tomorrow.
+		return step.Outcome{}.LookAgain(w.options.Recheck), step.Because(v1alpha1.FailedToApplyObjectsReason, err)
 	}
 	if len(report.Applied) > 0 {
 		ctrl.LoggerFrom(ctx).Info("Applied objects of the cluster class", "applied", len(report.Applied), "unchanged", len(report.Unchanged))
@@ -265,7 +267,7 @@ func pruned(report apply.Report) step.Outcome {
 	}
 	kept := make([]string, len(report.Kept))
 	for i, k := range report.Kept {
-		kept[i] = k.ID.String() + " (" + k.Reason + ")"
+		kept[i] = k.String() + " (" + k.Reason + ")"
 	}
 	return step.Done().Saying("kept %s", strings.Join(kept, ", "))
 }
@@ -305,6 +307,9 @@ func (j journal) Save(ctx context.Context, inv *apply.Inventory) error {
 }
 
 const setName = "cluster-class"
+
+// conflictRecheck is how often somebody is asked again to let go of a field.
+const conflictRecheck = time.Minute
 
 func hooks(rendered []render.Hook) []apply.Hook {
 	hooks := make([]apply.Hook, len(rendered))

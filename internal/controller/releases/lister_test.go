@@ -60,7 +60,7 @@ func TestListerTellsChanges(t *testing.T) {
 			t.Errorf("%s: told %v, want %v", tc.what, got, tc.told)
 		}
 		last := l.Last()
-		if !last.Asked || last.Err != tc.failure && last.Err.Error() != tc.failure.Error() {
+		if !last.Asked || !errors.Is(last.Err, failure) && last.Err.Error() != failure.Error() {
 			t.Errorf("%s: answer is %+v", tc.what, last)
 		}
 	}
