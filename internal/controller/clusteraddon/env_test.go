@@ -28,6 +28,7 @@ import (
 	ctrl "sigs.k8s.io/controller-runtime"
 	"sigs.k8s.io/controller-runtime/pkg/client"
 	"sigs.k8s.io/controller-runtime/pkg/client/interceptor"
+	"sigs.k8s.io/controller-runtime/pkg/source"
 
 	"github.com/clusterstacks/cluster-stack-operator/api/v1alpha1"
 	"github.com/clusterstacks/cluster-stack-operator/internal/apitest"
@@ -496,4 +497,26 @@ func owners(obj client.Object) []types.UID {
 		uids = append(uids, owner.UID)
 	}
 	return uids
+}
+
+// noWatcher stands for the controller that watches are added to.
+type noWatcher struct{}
+
+func (noWatcher) Watch(source.TypedSource[ctrl.Request]) error { return nil }
+
+// legacyRelease returns a release without stages, whose one object says "addon: 1".
+func legacyRelease(t *testing.T, tag string) fstest.MapFS {
+	t.Helper()
+	name, err := release.ParseName(tag)
+	if err != nil {
+		t.Fatal(err)
+	}
+	chart := name.Prefix() + "-cluster-addon"
+	return fstest.MapFS{
+		release.LegacyValuesFile: {Mode: 0o644, Data: []byte("values: |\n  cluster: {{ .Cluster.metadata.name }}\n")},
+		releasetest.AddonPackage(tag): {Mode: 0o644, Data: releasetest.Archive(map[string]string{
+			chart + "/Chart.yaml":         releasetest.Chart(chart, "v1"),
+			chart + "/templates/all.yaml": object("addon", "1"),
+		})},
+	}
 }

@@ -18,6 +18,7 @@ import (
 	"k8s.io/apimachinery/pkg/types"
 	"k8s.io/client-go/rest"
 	"k8s.io/client-go/tools/events"
+	"k8s.io/klog/v2"
 	"k8s.io/utils/clock"
 	clusterv1 "sigs.k8s.io/cluster-api/api/core/v1beta2"
 	"sigs.k8s.io/cluster-api/controllers/clustercache"
@@ -41,10 +42,8 @@ import (
 
 // +kubebuilder:rbac:groups=clusterstack.x-k8s.io,resources=clusteraddons,verbs=get;list;watch;create;patch
 // +kubebuilder:rbac:groups=clusterstack.x-k8s.io,resources=clusteraddons/status,verbs=patch
-// +kubebuilder:rbac:groups=clusterstack.x-k8s.io,resources=clusteraddons/finalizers,verbs=update
 // +kubebuilder:rbac:groups=clusterstack.x-k8s.io,resources=clusterstackreleases,verbs=get;list;watch
 // +kubebuilder:rbac:groups=cluster.x-k8s.io,resources=clusters,verbs=get;list;watch
-// +kubebuilder:rbac:groups=cluster.x-k8s.io,resources=clusters/finalizers,verbs=update
 // +kubebuilder:rbac:groups=controlplane.cluster.x-k8s.io;infrastructure.cluster.x-k8s.io,resources=*,verbs=get
 // +kubebuilder:rbac:groups=apiextensions.k8s.io,resources=customresourcedefinitions,verbs=get;list;watch
 // +kubebuilder:rbac:groups="",resources=secrets,verbs=get;list;create;update;patch;delete
@@ -166,6 +165,7 @@ func (r *Reconciler) addonsOfRelease(ctx context.Context, obj client.Object) []r
 
 // Reconcile brings one ClusterAddon in line with the release that its Cluster uses.
 func (r *Reconciler) Reconcile(ctx context.Context, addon *v1alpha1.ClusterAddon) (ctrl.Result, error) {
+	ctx = ctrl.LoggerInto(ctx, ctrl.LoggerFrom(ctx).WithValues("Cluster", klog.KRef(addon.Namespace, clusterName(addon))))
 	w := &work{Reconciler: r, addon: addon, progress: map[string]rollout.Progress{}, rendered: map[string]*render.Result{}}
 	if err := w.load(ctx); err != nil {
 		return ctrl.Result{}, err

@@ -13,6 +13,7 @@ import (
 	corev1 "k8s.io/api/core/v1"
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"k8s.io/apimachinery/pkg/types"
 	"k8s.io/client-go/rest"
 	clusterv1 "sigs.k8s.io/cluster-api/api/core/v1beta2"
 	"sigs.k8s.io/controller-runtime/pkg/client"
@@ -20,7 +21,6 @@ import (
 	"github.com/clusterstacks/cluster-stack-operator/api/v1alpha1"
 	"github.com/clusterstacks/cluster-stack-operator/internal/apitest"
 	"github.com/clusterstacks/cluster-stack-operator/internal/release"
-	"github.com/clusterstacks/cluster-stack-operator/internal/rollout"
 )
 
 func TestReconcile(t *testing.T) {
@@ -119,7 +119,7 @@ func testCreates(e *env) {
 	}
 
 	// At rest nothing is written, also not by an operator that was just started.
-	e.settle(o)
+	o.settle()
 	resourceVersions := e.versions()
 	for _, o := range []*operator{o, e.start()} {
 		mutating, _, _ := o.faults.counts()
@@ -136,8 +136,6 @@ func testCreates(e *env) {
 		e.Errorf("written at rest (-before +after):\n%s", diff)
 	}
 }
-
-func (e *env) settle(o *operator) { o.settle() }
 
 // versions returns the resource versions of everything that the operator writes in the management cluster.
 func (e *env) versions() map[string]string {
@@ -474,7 +472,7 @@ func testSurvivesADeletedClusterAddon(e *env) {
 	if !apierrors.IsNotFound(err) {
 		e.Fatalf("the deleted ClusterAddon is still there: %v", err)
 	}
-	if got := owners(e.secret("inventory")); !slices.Equal(got, []metav1UID{e.getCluster().UID}) {
+	if got := owners(e.secret("inventory")); !slices.Equal(got, []types.UID{e.getCluster().UID}) {
 		e.Errorf("the inventory is owned by %v, want the Cluster", got)
 	}
 	if _, err := (&creator{client: e.client}).Reconcile(e.Context(), e.getCluster()); err != nil {
@@ -704,5 +702,3 @@ func testAppliesNothing(e *env) {
 		e.Errorf("an empty inventory was taken for a lost one: %s", e.record())
 	}
 }
-
-var _ = rollout.Record{}
