@@ -118,7 +118,7 @@ func readTar(r io.Reader) ([]File, error) {
 		}
 		seen[name] = true
 
-		data, err := readAtMost(archive, maxFileSize)
+		data, err := readAtMost(archive, maxFileSize, header.Size)
 		if err != nil {
 			return nil, fmt.Errorf("%q: %w", name, err)
 		}
@@ -148,15 +148,17 @@ func (r *limitedReader) Read(p []byte) (int, error) {
 	return n, err
 }
 
-func readAtMost(r io.Reader, limit int64) ([]byte, error) {
-	data, err := io.ReadAll(io.LimitReader(r, limit+1))
-	if err != nil {
+// readAtMost reads all of r. The expected size saves copying and is not relied on.
+func readAtMost(r io.Reader, limit, expected int64) ([]byte, error) {
+	var data bytes.Buffer
+	data.Grow(int(min(max(expected, 0), limit)) + bytes.MinRead)
+	if _, err := data.ReadFrom(io.LimitReader(r, limit+1)); err != nil {
 		return nil, err
 	}
-	if int64(len(data)) > limit {
+	if int64(data.Len()) > limit {
 		return nil, fmt.Errorf("larger than %d MiB", limit>>20)
 	}
-	return data, nil
+	return data.Bytes(), nil
 }
 
 func cleanPath(name string) string {
