@@ -131,8 +131,8 @@ func addonInput(cache *Cache, rel *release.Release, addon string, facts Facts, r
 	return in, nil
 }
 
-// Class renders the cluster class of a release. What its chart generates differs each time: a class
-// has no Record to repeat, and Result.NewValues tells of it.
+// Class renders the cluster class of a release. What its chart generates is new each time; who wants to
+// repeat it renders ClassInput with what has been recorded.
 func Class(rel *release.Release, namespace string) (*Result, error) {
 	return ClassInput(rel, namespace).Render()
 }
