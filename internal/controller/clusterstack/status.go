@@ -41,7 +41,11 @@ func (w *work) summarize() {
 // summary says how far one release got.
 func summary(name release.Name, rel *v1alpha1.ClusterStackRelease) v1alpha1.ClusterStackReleaseSummary {
 	s := v1alpha1.ClusterStackReleaseSummary{Name: name.Version.Dashed(), Ready: rel.Status.Ready, Phase: phase(rel)}
-	if ready := rel.Status.Conditions.Get(v1alpha1.ReadyCondition); ready != nil && !rel.Status.Ready {
+	switch ready := rel.Status.Conditions.Get(v1alpha1.ReadyCondition); {
+	case rel.Status.Ready:
+	case ready == nil:
+		s.Message = "not looked at yet"
+	default:
 		s.Message = ready.Reason + ": " + ready.Message
 	}
 	return s
