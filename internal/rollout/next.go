@@ -228,17 +228,17 @@ func opening(s Situation) (Begin, bool) {
 // wanted returns the passage that a rollout has to be opened for.
 func wanted(s Situation) (Passage, bool) {
 	passage := Passage{Release: s.Target.Release, To: s.Cluster.Version, Cluster: s.Cluster.UID}
-	current := s.Record.Rollout
 
 	// What Cluster API asks for goes first: it waits for exactly this passage, and what we would have thought
 	// of ourselves proves nothing to it.
 	if ask := s.Asked; ask != nil && Holds(ask.Point) &&
 		ask.Cluster == s.Cluster.UID && ask.Namespace == s.Target.Namespace && ask.Class == s.Target.Class && ask.To == s.Cluster.Version {
 		passage.Point, passage.From = ask.Point, ask.From
-		if !underWay(s, passage) && !(s.Record.Proves(*ask) && current.Release == s.Target.Release && !s.InventoryLost) {
-			return passage, true
+		if underWay(s, passage) {
+			return Passage{}, false
 		}
-		return Passage{}, false
+		proven := s.Record.Proves(*ask) && s.Record.Rollout.Release == s.Target.Release && !s.InventoryLost
+		return passage, !proven
 	}
 
 	if open := s.Record.Open(); open != nil && underWay(s, open.Passage) &&
@@ -281,42 +281,36 @@ func proceed(s Situation) Move {
 		p := s.Progress[stage.Name]
 		held := func(reason Reason) Move { return Await{Stage: stage.Name, Reason: reason, Record: record} }
 
-		if stage.PreCondition != nil && p.Work == Untried {
-			switch p.Pre {
-			case Untried:
+		if stage.PreCondition != nil && p.Work == Untried && p.Pre != Good {
+			if p.Pre == Untried {
 				return Evaluate{Stage: stage, Before: true}
-			case Bad:
-				return held(PreCondition)
 			}
+			return held(PreCondition)
 		}
-		switch p.Work {
-		case Untried:
+		if p.Work == Untried {
 			if stage.Action == release.Delete {
 				return Delete{Stage: stage}
 			}
 			return Apply{Stage: stage}
-		case Bad:
+		}
+		if p.Work == Bad {
 			failed = append(failed, stage.Name)
 			if stage.PostCondition != nil || stage.WaitForHealthy {
 				return held(Retry)
 			}
 			continue
 		}
-		if stage.PostCondition != nil {
-			switch p.Post {
-			case Untried:
+		if stage.PostCondition != nil && p.Post != Good {
+			if p.Post == Untried {
 				return Evaluate{Stage: stage}
-			case Bad:
-				return held(PostCondition)
 			}
+			return held(PostCondition)
 		}
-		if stage.WaitForHealthy && stage.Action == release.Apply {
-			switch p.Health {
-			case Untried:
+		if stage.WaitForHealthy && stage.Action == release.Apply && p.Health != Good {
+			if p.Health == Untried {
 				return CheckHealth{Stage: stage}
-			case Bad:
-				return held(Health)
 			}
+			return held(Health)
 		}
 		open.Done = append(open.Done, stage.Name)
 	}

@@ -310,7 +310,7 @@ func (w *work) leave(context.Context) (step.Outcome, error) {
 
 // pause says on the ClusterAddon that its Cluster is paused, and leaves everything else as it is.
 func (w *work) pause(ctx context.Context) error {
-	if v1alpha1.Conditions(w.addon.Status.Conditions).IsTrue(v1alpha1.PausedCondition) {
+	if w.addon.Status.Conditions.IsTrue(v1alpha1.PausedCondition) {
 		return nil
 	}
 	before := w.addon.DeepCopy()
