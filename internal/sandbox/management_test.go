@@ -30,6 +30,7 @@ import (
 	runtimev1 "sigs.k8s.io/cluster-api/api/runtime/v1beta2"
 	"sigs.k8s.io/cluster-api/exp/runtime/server"
 
+	"github.com/clusterstacks/cluster-stack-operator/internal/sandbox/process"
 	"github.com/clusterstacks/cluster-stack-operator/internal/sandbox/sandboxtest"
 )
 
@@ -204,6 +205,17 @@ func TestManagement(t *testing.T) {
 		if diff := cmp.Diff([]string{"before-cluster-upgrade.cso-hook-server-extensionconfig"}, names); diff != "" {
 			t.Error(diff)
 		}
+	})
+
+	t.Run("AProgramRunsBesideIt", func(t *testing.T) {
+		var p *process.Process
+		t.Run("UntilTheTestEnds", func(t *testing.T) {
+			p = instance.Run(t, "program", "/bin/sh", "-c", "exec sleep 600")
+			if err := p.Err(); err != nil {
+				t.Error(err)
+			}
+		})
+		<-p.Done()
 	})
 
 	t.Run("TheOperatorHasTheRightsOfItsRoleAndNoOthers", func(t *testing.T) {

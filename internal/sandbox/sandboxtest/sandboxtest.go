@@ -168,7 +168,8 @@ func (i *Instance) Run(t testing.TB, name, path string, args ...string) *process
 		t.Fatal(err)
 	}
 	t.Cleanup(func() {
-		if err := p.Stop(t.Context()); err != nil {
+		// The test's own context has ended by now.
+		if err := p.Stop(context.WithoutCancel(t.Context())); err != nil {
 			t.Error(err)
 		}
 	})
