@@ -43,6 +43,9 @@ func run(args []string, stdout, stderr io.Writer) int {
 		err = fmt.Errorf("unexpected argument %q", fs.Arg(0))
 	}
 	if err == nil {
+		err = c.Validate()
+	}
+	if err == nil {
 		err = logsv1.ValidateAndApply(c.Logs, nil)
 	}
 	if err == nil {

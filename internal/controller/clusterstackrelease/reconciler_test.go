@@ -4,6 +4,7 @@
 package clusterstackrelease_test
 
 import (
+	"context"
 	"encoding/json"
 	"errors"
 	"fmt"
@@ -22,6 +23,7 @@ import (
 	clusterv1 "sigs.k8s.io/cluster-api/api/core/v1beta2"
 	ctrl "sigs.k8s.io/controller-runtime"
 	"sigs.k8s.io/controller-runtime/pkg/client"
+	"sigs.k8s.io/controller-runtime/pkg/client/interceptor"
 
 	"github.com/clusterstacks/cluster-stack-operator/api/v1alpha1"
 	"github.com/clusterstacks/cluster-stack-operator/internal/apitest/kinds"
@@ -60,7 +62,10 @@ func newWorld(t *testing.T) *world {
 }
 
 // restart starts the operator anew: nothing in memory survives, the store does.
-func (w *world) restart() {
+func (w *world) restart() { w.restartWith(w) }
+
+// restartWith does the same with another client for the writes.
+func (w *world) restartWith(c client.Client) {
 	w.Helper()
 	st, err := store.Open(w.storeDir)
 	if err != nil {
@@ -71,7 +76,7 @@ func (w *world) restart() {
 	if err != nil {
 		w.Fatal(err)
 	}
-	w.reconcile = clusterstackrelease.New(w, w, releases.New(w, st, w.source, "memory:test"), applier, events.NewFakeRecorder(1000),
+	w.reconcile = clusterstackrelease.New(c, w, releases.New(w, st, w.source, "memory:test"), applier, events.NewFakeRecorder(1000),
 		clusterstackrelease.Options{Poll: poll})
 }
 
@@ -505,6 +510,75 @@ spec: {template: {spec: {backend: {inMemory: {}}}}}
 	}
 	if w.class() != nil {
 		t.Error("the class is still there")
+	}
+}
+
+// The operator dies before or right after any of its writes, of a life from nothing to ready and back: the
+// next one finishes the work and leaves nothing behind.
+func TestDiesAtEveryWrite(t *testing.T) {
+	died := errors.New("died")
+	for _, answered := range []bool{false, true} {
+		for n, finished := 1, false; !finished; n++ {
+			t.Run(fmt.Sprintf("Answered=%v/Write%d", answered, n), func(t *testing.T) {
+				w := newWorld(t)
+				w.publish(nil)
+				w.create(nil)
+				writes := 0
+				// write carries one out unless the operator is dead; of the last one the answer is lost.
+				write := func(do func() error) error {
+					if writes++; writes > n || writes == n && !answered {
+						return died
+					}
+					if err := do(); err != nil || writes < n {
+						return err
+					}
+					return died
+				}
+				w.restartWith(interceptor.NewClient(w.WithWatch, interceptor.Funcs{
+					Create: func(ctx context.Context, c client.WithWatch, obj client.Object, opts ...client.CreateOption) error {
+						return write(func() error { return c.Create(ctx, obj, opts...) })
+					},
+					Update: func(ctx context.Context, c client.WithWatch, obj client.Object, opts ...client.UpdateOption) error {
+						return write(func() error { return c.Update(ctx, obj, opts...) })
+					},
+					Patch: func(ctx context.Context, c client.WithWatch, obj client.Object, patch client.Patch, opts ...client.PatchOption) error {
+						return write(func() error { return c.Patch(ctx, obj, patch, opts...) })
+					},
+					Delete: func(ctx context.Context, c client.WithWatch, obj client.Object, opts ...client.DeleteOption) error {
+						return write(func() error { return c.Delete(ctx, obj, opts...) })
+					},
+					SubResourcePatch: func(ctx context.Context, c client.Client, sub string, obj client.Object, patch client.Patch, opts ...client.SubResourcePatchOption) error {
+						return write(func() error { return c.SubResource(sub).Patch(ctx, obj, patch, opts...) })
+					},
+				}))
+				_, err := w.reconcile.Reconcile(t.Context(), w.get())
+				deleting := err == nil
+				if deleting {
+					w.must(w.Delete(t.Context(), w.get()))
+					_, err = w.reconcile.Reconcile(t.Context(), w.get())
+				}
+				finished = err == nil // it has fewer writes than this
+
+				w.restart()
+				if !deleting {
+					obj, _, err := w.run()
+					w.must(err)
+					is(t, obj, v1alpha1.ReadyCondition, v1alpha1.DoneReason, "")
+					w.must(w.Delete(t.Context(), w.get()))
+				}
+				obj := &v1alpha1.ClusterStackRelease{}
+				if err := w.Get(t.Context(), client.ObjectKey{Namespace: w.namespace, Name: tag}, obj); err == nil {
+					_, err = w.reconcile.Reconcile(t.Context(), obj)
+					w.must(err)
+				}
+				if err := w.Get(t.Context(), client.ObjectKey{Namespace: w.namespace, Name: tag}, obj); !apierrors.IsNotFound(err) {
+					t.Errorf("the ClusterStackRelease is still there: %v", err)
+				}
+				if w.class() != nil || w.template() != nil {
+					t.Error("objects of the release are still there")
+				}
+			})
+		}
 	}
 }
 
