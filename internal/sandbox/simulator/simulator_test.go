@@ -53,7 +53,12 @@ func TestLifeOfACluster(t *testing.T) {
 	cluster := types.NamespacedName{Namespace: namespace, Name: "one"}
 
 	var workload client.WithWatch
-	t.Run("NodesWaitForANetwork", func(t *testing.T) {
+	stage := func(name string, run func(t *testing.T)) {
+		if !t.Run(name, run) {
+			t.FailNow() // each stage goes on from where the one before has ended
+		}
+	}
+	stage("NodesWaitForANetwork", func(t *testing.T) {
 		workload = reach(t, mgmt, cluster)
 		await(t, workload, &corev1.NodeList{}, func(nodes *corev1.NodeList) error {
 			if len(nodes.Items) != 2 {
@@ -89,7 +94,7 @@ func TestLifeOfACluster(t *testing.T) {
 		}
 	})
 
-	t.Run("AvailableWithANetwork", func(t *testing.T) {
+	stage("AvailableWithANetwork", func(t *testing.T) {
 		apply(t, workload, "testdata/cni.yaml")
 		awaitAvailable(t, mgmt, cluster)
 		t.Logf("Available %s after its creation", time.Since(created).Round(time.Second))
@@ -104,9 +109,29 @@ func TestLifeOfACluster(t *testing.T) {
 		}
 	})
 
-	t.Run("PodsTellTheTruth", func(t *testing.T) { pods(t, workload) })
+	stage("PodsTellTheTruth", func(t *testing.T) { pods(t, workload) })
 
-	t.Run("UpgradeByAMinor", func(t *testing.T) {
+	stage("NothingLeavesTheMachine", func(t *testing.T) {
+		apply(t, workload, "testdata/apiservice.yaml")
+		services := &unstructured.UnstructuredList{}
+		services.SetAPIVersion("apiregistration.k8s.io/v1")
+		services.SetKind("APIServiceList")
+		await(t, workload, services, func(l *unstructured.UnstructuredList) error {
+			for _, s := range l.Items {
+				if s.GetName() != "v1beta1.metrics.k8s.io" {
+					continue
+				}
+				status, _, _ := unstructured.NestedSlice(s.Object, "status", "conditions")
+				if told := fmt.Sprint(status); !strings.Contains(told, "a sandbox has no network between pods") {
+					return fmt.Errorf("the API server says %s", told)
+				}
+				return nil
+			}
+			return errors.New("there is no such APIService")
+		})
+	})
+
+	stage("UpgradeByAMinor", func(t *testing.T) {
 		begin := time.Now()
 		c := &clusterv1.Cluster{ObjectMeta: metav1.ObjectMeta{Namespace: cluster.Namespace, Name: cluster.Name}}
 		patch := client.RawPatch(types.MergePatchType, []byte(`{"spec":{"topology":{"version":"`+after+`"}}}`))
@@ -154,7 +179,7 @@ func TestLifeOfACluster(t *testing.T) {
 		}
 	})
 
-	t.Run("DeleteLeavesNothing", func(t *testing.T) {
+	stage("DeleteLeavesNothing", func(t *testing.T) {
 		begin := time.Now()
 		if err := mgmt.Delete(t.Context(), &clusterv1.Cluster{ObjectMeta: metav1.ObjectMeta{Namespace: cluster.Namespace, Name: cluster.Name}}); err != nil {
 			t.Fatal(err)

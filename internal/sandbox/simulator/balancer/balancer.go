@@ -37,7 +37,6 @@ type Balancer struct {
 	listener net.Listener
 	log      logr.Logger
 
-	ctx    context.Context // ends with Close
 	cancel context.CancelFunc
 	work   sync.WaitGroup
 
@@ -61,8 +60,8 @@ func Listen(ctx context.Context, address string, log logr.Logger) (*Balancer, er
 		return nil, fmt.Errorf("load balancer: %w", err)
 	}
 	b := &Balancer{listener: listener, log: log, changed: make(chan struct{})}
-	b.ctx, b.cancel = context.WithCancel(context.WithoutCancel(ctx))
-	b.work.Go(b.accept)
+	ctx, b.cancel = context.WithCancel(context.WithoutCancel(ctx))
+	b.work.Go(func() { b.accept(ctx) })
 	return b, nil
 }
 
@@ -71,7 +70,7 @@ func (b *Balancer) Address() *net.TCPAddr { return b.listener.Addr().(*net.TCPAd
 
 // Add makes an API server with a certificate of roots a backend. It gets connections once it says that it is
 // ready. An address that is a backend already stays as it is.
-func (b *Balancer) Add(address string, roots *x509.CertPool) {
+func (b *Balancer) Add(ctx context.Context, address string, roots *x509.CertPool) {
 	b.mu.Lock()
 	defer b.mu.Unlock()
 	for _, known := range b.backends {
@@ -79,7 +78,7 @@ func (b *Balancer) Add(address string, roots *x509.CertPool) {
 			return
 		}
 	}
-	ctx, stop := context.WithCancel(b.ctx)
+	ctx, stop := context.WithCancel(context.WithoutCancel(ctx))
 	added := &backend{address: address, stop: stop, conns: map[net.Conn]struct{}{}}
 	b.backends = append(b.backends, added)
 	b.work.Go(func() { b.watch(ctx, added, roots) })
@@ -122,6 +121,7 @@ func (b *Balancer) Close() {
 	_ = b.listener.Close() // nothing else can be done about a listener that does not close
 	b.mu.Lock()
 	for _, known := range b.backends {
+		known.stop()
 		b.setHealthy(known, false)
 	}
 	b.backends = nil
@@ -197,7 +197,7 @@ func probe(ctx context.Context, client *http.Client, address string) error {
 	if err != nil {
 		return err
 	}
-	defer response.Body.Close() //nolint:errcheck // read to its end below
+	defer response.Body.Close()
 	if _, err := io.Copy(io.Discard, response.Body); err != nil {
 		return err
 	}
@@ -207,7 +207,7 @@ func probe(ctx context.Context, client *http.Client, address string) error {
 	return nil
 }
 
-func (b *Balancer) accept() {
+func (b *Balancer) accept(ctx context.Context) {
 	for {
 		conn, err := b.listener.Accept()
 		switch {
@@ -219,19 +219,19 @@ func (b *Balancer) accept() {
 		case err != nil:
 			b.log.Error(err, "accept")
 		default:
-			b.work.Go(func() { b.serve(conn.(*net.TCPConn)) })
+			b.work.Go(func() { b.serve(ctx, conn.(*net.TCPConn)) })
 		}
 	}
 }
 
 // serve forwards one connection until either end is done.
-func (b *Balancer) serve(client *net.TCPConn) {
-	defer client.Close() //nolint:errcheck // it may be closed already
-	server, of := b.connect()
+func (b *Balancer) serve(ctx context.Context, client *net.TCPConn) {
+	defer client.Close()
+	server, of := b.connect(ctx)
 	if server == nil {
 		return
 	}
-	defer server.Close() //nolint:errcheck // it may be closed already
+	defer server.Close()
 
 	b.mu.Lock()
 	if !of.healthy {
@@ -266,8 +266,8 @@ func forward(to, from *net.TCPConn) {
 }
 
 // connect gives a connection to a healthy backend, or nil when there is none in time.
-func (b *Balancer) connect() (*net.TCPConn, *backend) {
-	ctx, cancel := context.WithTimeout(b.ctx, hold)
+func (b *Balancer) connect(ctx context.Context) (*net.TCPConn, *backend) {
+	ctx, cancel := context.WithTimeout(ctx, hold)
 	defer cancel()
 	tried := map[*backend]bool{}
 	for {

@@ -63,7 +63,7 @@ func start(t *testing.T, servers ...*apiServer) (*Balancer, *http.Client) {
 	}
 	t.Cleanup(b.Close)
 	for _, s := range servers {
-		b.Add(s.address(), roots)
+		b.Add(t.Context(), s.address(), roots)
 	}
 	transport := &http.Transport{TLSClientConfig: &tls.Config{RootCAs: roots}, DisableKeepAlives: true}
 	return b, &http.Client{Transport: transport, Timeout: 10 * time.Second}
@@ -79,7 +79,7 @@ func get(t *testing.T, client *http.Client, b *Balancer, path string) (string, e
 	if err != nil {
 		return "", err
 	}
-	defer response.Body.Close() //nolint:errcheck // read to its end
+	defer response.Body.Close()
 	body, err := io.ReadAll(response.Body)
 	return string(body), err
 }

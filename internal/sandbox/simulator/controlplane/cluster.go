@@ -36,6 +36,8 @@ type Cluster struct {
 	Authorities Authorities
 	// Endpoint is the address of the load balancer, host:port.
 	Endpoint netip.AddrPort
+	// Egress is the Unix socket of the proxy through which API servers reach kubelets, pods and services.
+	Egress string
 	// PodSubnet may be empty: then Nodes get no range of addresses.
 	PodSubnet, ServiceSubnet, DNSDomain string
 	// Dir is a folder for the shared files of this cluster; it exists.

@@ -42,7 +42,7 @@ func (c *Cluster) addLearner(ctx context.Context, m Machine, members []Machine) 
 	if err != nil {
 		return nil, err
 	}
-	defer client.Close() //nolint:errcheck // nothing was written through it that could be lost
+	defer client.Close()
 
 	list, err := client.MemberList(ctx)
 	if err != nil {
@@ -91,7 +91,7 @@ func (c *Cluster) promote(ctx context.Context, m Machine, members []Machine) err
 	if err != nil {
 		return err
 	}
-	defer client.Close() //nolint:errcheck // nothing was written through it that could be lost
+	defer client.Close()
 
 	list, err := client.MemberList(ctx)
 	if err != nil {

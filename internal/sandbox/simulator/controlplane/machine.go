@@ -77,13 +77,13 @@ func (c *Cluster) Start(ctx context.Context, m Machine, members []Machine) (_ *M
 	ctx, cancel := context.WithTimeoutCause(ctx, readyTimeout, fmt.Errorf("not ready within %s", readyTimeout))
 	defer cancel()
 
-	if err := c.writeMachinePKI(m); err != nil {
+	if err := errors.Join(c.writeMachinePKI(m), c.writeEgress(m)); err != nil {
 		return nil, fmt.Errorf("machine %s: %w", m.Name, err)
 	}
 	result := &Member{Machine: m}
 	defer func() {
 		if err != nil {
-			result.Kill()
+			result.Kill(ctx)
 			err = fmt.Errorf("machine %s: %w", m.Name, err)
 		}
 	}()
@@ -96,7 +96,7 @@ func (c *Cluster) Start(ctx context.Context, m Machine, members []Machine) (_ *M
 		}
 		state = "existing"
 	}
-	result.etcd, err = launch(process.Spec{
+	result.etcd, err = launch(ctx, process.Spec{
 		Name: "etcd", Path: c.Programs.Etcd, Args: etcdArgs(m, initial, state),
 		Env: []string{"GOGC=50"}, LogFile: filepath.Join(m.Dir, "etcd.log"),
 	}, c.Log.WithValues("machine", m.Name))
@@ -113,7 +113,7 @@ func (c *Cluster) Start(ctx context.Context, m Machine, members []Machine) (_ *M
 			return nil, err
 		}
 	}
-	result.apiServer, err = launch(process.Spec{
+	result.apiServer, err = launch(ctx, process.Spec{
 		Name: "kube-apiserver", Path: c.Programs.KubeAPIServer, Args: c.apiServerArgs(m),
 		// A smaller heap for a little more work: there are many API servers on one machine.
 		Env: []string{"GOGC=50"}, LogFile: filepath.Join(m.Dir, "kube-apiserver.log"),
@@ -125,22 +125,23 @@ func (c *Cluster) Start(ctx context.Context, m Machine, members []Machine) (_ *M
 }
 
 // Kill ends the programs at once, like a machine that is switched off.
-func (m *Member) Kill() {
-	ctx, cancel := context.WithCancel(context.Background()) //nolint:forbidigo // over before it is used: no grace
-	cancel()
-	m.stop(ctx)
-}
+func (m *Member) Kill(ctx context.Context) { m.Stop(noGrace(ctx)) }
 
 // Stop ends the programs in order, the API server before its etcd; by force once ctx is done.
-func (m *Member) Stop(ctx context.Context) { m.stop(ctx) }
-
-func (m *Member) stop(ctx context.Context) {
+func (m *Member) Stop(ctx context.Context) {
 	if m.apiServer != nil {
 		m.apiServer.Stop(ctx)
 	}
 	if m.etcd != nil {
 		m.etcd.Stop(ctx)
 	}
+}
+
+// noGrace is for what shall end at once: it is over before it is used.
+func noGrace(ctx context.Context) context.Context {
+	ctx, cancel := context.WithCancel(ctx)
+	cancel()
+	return ctx
 }
 
 func (c *Cluster) writeMachinePKI(m Machine) error {
@@ -186,6 +187,22 @@ func (c *Cluster) writeMachinePKI(m Machine) error {
 	return nil
 }
 
+// egressFile tells an API server how to reach the inside of the cluster.
+const egressFile = "egress.yaml"
+
+func (c *Cluster) writeEgress(m Machine) error {
+	return writeFiles(m.Dir, map[string][]byte{egressFile: fmt.Appendf(nil, `apiVersion: apiserver.k8s.io/v1beta1
+kind: EgressSelectorConfiguration
+egressSelections:
+- name: cluster
+  connection:
+    proxyProtocol: HTTPConnect
+    transport:
+      uds:
+        udsName: %q
+`, c.Egress)})
+}
+
 // etcdArgs are the arguments of etcd. Nothing is synced to disk: the data of a sandbox outlives its processes,
 // and needs not outlive the machine.
 func etcdArgs(m Machine, initialCluster []string, state string) []string {
@@ -221,6 +238,7 @@ func (c *Cluster) apiServerArgs(m Machine) []string {
 		"--advertise-address=" + m.IP.String(),
 		fmt.Sprintf("--secure-port=%d", m.Ports.APIServer),
 		"--endpoint-reconciler-type=none",
+		"--egress-selector-config-file=" + filepath.Join(m.Dir, egressFile),
 		"--allow-privileged=true",
 		"--authorization-mode=Node,RBAC",
 		"--enable-admission-plugins=NodeRestriction",
@@ -306,7 +324,7 @@ func get(ctx context.Context, client *http.Client, url string) error {
 	if err != nil {
 		return err
 	}
-	defer response.Body.Close() //nolint:errcheck // read to its end below
+	defer response.Body.Close()
 	if _, err := io.Copy(io.Discard, response.Body); err != nil {
 		return err
 	}

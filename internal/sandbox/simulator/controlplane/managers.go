@@ -21,11 +21,11 @@ type Managers struct {
 }
 
 // StartManagers starts the pair. It does not wait: both try until the cluster answers.
-func (c *Cluster) StartManagers(minor string) (*Managers, error) {
+func (c *Cluster) StartManagers(ctx context.Context, minor string) (*Managers, error) {
 	if err := c.writeManagerFiles(); err != nil {
 		return nil, err
 	}
-	controllers, err := launch(process.Spec{
+	controllers, err := launch(ctx, process.Spec{
 		Name: "kube-controller-manager", Path: c.Programs.KubeControllerManager, Args: c.controllerManagerArgs(minor),
 		Env: []string{"GOGC=50"}, LogFile: filepath.Join(c.Dir, "kube-controller-manager.log"),
 	}, c.Log)
@@ -33,23 +33,19 @@ func (c *Cluster) StartManagers(minor string) (*Managers, error) {
 		return nil, err
 	}
 	result := &Managers{Minor: minor, controllers: controllers}
-	result.schedule, err = launch(process.Spec{
+	result.schedule, err = launch(ctx, process.Spec{
 		Name: "kube-scheduler", Path: c.Programs.KubeScheduler, Args: c.schedulerArgs(minor),
 		Env: []string{"GOGC=50"}, LogFile: filepath.Join(c.Dir, "kube-scheduler.log"),
 	}, c.Log)
 	if err != nil {
-		result.Kill()
+		result.Kill(ctx)
 		return nil, err
 	}
 	return result, nil
 }
 
 // Kill ends both programs at once.
-func (m *Managers) Kill() {
-	ctx, cancel := context.WithCancel(context.Background()) //nolint:forbidigo // over before it is used: no grace
-	cancel()
-	m.Stop(ctx)
-}
+func (m *Managers) Kill(ctx context.Context) { m.Stop(noGrace(ctx)) }
 
 // Stop ends both programs, by force once ctx is done.
 func (m *Managers) Stop(ctx context.Context) {

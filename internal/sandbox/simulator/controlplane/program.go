@@ -34,13 +34,13 @@ type program struct {
 	current *process.Process
 }
 
-// launch starts a program. The error is about this first start only.
-func launch(spec process.Spec, log logr.Logger) (*program, error) {
+// launch starts a program that runs until it is stopped. The error is about this first start only.
+func launch(ctx context.Context, spec process.Spec, log logr.Logger) (*program, error) {
 	first, err := process.Start(spec)
 	if err != nil {
 		return nil, err
 	}
-	ctx, cancel := context.WithCancel(context.Background()) //nolint:forbidigo // ends with Stop, not with whoever asked for the start
+	ctx, cancel := context.WithCancel(context.WithoutCancel(ctx))
 	p := &program{spec: spec, log: log.WithValues("program", spec.Name), stopping: cancel, finished: make(chan struct{}), current: first}
 	go p.supervise(ctx)
 	return p, nil

@@ -77,7 +77,7 @@ func (r *clusterReconciler) remove(ctx context.Context, object *unstructured.Uns
 	if !controllerutil.ContainsFinalizer(object, finalizer) {
 		return nil
 	}
-	if err := r.fleet.Remove(cluster); err != nil {
+	if err := r.fleet.Remove(ctx, cluster); err != nil {
 		return err
 	}
 	return r.release(ctx, object)

@@ -9,6 +9,7 @@ import (
 	"fmt"
 
 	corev1 "k8s.io/api/core/v1"
+	apierrors "k8s.io/apimachinery/pkg/api/errors"
 	"k8s.io/apimachinery/pkg/apis/meta/v1/unstructured"
 	"k8s.io/apimachinery/pkg/types"
 	"k8s.io/utils/ptr"
@@ -131,9 +132,9 @@ func (r *machineReconciler) remove(ctx context.Context, object *unstructured.Uns
 }
 
 func (r *machineReconciler) bootstrapData(ctx context.Context, machine *clusterv1.Machine) (bootstrap.Data, error) {
-	s := &corev1.Secret{}
-	if err := r.secrets.Get(ctx, types.NamespacedName{Namespace: machine.Namespace, Name: *machine.Spec.Bootstrap.DataSecretName}, s); err != nil {
-		return bootstrap.Data{}, fmt.Errorf("bootstrap data of machine %s: %v", machine.Name, err) // not wrapped: that the Secret is missing is not settled by an event
+	s, err := r.secret(ctx, types.NamespacedName{Namespace: machine.Namespace, Name: *machine.Spec.Bootstrap.DataSecretName})
+	if err != nil {
+		return bootstrap.Data{}, fmt.Errorf("bootstrap data of machine %s: %w", machine.Name, err)
 	}
 	data, err := bootstrap.Parse(s.Data["value"])
 	if err != nil {
@@ -143,13 +144,22 @@ func (r *machineReconciler) bootstrapData(ctx context.Context, machine *clusterv
 	return data, nil
 }
 
+// secret reads a Secret that has to be there.
+func (r *machineReconciler) secret(ctx context.Context, name types.NamespacedName) (*corev1.Secret, error) {
+	s := &corev1.Secret{}
+	err := r.secrets.Get(ctx, name, s)
+	if apierrors.IsNotFound(err) {
+		return nil, fmt.Errorf("secret %s is not there", name) // its coming is no event here, so it has to be tried again
+	}
+	return s, err
+}
+
 // authorities reads what the control plane provider made for a cluster.
 func (r *machineReconciler) authorities(ctx context.Context, cluster types.NamespacedName) (controlplane.Authorities, error) {
 	read := func(purpose secret.Purpose) (cert, privateKey []byte, err error) {
-		s := &corev1.Secret{}
-		name := types.NamespacedName{Namespace: cluster.Namespace, Name: secret.Name(cluster.Name, purpose)}
-		if err := r.secrets.Get(ctx, name, s); err != nil {
-			return nil, nil, fmt.Errorf("certificate authorities of cluster %s: %v", cluster, err) // not wrapped, as above
+		s, err := r.secret(ctx, types.NamespacedName{Namespace: cluster.Namespace, Name: secret.Name(cluster.Name, purpose)})
+		if err != nil {
+			return nil, nil, fmt.Errorf("certificate authorities of cluster %s: %w", cluster, err)
 		}
 		return s.Data[corev1.TLSCertKey], s.Data[corev1.TLSPrivateKeyKey], nil
 	}

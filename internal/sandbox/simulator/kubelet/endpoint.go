@@ -29,8 +29,7 @@ const (
 type endpoint struct {
 	server *http.Server
 	done   chan struct{}
-	// forwards holds the open port-forwards: their connections are hijacked, so that the server cannot close them.
-	ctx    context.Context
+	// cancel ends open port-forwards: their connections are hijacked, so that the server cannot close them.
 	cancel context.CancelFunc
 }
 
@@ -41,10 +40,10 @@ func serve(ctx context.Context, n Node, config *tls.Config, log logr.Logger) (*e
 		return nil, fmt.Errorf("kubelet: %w", err)
 	}
 	e := &endpoint{done: make(chan struct{})}
-	e.ctx, e.cancel = context.WithCancel(context.WithoutCancel(ctx))
+	ctx, e.cancel = context.WithCancel(context.WithoutCancel(ctx))
 
 	mux := http.NewServeMux()
-	forward := func(w http.ResponseWriter, r *http.Request) { e.portForward(w, r, n) }
+	forward := func(w http.ResponseWriter, r *http.Request) { portForward(w, r, n) }
 	mux.HandleFunc("/portForward/{namespace}/{pod}", forward)
 	mux.HandleFunc("/portForward/{namespace}/{pod}/{uid}", forward)
 	mux.HandleFunc("/", func(w http.ResponseWriter, _ *http.Request) {
@@ -53,7 +52,7 @@ func serve(ctx context.Context, n Node, config *tls.Config, log logr.Logger) (*e
 	e.server = &http.Server{
 		Handler:           mux,
 		ReadHeaderTimeout: 10 * time.Second,
-		BaseContext:       func(net.Listener) context.Context { return e.ctx },
+		BaseContext:       func(net.Listener) context.Context { return ctx },
 		ErrorLog:          slog.NewLogLogger(logr.ToSlogHandler(log.WithValues("node", n.Name)), slog.LevelDebug),
 		// SPDY, by which API servers forward ports, takes over a connection of HTTP/1.1.
 		TLSNextProto: map[string]func(*http.Server, *tls.Conn, http.Handler){},
@@ -74,7 +73,7 @@ func (e *endpoint) close() {
 	<-e.done
 }
 
-func (e *endpoint) portForward(w http.ResponseWriter, r *http.Request, n Node) {
+func portForward(w http.ResponseWriter, r *http.Request, n Node) {
 	options, err := portforward.NewV4Options(r)
 	if err != nil {
 		http.Error(w, err.Error(), http.StatusBadRequest)
@@ -89,7 +88,7 @@ type forwarder struct{ node Node }
 
 // PortForward copies between the stream and the port until the program has said all it has to say.
 func (f forwarder) PortForward(ctx context.Context, pod, _ string, port int32, stream io.ReadWriteCloser) error {
-	defer stream.Close() //nolint:errcheck // the peer may have closed it
+	defer stream.Close()
 	real, ok := f.node.Ports[port]
 	if !ok {
 		return fmt.Errorf("nothing listens on port %d of pod %s: its containers are simulated", port, pod)
@@ -99,7 +98,7 @@ func (f forwarder) PortForward(ctx context.Context, pod, _ string, port int32, s
 	if err != nil {
 		return err
 	}
-	defer conn.Close() //nolint:errcheck // it may be closed already
+	defer conn.Close()
 	stopped := context.AfterFunc(ctx, func() { _ = conn.Close() })
 	defer stopped()
 

@@ -35,6 +35,7 @@ import (
 	"k8s.io/apimachinery/pkg/types"
 	"k8s.io/apimachinery/pkg/util/json"
 	"k8s.io/apimachinery/pkg/util/strategicpatch"
+	"k8s.io/apimachinery/pkg/util/wait"
 	"k8s.io/client-go/informers"
 	"k8s.io/client-go/kubernetes"
 	"k8s.io/client-go/kubernetes/scheme"
@@ -45,6 +46,7 @@ import (
 	"k8s.io/client-go/rest"
 	"k8s.io/client-go/tools/cache"
 	"k8s.io/client-go/tools/record"
+	"k8s.io/client-go/util/retry"
 	"k8s.io/client-go/util/workqueue"
 	"sigs.k8s.io/controller-runtime/pkg/client"
 )
@@ -217,6 +219,14 @@ func (k *Kubelets) Remove(ctx context.Context, name string) error {
 		return nil
 	}
 	m.endpoint.close()
+	// The API server that was being spoken with may just have gone, maybe with this very machine: another one
+	// takes over within a moment.
+	return retry.OnError(wait.Backoff{Duration: 100 * time.Millisecond, Factor: 2, Steps: 5}, func(error) bool { return ctx.Err() == nil }, func() error {
+		return k.removeNode(ctx, name)
+	})
+}
+
+func (k *Kubelets) removeNode(ctx context.Context, name string) error {
 	// The Node first: as long as it is there, DaemonSets put new pods on it.
 	if err := client.IgnoreNotFound(k.client.CoreV1().Nodes().Delete(ctx, name, metav1.DeleteOptions{})); err != nil {
 		return err

@@ -31,6 +31,7 @@ import (
 	"github.com/clusterstacks/cluster-stack-operator/internal/sandbox/simulator/balancer"
 	"github.com/clusterstacks/cluster-stack-operator/internal/sandbox/simulator/bootstrap"
 	"github.com/clusterstacks/cluster-stack-operator/internal/sandbox/simulator/controlplane"
+	"github.com/clusterstacks/cluster-stack-operator/internal/sandbox/simulator/egress"
 	"github.com/clusterstacks/cluster-stack-operator/internal/sandbox/simulator/kubeadm"
 	"github.com/clusterstacks/cluster-stack-operator/internal/sandbox/simulator/kubelet"
 )
@@ -48,6 +49,7 @@ type Cluster struct {
 	dir      string
 	endpoint netip.AddrPort
 	balancer *balancer.Balancer
+	egress   *egress.Proxy
 	log      logr.Logger
 
 	// changing is held while machines of the control plane start or go: etcd takes one change at a time.
@@ -91,8 +93,11 @@ func newCluster(ctx context.Context, o Options, spec Spec, dir string, state clu
 		}
 		c.machines[filepath.Base(filepath.Dir(file))] = machine
 	}
-	c.balancer, err = balancer.Listen(ctx, c.endpoint.String(), c.log)
-	if err != nil {
+	if c.balancer, err = balancer.Listen(ctx, c.endpoint.String(), c.log); err != nil {
+		return nil, fmt.Errorf("cluster %s: %w", spec, err)
+	}
+	if c.egress, err = egress.Listen(ctx, "@cluster-stack-egress-"+c.endpoint.Addr().String(), c.log); err != nil {
+		c.balancer.Close()
 		return nil, fmt.Errorf("cluster %s: %w", spec, err)
 	}
 	return c, nil
@@ -218,7 +223,7 @@ func (c *Cluster) runControlPlane(ctx context.Context, m Machine, state machineS
 			return fmt.Errorf("cluster %s: %w", c.Spec, err)
 		}
 	}
-	return c.adjustManagers()
+	return c.adjustManagers(ctx)
 }
 
 // startMember needs changing to be held.
@@ -243,7 +248,7 @@ func (c *Cluster) startMember(ctx context.Context, shared *controlplane.Cluster,
 	}
 	roots := x509.NewCertPool()
 	roots.AppendCertsFromPEM(shared.Authorities.Cluster.CertPEM())
-	c.balancer.Add(member.APIServerAddress(), roots)
+	c.balancer.Add(ctx, member.APIServerAddress(), roots)
 	c.mu.Lock()
 	c.members[m.Name] = member
 	c.mu.Unlock()
@@ -266,7 +271,7 @@ func (c *Cluster) sharedFor(ctx context.Context, m Machine) (*controlplane.Clust
 	shared := &controlplane.Cluster{
 		Name: c.Name, Programs: c.options.Programs, Authorities: authorities, Endpoint: c.endpoint,
 		PodSubnet: c.PodSubnet, ServiceSubnet: c.ServiceSubnet, DNSDomain: c.DNSDomain,
-		Dir: c.dir, Log: c.log,
+		Egress: c.egress.Address(), Dir: c.dir, Log: c.log,
 	}
 	c.mu.Lock()
 	defer c.mu.Unlock()
@@ -302,7 +307,7 @@ func (c *Cluster) initialize(ctx context.Context, shared *controlplane.Cluster, 
 
 // adjustManagers runs the pair of controller manager and scheduler at the lowest version of the control plane:
 // no program of a cluster may be newer than its oldest API server. It needs changing to be held.
-func (c *Cluster) adjustManagers() error {
+func (c *Cluster) adjustManagers(ctx context.Context) error {
 	c.mu.Lock()
 	shared, current := c.shared, c.managers
 	var minors []string
@@ -319,12 +324,12 @@ func (c *Cluster) adjustManagers() error {
 		if current.Minor == wanted {
 			return nil
 		}
-		current.Kill()
+		current.Kill(ctx)
 		current = nil
 	}
 	var err error
 	if wanted != "" {
-		current, err = shared.StartManagers(wanted)
+		current, err = shared.StartManagers(ctx, wanted)
 	}
 	c.mu.Lock()
 	defer c.mu.Unlock()
@@ -470,7 +475,7 @@ func (c *Cluster) RemoveMachine(ctx context.Context, name string) error {
 		cancel()
 	}
 	if member != nil {
-		if err := c.removeMember(member); err != nil {
+		if err := c.removeMember(ctx, member); err != nil {
 			return err
 		}
 	}
@@ -484,11 +489,11 @@ func (c *Cluster) RemoveMachine(ctx context.Context, name string) error {
 }
 
 // removeMember switches a machine of the control plane off, and with the last one all that needs the cluster.
-func (c *Cluster) removeMember(member *controlplane.Member) error {
+func (c *Cluster) removeMember(ctx context.Context, member *controlplane.Member) error {
 	c.changing.Lock()
 	defer c.changing.Unlock()
 	c.balancer.Remove(member.APIServerAddress())
-	member.Kill()
+	member.Kill(ctx)
 	c.mu.Lock()
 	delete(c.members, member.Name)
 	var orphans *kubelet.Kubelets
@@ -500,12 +505,12 @@ func (c *Cluster) removeMember(member *controlplane.Member) error {
 	if orphans != nil {
 		orphans.Stop()
 	}
-	return c.adjustManagers()
+	return c.adjustManagers(ctx)
 }
 
 // kill ends everything at once.
-func (c *Cluster) kill() {
-	ctx, cancel := context.WithCancel(context.Background()) //nolint:forbidigo // over before it is used: no grace
+func (c *Cluster) kill(ctx context.Context) {
+	ctx, cancel := context.WithCancel(ctx)
 	cancel()
 	c.stop(ctx)
 }
@@ -525,6 +530,7 @@ func (c *Cluster) stop(ctx context.Context) {
 		managers.Stop(ctx)
 	}
 	c.balancer.Close()
+	c.egress.Close()
 	var all sync.WaitGroup
 	for _, member := range members {
 		all.Go(func() { member.Stop(ctx) })

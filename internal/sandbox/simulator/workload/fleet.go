@@ -130,13 +130,13 @@ func (f *Fleet) Find(key types.NamespacedName) (*Cluster, bool) {
 }
 
 // Remove ends a cluster and forgets all of it.
-func (f *Fleet) Remove(key types.NamespacedName) error {
+func (f *Fleet) Remove(ctx context.Context, key types.NamespacedName) error {
 	f.mu.Lock()
 	c, ok := f.clusters[key]
 	delete(f.clusters, key)
 	f.mu.Unlock()
 	if ok {
-		c.kill()
+		c.kill(ctx)
 	}
 	dir := f.dir(key)
 	if err := os.RemoveAll(dir); err != nil {
