@@ -7,6 +7,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"slices"
 	"strings"
 	"testing"
 
@@ -204,6 +205,39 @@ func wanted(objs []*unstructured.Unstructured, obj *unstructured.Unstructured) b
 		}
 	}
 	return false
+}
+
+// The fields of two releases can be the same and their values differ: what a
+// killed process has sent cannot be told from metadata.
+func TestARollBackAfterAKillIsSent(t *testing.T) {
+	w := newWorld(t, sandboxtest.APIServer(t))
+	ns := w.namespace("rollback")
+	set := func(release string) apply.Set {
+		return apply.Set{Name: "s", Objects: objects(t, ns, `{apiVersion: v1, kind: ConfigMap, metadata: {name: c, namespace: $NS}, data: {release: `+release+`}}`)}
+	}
+	j := &journal{}
+	if _, err := w.applier(nil, apply.Options{}).Apply(t.Context(), set("one"), j.load(t), j); err != nil {
+		t.Fatal(err)
+	}
+	// The first change is the journal's, the second the object's.
+	j.wire = &wire{killAt: 2, how: beforeAnswer}
+	if _, err := w.applier(j.wire, apply.Options{}).Apply(t.Context(), set("two"), j.load(t), j); err == nil {
+		t.Fatal("the process did not die")
+	}
+	j.wire = nil
+	a, inv := w.applier(nil, apply.Options{}), j.load(t)
+	drifted, err := a.Drift(t.Context(), inv)
+	if err != nil {
+		t.Fatal(err)
+	}
+	back := set("one")
+	back.Verified = func(id apply.ID) bool { return !slices.Contains(drifted, id) }
+	if _, err := a.Apply(t.Context(), back, inv, j); err != nil {
+		t.Fatal(err)
+	}
+	if got, _, _ := unstructured.NestedString(w.mustGet(back.Objects[0]).Object, "data", "release"); got != "one" {
+		t.Errorf("the cluster has release %q", got)
+	}
 }
 
 func TestAJournalThatCannotBeWrittenStopsEverything(t *testing.T) {
