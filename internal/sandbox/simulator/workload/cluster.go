@@ -96,7 +96,7 @@ func newCluster(ctx context.Context, o Options, spec Spec, dir string, state clu
 	if c.balancer, err = balancer.Listen(ctx, c.endpoint.String(), c.log); err != nil {
 		return nil, fmt.Errorf("cluster %s: %w", spec, err)
 	}
-	if c.egress, err = egress.Listen(ctx, "@cluster-stack-egress-"+c.endpoint.Addr().String(), c.log); err != nil {
+	if c.egress, err = egress.Listen(ctx, "@cluster-stack-egress-"+c.endpoint.String(), c.log); err != nil {
 		c.balancer.Close()
 		return nil, fmt.Errorf("cluster %s: %w", spec, err)
 	}

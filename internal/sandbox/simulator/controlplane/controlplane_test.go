@@ -1,0 +1,158 @@
+// Copyright The Cluster Stack Operator Authors.
+// SPDX-License-Identifier: Apache-2.0
+
+package controlplane
+
+import (
+	"errors"
+	"net/netip"
+	"os"
+	"path/filepath"
+	"slices"
+	"testing"
+	"time"
+
+	"github.com/go-logr/logr/testr"
+	"go.etcd.io/etcd/api/v3/etcdserverpb"
+
+	"github.com/clusterstacks/cluster-stack-operator/internal/sandbox/process"
+)
+
+func machine(t *testing.T) Machine {
+	t.Helper()
+	return Machine{
+		Name: "m", Minor: "1.35", IP: netip.MustParseAddr("127.63.1.2"), Dir: t.TempDir(),
+		Ports: Ports{APIServer: 6443, Etcd: 2379, EtcdPeer: 12380},
+	}
+}
+
+func TestArguments(t *testing.T) {
+	m := machine(t)
+	c := &Cluster{Name: "one", ServiceSubnet: "10.128.0.0/12", DNSDomain: "cluster.local", Dir: t.TempDir()}
+	withPods := *c
+	withPods.PodSubnet = "192.168.0.0/16"
+	cases := map[string]struct {
+		why  string
+		args []string
+		want []string
+	}{
+		"APIServer": {
+			"The version that the Machine asks for, from a binary of a newer one.", c.apiServerArgs(m),
+			[]string{"--emulated-version=kube=1.35", "--secure-port=6443", "--bind-address=127.63.1.2", "--etcd-servers=https://127.63.1.2:2379", "--service-cluster-ip-range=10.128.0.0/12"},
+		},
+		"Etcd": {
+			"Ports of a machine need not be the usual ones.", etcdArgs(m, []string{"a=https://127.63.1.3:2380", "m=https://127.63.1.2:12380"}, "existing"),
+			[]string{"--name=m", "--listen-peer-urls=https://127.63.1.2:12380", "--initial-cluster=a=https://127.63.1.3:2380,m=https://127.63.1.2:12380", "--initial-cluster-state=existing"},
+		},
+		"ControllerManager": {
+			"Nodes get ranges of addresses only where the cluster has some.", withPods.controllerManagerArgs("1.35"),
+			[]string{"--allocate-node-cidrs=true", "--cluster-cidr=192.168.0.0/16", "--emulated-version=kube=1.35"},
+		},
+		"Scheduler": {"", c.schedulerArgs("1.36"), []string{"--emulated-version=kube=1.36"}},
+	}
+	for name, test := range cases {
+		t.Run(name, func(t *testing.T) {
+			for _, arg := range test.want {
+				if !slices.Contains(test.args, arg) {
+					t.Errorf("%s is missing in %q. %s", arg, test.args, test.why)
+				}
+			}
+		})
+	}
+	if slices.Contains(c.controllerManagerArgs("1.35"), "--allocate-node-cidrs=true") {
+		t.Error("ranges of addresses from nowhere")
+	}
+}
+
+func TestInitialCluster(t *testing.T) {
+	m := machine(t)
+	got := initialCluster([]*etcdserverpb.Member{
+		{Name: "first", PeerURLs: []string{"https://127.63.1.9:2380"}},
+		{Name: "", PeerURLs: []string{"https://127.63.1.2:12380"}},
+	}, m)
+	if want := []string{"first=https://127.63.1.9:2380", "m=https://127.63.1.2:12380"}; !slices.Equal(got, want) {
+		t.Errorf("got %v, want %v", got, want)
+	}
+}
+
+func TestHasData(t *testing.T) {
+	m := machine(t)
+	if m.HasData() {
+		t.Error("a new machine has data")
+	}
+	if err := os.MkdirAll(filepath.Join(m.Dir, "etcd", "member", "wal"), 0o700); err != nil {
+		t.Fatal(err)
+	}
+	if !m.HasData() {
+		t.Error("the data of an earlier run was not found")
+	}
+}
+
+func TestFirstAddress(t *testing.T) {
+	cases := map[string]struct {
+		subnets, want string
+		fails         bool
+	}{
+		"One":      {"10.96.0.0/12", "10.96.0.1", false},
+		"Two":      {"10.128.0.0/12,fd00::/112", "10.128.0.1", false},
+		"Unmasked": {"10.96.3.4/16", "10.96.0.1", false},
+		"None":     {"", "", true},
+	}
+	for name, c := range cases {
+		t.Run(name, func(t *testing.T) {
+			got, err := firstAddress(c.subnets)
+			if (err != nil) != c.fails || err == nil && got.String() != c.want {
+				t.Errorf("got %s, %v; want %s", got, err, c.want)
+			}
+		})
+	}
+}
+
+func TestProgramIsStartedAgain(t *testing.T) {
+	p, err := launch(t.Context(), process.Spec{Name: "sleep", Path: "/bin/sleep", Args: []string{"1000"}, LogFile: filepath.Join(t.TempDir(), "log")}, testr.New(t))
+	if err != nil {
+		t.Fatal(err)
+	}
+	first := p.process()
+	killed, err := os.FindProcess(first.Pid())
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := killed.Kill(); err != nil {
+		t.Fatal(err)
+	}
+	deadline := time.After(10 * time.Second)
+	for p.process() == first {
+		select {
+		case <-deadline:
+			t.Fatal("it was not started again")
+		case <-time.After(20 * time.Millisecond):
+		}
+	}
+	p.Stop(noGrace(t.Context()))
+	select {
+	case <-p.process().Done():
+	default:
+		t.Error("it runs after Stop")
+	}
+}
+
+func TestProgramStoppedWhileItWaits(t *testing.T) {
+	p, err := launch(t.Context(), process.Spec{Name: "false", Path: "/bin/false", LogFile: filepath.Join(t.TempDir(), "log")}, testr.New(t))
+	if err != nil {
+		t.Fatal(err)
+	}
+	first := p.process()
+	<-first.Done()
+	p.Stop(noGrace(t.Context()))
+	if p.process() != first {
+		t.Error("it was started again although it was stopped")
+	}
+}
+
+func TestCause(t *testing.T) {
+	err := errors.New("etcd ended: exit status 1; the end of /x/etcd.log:\n  many\n  lines")
+	if got := cause(err); got != "etcd ended: exit status 1" {
+		t.Errorf("got %q", got)
+	}
+}

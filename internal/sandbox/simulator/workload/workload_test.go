@@ -1,0 +1,171 @@
+// Copyright The Cluster Stack Operator Authors.
+// SPDX-License-Identifier: Apache-2.0
+
+package workload
+
+import (
+	"context"
+	"net"
+	"net/netip"
+	"os"
+	"path/filepath"
+	"slices"
+	"testing"
+
+	"github.com/go-logr/logr/testr"
+	"github.com/google/go-cmp/cmp"
+	corev1 "k8s.io/api/core/v1"
+	"k8s.io/apimachinery/pkg/types"
+
+	"github.com/clusterstacks/cluster-stack-operator/internal/sandbox/simulator/bootstrap"
+)
+
+// prefix is a network that no sandbox uses.
+var prefix = netip.MustParsePrefix("127.63.0.0/16")
+
+func fleet(t *testing.T, dir string) *Fleet {
+	t.Helper()
+	f, err := New(Options{Dir: dir, Prefix: prefix, Log: testr.New(t)})
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { f.Close(context.WithoutCancel(t.Context())) })
+	return f
+}
+
+func ensure(t *testing.T, f *Fleet, name string) *Cluster {
+	t.Helper()
+	c, err := f.Ensure(t.Context(), Spec{NamespacedName: types.NamespacedName{Namespace: "n", Name: name}})
+	if err != nil {
+		t.Fatal(err)
+	}
+	return c
+}
+
+func TestAddressesOfClusters(t *testing.T) {
+	dir := t.TempDir()
+	f := fleet(t, dir)
+	one, two := ensure(t, f, "one"), ensure(t, f, "two")
+	if one.Endpoint().Addr() != netip.MustParseAddr("127.63.1.1") || two.Endpoint().Addr() != netip.MustParseAddr("127.63.2.1") {
+		t.Errorf("endpoints %s and %s", one.Endpoint(), two.Endpoint())
+	}
+	if again := ensure(t, f, "one"); again != one {
+		t.Error("the same cluster was made twice")
+	}
+	if err := f.Remove(t.Context(), one.NamespacedName); err != nil {
+		t.Fatal(err)
+	}
+	if three := ensure(t, f, "three"); three.Endpoint().Addr() != one.Endpoint().Addr() {
+		t.Errorf("endpoint %s, want the one that was freed", three.Endpoint())
+	}
+
+	f.Close(t.Context())
+	after := fleet(t, dir)
+	if four := ensure(t, after, "four"); four.Endpoint().Addr() != netip.MustParseAddr("127.63.3.1") {
+		t.Errorf("after a restart a new cluster is at %s, which was taken", four.Endpoint())
+	}
+	if again := ensure(t, after, "two"); again.Endpoint() != two.Endpoint() {
+		t.Errorf("after a restart cluster two is at %s, not at %s", again.Endpoint(), two.Endpoint())
+	}
+}
+
+func TestAddressesOfMachines(t *testing.T) {
+	dir := t.TempDir()
+	f := fleet(t, dir)
+	c := ensure(t, f, "one")
+	allocate := func(c *Cluster, name string) string {
+		t.Helper()
+		ip, err := c.Allocate(t.Context(), name)
+		if err != nil {
+			t.Fatal(err)
+		}
+		return ip.String()
+	}
+	got := []string{allocate(c, "a"), allocate(c, "b"), allocate(c, "a")}
+	if want := []string{"127.63.1.2", "127.63.1.3", "127.63.1.2"}; !slices.Equal(got, want) {
+		t.Errorf("got %v, want %v", got, want)
+	}
+	if err := c.RemoveMachine(t.Context(), "a"); err != nil {
+		t.Fatal(err)
+	}
+	if _, err := os.Stat(filepath.Join(dir, "n", "one", "machines", "a")); !os.IsNotExist(err) {
+		t.Errorf("the folder of a machine that was removed: %v", err)
+	}
+	f.Close(t.Context())
+	c = ensure(t, fleet(t, dir), "one")
+	if b, d := allocate(c, "b"), allocate(c, "d"); b != "127.63.1.3" || d != "127.63.1.2" {
+		t.Errorf("after a restart b is at %s and a new machine at %s", b, d)
+	}
+}
+
+func TestRemoveLeavesNoFile(t *testing.T) {
+	dir := t.TempDir()
+	f := fleet(t, dir)
+	c := ensure(t, f, "one")
+	if _, err := c.Allocate(t.Context(), "m"); err != nil {
+		t.Fatal(err)
+	}
+	if err := f.Remove(t.Context(), c.NamespacedName); err != nil {
+		t.Fatal(err)
+	}
+	left, err := os.ReadDir(dir)
+	if err != nil || len(left) > 0 {
+		t.Errorf("left: %v, %v", left, err)
+	}
+	if conn, err := (&net.Dialer{}).DialContext(t.Context(), "tcp", c.Endpoint().String()); err == nil {
+		_ = conn.Close()
+		t.Error("the endpoint still answers")
+	}
+}
+
+func TestPortThatIsTakenOnAllAddresses(t *testing.T) {
+	everywhere, err := (&net.ListenConfig{}).Listen(t.Context(), "tcp4", "0.0.0.0:0")
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { _ = everywhere.Close() })
+	taken := uint16(everywhere.Addr().(*net.TCPAddr).Port)
+	ip := address(prefix, 200, 2)
+	got, err := freePort(t.Context(), ip, taken)
+	if err != nil || got == taken || got == 0 {
+		t.Errorf("got %d, %v; want another port than %d", got, err, taken)
+	}
+	if err := everywhere.Close(); err != nil {
+		t.Fatal(err)
+	}
+	if got, err := freePort(t.Context(), ip, taken); err != nil || got != taken {
+		t.Errorf("got %d, %v; want %d, which is free now", got, err, taken)
+	}
+}
+
+func TestTaints(t *testing.T) {
+	uninitialized := corev1.Taint{Key: "node.cluster.x-k8s.io/uninitialized", Effect: corev1.TaintEffectNoSchedule}
+	cloud := corev1.Taint{Key: "node.cloudprovider.kubernetes.io/uninitialized", Value: "true", Effect: corev1.TaintEffectNoSchedule}
+	own := corev1.Taint{Key: "gpu", Effect: corev1.TaintEffectNoExecute}
+	cases := map[string]struct {
+		why  string
+		give bootstrap.Data
+		want []corev1.Taint
+	}{
+		"Worker":             {"Cluster API removes it once it has set labels.", bootstrap.Data{}, []corev1.Taint{uninitialized}},
+		"WorkerThatHasIt":    {"", bootstrap.Data{Node: bootstrap.Node{Taints: []corev1.Taint{uninitialized, own}}}, []corev1.Taint{uninitialized, own}},
+		"ControlPlane":       {"", bootstrap.Data{ControlPlane: true, Node: bootstrap.Node{Taints: []corev1.Taint{own}}}, []corev1.Taint{own}},
+		"CloudProvider":      {"It stays until a cloud controller manager removes it.", bootstrap.Data{Node: bootstrap.Node{ExternalCloudProvider: true}}, []corev1.Taint{uninitialized, cloud}},
+		"ControlPlaneClouds": {"", bootstrap.Data{ControlPlane: true, Node: bootstrap.Node{ExternalCloudProvider: true}}, []corev1.Taint{cloud}},
+	}
+	for name, c := range cases {
+		t.Run(name, func(t *testing.T) {
+			if diff := cmp.Diff(c.want, taints(Machine{Data: c.give})); diff != "" {
+				t.Errorf("%s\n-want +got:\n%s", c.why, diff)
+			}
+		})
+	}
+}
+
+func TestCompareMinors(t *testing.T) {
+	minors := []string{"1.36", "1.9", "1.35"}
+	slices.SortFunc(minors, compareMinors)
+	if want := []string{"1.9", "1.35", "1.36"}; !slices.Equal(minors, want) {
+		t.Errorf("got %v, want %v", minors, want)
+	}
+}
