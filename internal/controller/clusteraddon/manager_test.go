@@ -10,7 +10,9 @@ import (
 	"time"
 
 	corev1 "k8s.io/api/core/v1"
+	rbacv1 "k8s.io/api/rbac/v1"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"k8s.io/apimachinery/pkg/apis/meta/v1/unstructured"
 	"k8s.io/client-go/rest"
 	"k8s.io/client-go/tools/clientcmd"
 	clientcmdapi "k8s.io/client-go/tools/clientcmd/api"
@@ -22,16 +24,18 @@ import (
 	"sigs.k8s.io/controller-runtime/pkg/config"
 	"sigs.k8s.io/controller-runtime/pkg/controller"
 	metricsserver "sigs.k8s.io/controller-runtime/pkg/metrics/server"
+	"sigs.k8s.io/yaml"
 
 	"github.com/clusterstacks/cluster-stack-operator/api/v1alpha1"
+	operatorconfig "github.com/clusterstacks/cluster-stack-operator/config"
 	"github.com/clusterstacks/cluster-stack-operator/internal/apitest"
 	"github.com/clusterstacks/cluster-stack-operator/internal/apitest/kinds"
 	"github.com/clusterstacks/cluster-stack-operator/internal/controller/releases"
 	"github.com/clusterstacks/cluster-stack-operator/internal/sandbox/sandboxtest"
 )
 
-// TestWatchesWake runs the controllers in a manager, with connections of Cluster API's own, and shows that each
-// change that matters wakes them. Nothing is polled in less than an hour here.
+// TestWatchesWake runs the controllers in a manager, with exactly the rights of the operator and with connections
+// of Cluster API's own, and shows that each change that matters wakes them. Nothing is polled in less than an hour.
 func TestWatchesWake(t *testing.T) {
 	e := newEnv(t, workloadServer(t))
 	e.startManager()
@@ -39,6 +43,15 @@ func TestWatchesWake(t *testing.T) {
 	// A Cluster whose release nobody has asked for yet is not ours.
 	gate := `{name: cni, action: apply, waitForPreCondition: {objects: [{key: o, apiVersion: v1, kind: ConfigMap, name: ` + e.key.Name + `-gate, namespace: kube-system}], conditions: o.data.text == "go"}}`
 	cluster := apitest.Cluster(e.ns, e.key.Name, v1, k135)
+	cluster.Spec.InfrastructureRef = clusterv1.ContractVersionedObjectReference{APIGroup: "infrastructure.cluster.x-k8s.io", Kind: "DevCluster", Name: "infra"}
+	infra := &unstructured.Unstructured{Object: map[string]any{"spec": map[string]any{"backend": map[string]any{"docker": map[string]any{}}}}}
+	infra.SetAPIVersion("infrastructure.cluster.x-k8s.io/v1beta2")
+	infra.SetKind("DevCluster")
+	infra.SetNamespace(e.ns)
+	infra.SetName("infra")
+	if err := e.client.Create(e.Context(), infra); err != nil {
+		t.Fatal(err)
+	}
 	if err := e.client.Create(e.Context(), cluster); err != nil {
 		t.Fatal(err)
 	}
@@ -182,11 +195,33 @@ func fileOr(e *env, data []byte, file string) []byte {
 	return data
 }
 
+// userWithOurRights returns a user who has the rights of the operator's ClusterRole, and no other.
+func (e *env) userWithOurRights() string {
+	e.Helper()
+	role := &rbacv1.ClusterRole{}
+	if err := yaml.Unmarshal(operatorconfig.ClusterRole(), role); err != nil {
+		e.Fatal(err)
+	}
+	role.Name = "operator-" + e.ns
+	binding := &rbacv1.ClusterRoleBinding{
+		ObjectMeta: metav1.ObjectMeta{Name: role.Name},
+		RoleRef:    rbacv1.RoleRef{APIGroup: rbacv1.GroupName, Kind: "ClusterRole", Name: role.Name},
+		Subjects:   []rbacv1.Subject{{APIGroup: rbacv1.GroupName, Kind: rbacv1.UserKind, Name: role.Name}},
+	}
+	for _, obj := range []client.Object{role, binding} {
+		if err := e.client.Create(e.Context(), obj); err != nil {
+			e.Fatal(err)
+		}
+	}
+	return role.Name
+}
+
 // startManager runs the controllers until the test ends.
 func (e *env) startManager() {
 	e.Helper()
 	api := rest.CopyConfig(sandboxtest.APIServer(e.T))
 	api.QPS = -1
+	api.Impersonate.UserName = e.userWithOurRights()
 	yes := true
 	mgr, err := ctrl.NewManager(api, ctrl.Options{
 		Scheme:     kinds.Scheme(e.T),
