@@ -11,6 +11,7 @@ package story
 
 import (
 	"bytes"
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -21,9 +22,13 @@ import (
 	"time"
 
 	corev1 "k8s.io/api/core/v1"
+	eventsv1 "k8s.io/api/events/v1"
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/apis/meta/v1/unstructured"
 	"k8s.io/apimachinery/pkg/runtime"
+	"k8s.io/apimachinery/pkg/runtime/schema"
+	"k8s.io/apimachinery/pkg/types"
 	utilyaml "k8s.io/apimachinery/pkg/util/yaml"
 	clientgoscheme "k8s.io/client-go/kubernetes/scheme"
 	"k8s.io/client-go/rest"
@@ -44,6 +49,7 @@ type Story struct {
 	Report *Report
 
 	workloads map[client.ObjectKey]client.Client
+	told      map[types.UID]bool // events
 }
 
 // New connects to the management cluster.
@@ -58,7 +64,7 @@ func New(config *rest.Config, report *Report) (*Story, error) {
 	if err != nil {
 		return nil, err
 	}
-	return &Story{Client: c, Report: report, workloads: map[client.ObjectKey]client.Client{}}, nil
+	return &Story{Client: c, Report: report, workloads: map[client.ObjectKey]client.Client{}, told: map[types.UID]bool{}}, nil
 }
 
 // Apply applies the manifests of a file as a user does with kubectl.
@@ -166,11 +172,20 @@ func (s *Story) see(ctx context.Context, key client.ObjectKey, goal Goal) (Facts
 	if err := s.Client.Get(ctx, key, cluster); err != nil {
 		return nil, false, err
 	}
+	if err := s.tellEvents(ctx, key); err != nil {
+		return nil, false, err
+	}
 	available := conditions.IsTrue(cluster, clusterv1.ClusterAvailableCondition)
-	settled := conditions.IsTrue(cluster, clusterv1.ClusterTopologyReconciledCondition) && conditions.IsFalse(cluster, clusterv1.ClusterRollingOutCondition)
 	facts["Cluster"] = clusterState(cluster)
-	if held := conditions.Get(cluster, clusterv1.ClusterTopologyReconciledCondition); held != nil && held.Reason == clusterv1.ClusterTopologyReconciledClusterUpgradingReason {
-		facts["Cluster upgrade"] = firstLine(held.Message)
+	topology := conditions.Get(cluster, clusterv1.ClusterTopologyReconciledCondition)
+	if topology != nil && topology.Reason == clusterv1.ClusterTopologyReconciledClusterUpgradingReason {
+		facts["Cluster upgrade"] = firstLine(topology.Message)
+	}
+	// Only when Cluster API has looked at this generation are the objects below what the user asked for.
+	settled := topology != nil && topology.Status == metav1.ConditionTrue && topology.ObservedGeneration == cluster.Generation
+	rolled, err := s.seeRollouts(ctx, cluster, facts)
+	if err != nil {
+		return nil, false, err
 	}
 
 	machines := &clusterv1.MachineList{}
@@ -184,7 +199,7 @@ func (s *Story) see(ctx context.Context, key client.ObjectKey, goal Goal) (Facts
 		if _, ok := machine.Labels[clusterv1.MachineControlPlaneLabel]; ok {
 			role = "control plane"
 		}
-		facts["Machine "+machine.Name] = fmt.Sprintf("%s %s, %s", role, machine.Spec.Version, machine.Status.Phase)
+		facts["Machine "+machine.Name] = fmt.Sprintf("%s %s, %s", role, machine.Spec.Version, cmp.Or(machine.Status.Phase, "created"))
 		upToDate = upToDate && machine.Spec.Version == goal.Version && conditions.IsTrue(machine, clusterv1.MachineUpToDateCondition)
 	}
 
@@ -199,7 +214,76 @@ func (s *Story) see(ctx context.Context, key client.ObjectKey, goal Goal) (Facts
 	} else if _, connected := facts["Nodes"]; connected {
 		facts["API server of "+key.Name] = "reachable"
 	}
-	return facts, err == nil && available && settled && upToDate && addonsDone && nodesReady && podsReady, nil
+	return facts, err == nil && available && settled && rolled && upToDate && addonsDone && nodesReady && podsReady, nil
+}
+
+// seeRollouts looks at the control plane and the groups of workers: has everything that they ask for come about?
+func (s *Story) seeRollouts(ctx context.Context, cluster *clusterv1.Cluster, facts Facts) (done bool, err error) {
+	ref := cluster.Spec.ControlPlaneRef
+	if !ref.IsDefined() {
+		return false, nil
+	}
+	mapping, err := s.Client.RESTMapper().RESTMapping(schema.GroupKind{Group: ref.APIGroup, Kind: ref.Kind})
+	if err != nil {
+		return false, err
+	}
+	plane := &unstructured.Unstructured{}
+	plane.SetGroupVersionKind(mapping.GroupVersionKind)
+	if err := s.Client.Get(ctx, client.ObjectKey{Namespace: cluster.Namespace, Name: ref.Name}, plane); err != nil {
+		return false, client.IgnoreNotFound(err)
+	}
+	version, _, err := unstructured.NestedString(plane.Object, "spec", "version")
+	if err != nil {
+		return false, err
+	}
+	facts["Control plane"] = "Cluster API asks for " + version
+	done = rolledOut(plane.Object)
+
+	workers := &clusterv1.MachineDeploymentList{}
+	if err := s.Client.List(ctx, workers, client.InNamespace(cluster.Namespace), client.MatchingLabels{clusterv1.ClusterNameLabel: cluster.Name}); err != nil {
+		return false, err
+	}
+	for i := range workers.Items {
+		object, err := runtime.DefaultUnstructuredConverter.ToUnstructured(&workers.Items[i])
+		if err != nil {
+			return false, err
+		}
+		done = done && rolledOut(object)
+	}
+	return done, nil
+}
+
+// rolledOut says whether a control plane or a group of workers has just the machines that it asks for, by the
+// fields of Cluster API's contract.
+func rolledOut(object map[string]any) bool {
+	number := func(path ...string) int64 {
+		n, _, err := unstructured.NestedInt64(object, path...)
+		if err != nil {
+			return -1
+		}
+		return n
+	}
+	wanted := number("spec", "replicas")
+	return number("status", "observedGeneration") == number("metadata", "generation") &&
+		number("status", "replicas") == wanted && number("status", "upToDateReplicas") == wanted && number("status", "availableReplicas") == wanted
+}
+
+// tellEvents says what the operator reported of a cluster since the last look.
+func (s *Story) tellEvents(ctx context.Context, key client.ObjectKey) error {
+	list := &eventsv1.EventList{}
+	if err := s.Client.List(ctx, list, client.InNamespace(key.Namespace)); err != nil {
+		return err
+	}
+	slices.SortFunc(list.Items, func(a, b eventsv1.Event) int { return a.EventTime.Compare(b.EventTime.Time) })
+	for _, e := range list.Items {
+		rollout := e.Reason == v1alpha1.RolloutStartedReason || e.Reason == v1alpha1.RolloutFinishedReason
+		if !rollout || e.Regarding.Kind != "Cluster" || e.Regarding.Name != key.Name || s.told[e.UID] {
+			continue
+		}
+		s.told[e.UID] = true
+		s.Report.Say("Event: %s: %s", e.Reason, e.Note)
+	}
+	return nil
 }
 
 func (s *Story) seeAddons(ctx context.Context, key client.ObjectKey, goal Goal, facts Facts) (bool, error) {
@@ -318,7 +402,7 @@ func (s *Story) Delete(ctx context.Context, key client.ObjectKey) error {
 }
 
 func clusterState(cluster *clusterv1.Cluster) string {
-	words := []string{cluster.Status.Phase}
+	words := []string{cmp.Or(cluster.Status.Phase, "created")}
 	if conditions.IsTrue(cluster, clusterv1.ClusterControlPlaneInitializedCondition) {
 		words = append(words, "control plane initialized")
 	}
