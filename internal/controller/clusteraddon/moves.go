@@ -57,9 +57,12 @@ func (w *work) begin(ctx context.Context, move rollout.Begin) error {
 	opened := move.Record.Rollout
 	ctrl.LoggerFrom(ctx).Info("Rollout started", "release", w.release.Name, "lifecyclePoint", opened.Point,
 		"from", opened.From, "to", opened.To, "late", opened.Late, "inventoryRebuilt", opened.Rebuilt)
-	message := fmt.Sprintf("rolling out the addons of %s at %s", w.release.Name, opened.Point)
-	if opened.Late {
-		message += ", late: the control plane has Kubernetes " + opened.To + " already"
+	message := fmt.Sprintf("rolling out the addons of %s", w.release.Name)
+	switch {
+	case opened.Late:
+		message += fmt.Sprintf(", late: the control plane has Kubernetes %s already", opened.To)
+	case opened.From != "" && opened.From != opened.To:
+		message += fmt.Sprintf(", before Kubernetes goes from %s to %s", opened.From, opened.To)
 	}
 	w.tell(corev1.EventTypeNormal, v1alpha1.RolloutStartedReason, message)
 	return nil
