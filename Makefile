@@ -68,11 +68,11 @@ vet: ## Run go vet over both modules with code
 ##@ Make
 
 .PHONY: generate
-generate: tools ## Write the generated files anew
+generate: ## Write the generated files anew
 	@hack/generate.sh
 
 .PHONY: verify-generated
-verify-generated: tools ## Fail when generated files are out of date
+verify-generated: ## Fail when generated files are out of date
 	@echo "generate, and compare"
 	@hack/verify-generated.sh
 

@@ -55,6 +55,7 @@ var layers = map[string]layer{
 	"internal/source/sourcetest": workshop,
 	"internal/step":              driver,
 	"internal/store":             edge,
+	"stacks":                     workshop,
 	"test":                       workshop,
 }
 

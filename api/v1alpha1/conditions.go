@@ -74,6 +74,11 @@ const (
 	FailedToCreateOrUpdateReason = "FailedToCreateOrUpdate"
 	// NoReleaseReadyReason: no release can be used yet. See status.summary.
 	NoReleaseReadyReason = "NoReleaseReady"
+	// InvalidSpecReason: the spec asks for something that cannot be. Correct what the message names.
+	InvalidSpecReason = "InvalidSpec"
+	// ReleasesUnorderedReason: the newest release cannot be told, since versions such as hashes have no
+	// order. Name the wanted ones in spec.versions.
+	ReleasesUnorderedReason = "ReleasesUnordered"
 )
 
 // Reasons of ClusterStackRelease.
@@ -145,8 +150,12 @@ const (
 	LeftoversKeptReason = "LeftoversKept"
 )
 
-// Reasons of events on Clusters and ClusterAddons.
+// Reasons of events.
 const (
+	// ClusterStackReleaseCreatedReason: a ClusterStackRelease was made for a ClusterStack.
+	ClusterStackReleaseCreatedReason = "ClusterStackReleaseCreated"
+	// ClusterStackReleaseDeletedReason: a ClusterStackRelease that nobody needs was deleted.
+	ClusterStackReleaseDeletedReason = "ClusterStackReleaseDeleted"
 	// RolloutStartedReason: the addons of a release are on their way.
 	RolloutStartedReason = "RolloutStarted"
 	// RolloutFinishedReason: the addons of a release are in the cluster.

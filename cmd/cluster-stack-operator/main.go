@@ -9,6 +9,8 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"log"
+	"log/slog"
 	"os"
 	"os/signal"
 	"syscall"
@@ -51,6 +53,9 @@ func run(args []string, stdout, stderr io.Writer) int {
 	if err == nil {
 		defer logs.FlushLogs()
 		ctrl.SetLogger(klog.Background())
+		// Helm warns through the standard loggers, and its warnings quote values, which may be secret.
+		log.SetOutput(io.Discard)
+		slog.SetDefault(slog.New(slog.DiscardHandler))
 		err = operator.Run(ctrl.LoggerInto(ctx, klog.Background()), c)
 	}
 	if err != nil {

@@ -34,7 +34,7 @@ func Run(args []string, stdin io.Reader, stdout, stderr io.Writer) int {
 	// Whoever asks a second time does not want to wait for what the first has set off.
 	context.AfterFunc(ctx, stop)
 
-	root := newRootCommand()
+	root := Root()
 	root.SetArgs(args)
 	root.SetIn(stdin)
 	root.SetOut(stdout)
@@ -46,7 +46,8 @@ func Run(args []string, stdin io.Reader, stdout, stderr io.Writer) int {
 	return 0
 }
 
-func newRootCommand() *cobra.Command {
+// Root returns csctl as a tree of commands, for those who document it.
+func Root() *cobra.Command {
 	root := &cobra.Command{
 		Use:           "csctl",
 		Short:         "Build, try and inspect cluster stacks",

@@ -45,6 +45,7 @@ import (
 	"github.com/clusterstacks/cluster-stack-operator/internal/controller/clusterstackrelease"
 	"github.com/clusterstacks/cluster-stack-operator/internal/controller/releases"
 	"github.com/clusterstacks/cluster-stack-operator/internal/hookserver"
+	"github.com/clusterstacks/cluster-stack-operator/internal/render"
 	"github.com/clusterstacks/cluster-stack-operator/internal/source/dir"
 	"github.com/clusterstacks/cluster-stack-operator/internal/store"
 )
@@ -60,6 +61,9 @@ import (
 const (
 	// leaseName is that of the existing operator, so that it and we never run at the same time.
 	leaseName = "clusterstack.x-k8s.io"
+	// rememberedRenders is how many results of rendering are kept: some hundred clusters of one release differ
+	// by their facts, and an upgrade renders each a few times.
+	rememberedRenders = 256
 	// name is under which we act: in events and in the list of clients of an API server.
 	name = "cluster-stack-operator"
 )
@@ -231,7 +235,8 @@ func setUp(ctx context.Context, mgr ctrl.Manager, st *store.Store, c Config) err
 	if err != nil {
 		return err
 	}
-	if err := clusteraddon.New(mgr.GetClient(), mgr.GetAPIReader(), clusters, opener, recorder, clusteraddon.Options{}).SetupWithManager(mgr, clusteraddon.Setup{
+	addonOptions := clusteraddon.Options{Render: render.NewCache(rememberedRenders).Addon}
+	if err := clusteraddon.New(mgr.GetClient(), mgr.GetAPIReader(), clusters, opener, recorder, addonOptions).SetupWithManager(mgr, clusteraddon.Setup{
 		Controller:  controllerOptions(c.ClusterAddonConcurrency),
 		WatchFilter: c.WatchFilter,
 		Connected:   clusters.GetClusterSource("clusteraddon", clusteraddon.OfCluster),

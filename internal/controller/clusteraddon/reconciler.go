@@ -186,8 +186,8 @@ func (r *Reconciler) Reconcile(ctx context.Context, addon *v1alpha1.ClusterAddon
 	if err := step.Patch(ctx, r.client, addon, func() { controllerutil.AddFinalizer(addon, v1alpha1.ClusterAddonFinalizer) }); err != nil {
 		return ctrl.Result{}, fmt.Errorf("add finalizer: %w", err)
 	}
-	addon.Status.ObservedGeneration = addon.Generation
 	return step.Run(ctx, r.client, addon, append(parts,
+		step.Begin(func() { addon.Status.ObservedGeneration = addon.Generation }),
 		step.On(v1alpha1.ClusterReadyCondition, w.reachCluster),
 		step.On(v1alpha1.ClusterStackReleaseDownloadedCondition, w.openRelease),
 		// The stages run here: whether a condition of theirs is waited for is known then, and the next step

@@ -23,12 +23,6 @@ import (
 	"github.com/clusterstacks/cluster-stack-operator/internal/step"
 )
 
-// Reasons of this controller that are not about a failure of others.
-const (
-	reasonInvalidSpec = "InvalidSpec"
-	reasonUnordered   = "ReleasesUnordered"
-)
-
 // work is one reconciliation of one ClusterStack.
 type work struct {
 	*Reconciler
@@ -73,7 +67,7 @@ func (w *work) list(ctx context.Context) (step.Outcome, error) {
 	case p.Newest != nil:
 		return step.Done().Saying("the newest release is %s", p.Newest), nil
 	case len(p.Unordered) > 0:
-		return step.Wait(reasonUnordered, "none of the releases %s is newer than another: name the wanted ones in spec.versions", join(p.Unordered)), nil
+		return step.Wait(v1alpha1.ReleasesUnorderedReason, "none of the releases %s is newer than another: name the wanted ones in spec.versions", join(p.Unordered)), nil
 	}
 	return step.Done().Saying("the source has no release of the channel %s", w.stack.Spec.Channel), nil
 }
@@ -142,7 +136,7 @@ func (w *work) plan(ctx context.Context) (*plan, error) {
 	}
 	wanted, err := wantedReleases(w.stack)
 	if err != nil {
-		return nil, step.Because(reasonInvalidSpec, err)
+		return nil, step.Because(v1alpha1.InvalidSpecReason, err)
 	}
 	usage, err := releases.FindUsage(ctx, w.client)
 	if err != nil {
@@ -191,7 +185,7 @@ func (w *work) keep(ctx context.Context, name release.Name) error {
 			return fmt.Errorf("create ClusterStackRelease %s: %w", name, err)
 		}
 		ctrl.LoggerFrom(ctx).Info("Created a release", "ClusterStackRelease", klog.KObj(rel))
-		w.recorder.Eventf(w.stack, rel, corev1.EventTypeNormal, "ClusterStackReleaseCreated", "CreateClusterStackRelease", "created release %s", name)
+		w.recorder.Eventf(w.stack, rel, corev1.EventTypeNormal, v1alpha1.ClusterStackReleaseCreatedReason, "CreateClusterStackRelease", "created release %s", name)
 		w.found[name] = rel
 		return nil
 	}
@@ -246,7 +240,7 @@ func (w *work) delete(ctx context.Context, names []release.Name) error {
 			continue
 		}
 		ctrl.LoggerFrom(ctx).Info("Deleted a release that nobody needs", "ClusterStackRelease", klog.KObj(rel))
-		w.recorder.Eventf(w.stack, rel, corev1.EventTypeNormal, "ClusterStackReleaseDeleted", "DeleteClusterStackRelease", "deleted release %s, which nobody needs", name)
+		w.recorder.Eventf(w.stack, rel, corev1.EventTypeNormal, v1alpha1.ClusterStackReleaseDeletedReason, "DeleteClusterStackRelease", "deleted release %s, which nobody needs", name)
 		delete(w.found, name)
 	}
 	return errors.Join(errs...)
