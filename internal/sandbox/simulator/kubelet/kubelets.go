@@ -553,9 +553,9 @@ func ownerRef(node *corev1.Node) *metav1.OwnerReference {
 	return metav1.NewControllerRef(node, corev1.SchemeGroupVersion.WithKind("Node"))
 }
 
-// Nodes lists the machines whose kubelets run.
-func (k *Kubelets) Nodes() []string {
+// names lists the machines whose kubelets run.
+func (k *Kubelets) names() []string {
 	k.mu.Lock()
 	defer k.mu.Unlock()
-	return slices.Sorted(maps.Keys(k.known))
+	return slices.Collect(maps.Keys(k.known))
 }

@@ -40,7 +40,7 @@ func (k *Kubelets) renewLeases(ctx context.Context) {
 			return
 		case <-ticker.C:
 		}
-		for _, name := range k.Nodes() {
+		for _, name := range k.names() {
 			if m := k.machine(name); m != nil {
 				k.renewLease(ctx, m)
 			}

@@ -68,8 +68,12 @@ func podStatus(pod *corev1.Pod, networkReady bool, s surroundings) corev1.PodSta
 	return status
 }
 
-// startBlockers says why no container of a pod can be created, in the words of a kubelet's events.
+// startBlockers says why no container of a pod can be created, in the words of a kubelet's events. What a pod
+// has been given once it keeps: that a Secret is gone later hurts its next start only.
 func startBlockers(pod *corev1.Pod, networkReady bool, s surroundings) []string {
+	if isTrue(pod.Status.Conditions, corev1.PodReadyToStartContainers) {
+		return nil
+	}
 	var blockers []string
 	if !pod.Spec.HostNetwork && !networkReady {
 		blockers = append(blockers, networkNotReady)
@@ -157,8 +161,11 @@ func (w *writer) failure(c corev1.Container) *corev1.ContainerState {
 		state := waiting(reasonImagePullBackOff, fmt.Sprintf("Back-off pulling image %q: a sandbox cannot pull an image with the tag fail", c.Image))
 		return &state
 	}
+	runs := slices.ContainsFunc(w.pod.Status.ContainerStatuses, func(known corev1.ContainerStatus) bool {
+		return known.Name == c.Name && known.State.Running != nil
+	})
 	for _, ref := range environment(c) {
-		if w.s.missing[ref] {
+		if w.s.missing[ref] && !runs {
 			state := waiting(reasonConfigError, ref.String())
 			return &state
 		}

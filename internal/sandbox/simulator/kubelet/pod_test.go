@@ -240,6 +240,16 @@ func TestPodStatusWhenNetworkComes(t *testing.T) {
 	}
 }
 
+func TestRunningPodKeepsWhatItWasGiven(t *testing.T) {
+	p := with(pod("app:1"), secretVolume("s", nil), configMapEnv("c"))
+	s := surroundings{now: earlier, hostIP: "127.64.1.2", podIP: "10.0.0.2"}
+	p.Status = podStatus(p, true, s)
+	s.now, s.missing = now, map[reference]bool{{"Secret", "s"}: true, {"ConfigMap", "c"}: true}
+	if diff := cmp.Diff(p.Status, podStatus(p, false, s)); diff != "" {
+		t.Errorf("a running pod changed when its Secret, its ConfigMap and the network went:\n%s", diff)
+	}
+}
+
 func TestInstallsNetwork(t *testing.T) {
 	agent := func(path string, readOnly, daemonSet bool) *corev1.Pod {
 		p := pod("agent:1")
