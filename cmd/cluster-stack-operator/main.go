@@ -5,6 +5,7 @@
 package main
 
 import (
+	"bytes"
 	"context"
 	"errors"
 	"fmt"
@@ -54,8 +55,9 @@ func run(args []string, stdout, stderr io.Writer) int {
 		defer logs.FlushLogs()
 		ctrl.SetLogger(klog.Background())
 		// Helm warns through the standard loggers, and its warnings quote values, which may be secret.
-		log.SetOutput(io.Discard)
 		slog.SetDefault(slog.New(slog.DiscardHandler))
+		log.SetFlags(0)
+		log.SetOutput(httpOnly{stderr})
 		err = operator.Run(ctrl.LoggerInto(ctx, klog.Background()), c)
 	}
 	if err != nil {
@@ -63,4 +65,14 @@ func run(args []string, stdout, stderr io.Writer) int {
 		return 1
 	}
 	return 0
+}
+
+// httpOnly lets through what servers of net/http log, such as panics and failed handshakes.
+type httpOnly struct{ out io.Writer }
+
+func (w httpOnly) Write(p []byte) (int, error) {
+	if bytes.HasPrefix(p, []byte("http: ")) {
+		return w.out.Write(p)
+	}
+	return len(p), nil
 }
