@@ -48,6 +48,7 @@ type Set struct {
 	KubeAPIServer         string
 	KubeControllerManager string
 	KubeScheduler         string
+	Kubectl               string // for people and for tests of what the documentation says
 	ClusterAPICore        string
 	KubeadmBootstrap      string
 	KubeadmControlPlane   string
@@ -147,6 +148,7 @@ func open(dir string) (Set, error) {
 		KubeAPIServer:         bin(kubeAPIServer),
 		KubeControllerManager: bin(kubeControllerManager),
 		KubeScheduler:         bin(kubeScheduler),
+		Kubectl:               bin(kubectl),
 		ClusterAPICore:        bin(clusterAPICore),
 		KubeadmBootstrap:      bin(kubeadmBootstrap),
 		KubeadmControlPlane:   bin(kubeadmControlPlane),

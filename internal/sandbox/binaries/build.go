@@ -26,6 +26,7 @@ const (
 	kubeAPIServer         = "kube-apiserver"
 	kubeControllerManager = "kube-controller-manager"
 	kubeScheduler         = "kube-scheduler"
+	kubectl               = "kubectl"
 	clusterAPICore        = "cluster-api-core"
 	kubeadmBootstrap      = "cluster-api-kubeadm-bootstrap"
 	kubeadmControlPlane   = "cluster-api-kubeadm-control-plane"
@@ -44,6 +45,7 @@ var programs = []program{
 	{kubeAPIServer, "k8s.io/kubernetes/cmd/kube-apiserver", "5 min"},
 	{kubeControllerManager, "k8s.io/kubernetes/cmd/kube-controller-manager", "1 min"},
 	{kubeScheduler, "k8s.io/kubernetes/cmd/kube-scheduler", "30 s"},
+	{kubectl, "k8s.io/kubernetes/cmd/kubectl", "30 s"},
 	{clusterAPICore, "sigs.k8s.io/cluster-api/core", "1 min"},
 	{kubeadmBootstrap, "sigs.k8s.io/cluster-api/bootstrap/kubeadm", "10 s"},
 	{kubeadmControlPlane, "sigs.k8s.io/cluster-api/controlplane/kubeadm", "15 s"},
