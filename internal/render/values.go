@@ -43,29 +43,30 @@ func makeValues(name string, text []byte, facts Facts, r *recorder) (map[string]
 	}
 
 	// Would the values have the same shape if the text in them were harmless? It can be made so where
-	// it is printed, which leaves all decisions of the template as they are, or where it is read,
-	// which leaves alone what the template itself makes of it (lists, JSON). Either proves that the
-	// shape does not come out of the text.
+	// it is printed, or where it is read; the latter leaves alone what the template itself makes of it
+	// (lists, JSON). Both follow the decisions that the template takes on the real text. Either proves
+	// that the shape does not come out of the text.
 	shape := shapeOf(values)
 	replayed := func() *recorder {
 		again := newRecorder(r.addon, r.used, nil)
 		again.file = name
 		return again
 	}
-	printed, err := neutralShape(name, text, facts.data(), replayed(), neutralText)
+	d := &decisions{}
+	printed, err := neutralShape(name, text, facts.data(), replayed(), &harness{print: neutralText, decide: d.record})
 	if err == nil && slices.Equal(shape, printed) {
 		return values, nil
 	}
 	data, _ := neutralData(facts.data()).(map[string]any)
-	read, err := neutralShape(name, text, data, replayed(), nil)
+	read, err := neutralShape(name, text, data, replayed(), &harness{decide: d.repeat})
 	if err == nil && slices.Equal(shape, read) {
 		return values, nil
 	}
 	return nil, invalid(name, "text in a field of the Cluster, its control plane or its infrastructure changes the shape of the values below %s: print it with the function quote or toJson", firstDifference(shape, printed))
 }
 
-func neutralShape(name string, text []byte, data map[string]any, r *recorder, print func(any) any) ([]string, error) {
-	written, err := execute(name, text, data, r, print)
+func neutralShape(name string, text []byte, data map[string]any, r *recorder, h *harness) ([]string, error) {
+	written, err := execute(name, text, data, r, h)
 	if err != nil {
 		return nil, err
 	}
@@ -76,20 +77,58 @@ func neutralShape(name string, text []byte, data map[string]any, r *recorder, pr
 	return shapeOf(values), nil
 }
 
-// execute runs a values template. With print, what depends on data is printed through it.
-func execute(name string, text []byte, data map[string]any, r *recorder, print func(any) any) (string, error) {
+// harness is what a template is run in to find out where the shape of its output comes from.
+type harness struct {
+	// print returns what to print in place of a value, if it is not nil.
+	print func(value any) any
+	// decide returns what a condition of the template, at a position in its text, is to be.
+	decide func(at int, value any) (any, error)
+}
+
+// decisions are the outcomes of the conditions of a template, in the order in which it came to them.
+type decisions struct {
+	taken []decision
+	next  int
+}
+
+type decision struct {
+	at   int
+	true bool
+}
+
+func (d *decisions) record(at int, value any) (any, error) {
+	truth, _ := template.IsTrue(value)
+	d.taken = append(d.taken, decision{at, truth})
+	return value, nil
+}
+
+// repeat returns a value that has the outcome that was recorded: the given one where it has it.
+func (d *decisions) repeat(at int, value any) (any, error) {
+	if d.next == len(d.taken) || d.taken[d.next].at != at {
+		return nil, errors.New("the template takes another way")
+	}
+	want := d.taken[d.next].true
+	d.next++
+	if truth, _ := template.IsTrue(value); truth == want {
+		return value, nil
+	}
+	return want, nil
+}
+
+// execute runs a values template, in a harness if one is given.
+func execute(name string, text []byte, data map[string]any, r *recorder, h *harness) (string, error) {
 	functions := valuesFunctions(r)
-	if print != nil {
-		functions[printFunction] = print
+	if h != nil {
+		functions[printFunction], functions[decideFunction] = h.print, h.decide
 	}
 	source := source{name: string(text)}
 	t, err := template.New(name).Funcs(functions).Parse(string(text))
 	if err != nil {
 		return "", explainTemplate(err, source)
 	}
-	if print != nil {
+	if h != nil {
 		for _, defined := range t.Templates() {
-			printThrough(defined.Root)
+			h.putOn(defined.Root)
 		}
 	}
 	out := &limitedBuilder{limit: maxValues}
@@ -193,34 +232,49 @@ func neutralData(data any) any {
 	}
 }
 
-// printFunction is put at the end of what a template prints. No author can call it by this name.
-const printFunction = "cluster_stack_print"
+// These functions are put at the end of what a template prints and of its conditions. No author can
+// call them by these names.
+const (
+	printFunction  = "cluster_stack_print"
+	decideFunction = "cluster_stack_decide"
+)
 
-// printThrough rewrites a template so that all that it prints goes through printFunction, but for what
-// stands in the template itself.
-func printThrough(node parse.Node) {
+// putOn rewrites a template so that all that it prints and all that it decides by goes through the
+// harness, but for what stands in the template itself.
+func (h *harness) putOn(node parse.Node) {
 	switch node := node.(type) {
 	case *parse.ListNode:
 		if node != nil {
 			for _, n := range node.Nodes {
-				printThrough(n)
+				h.putOn(n)
 			}
 		}
 	case *parse.ActionNode:
-		if len(node.Pipe.Decl) == 0 && dependsOnData(node.Pipe) {
-			name := parse.NewIdentifier(printFunction).SetPos(node.Pos)
-			node.Pipe.Cmds = append(node.Pipe.Cmds, &parse.CommandNode{NodeType: parse.NodeCommand, Pos: node.Pos, Args: []parse.Node{name}})
+		if h.print != nil && len(node.Pipe.Decl) == 0 && dependsOnData(node.Pipe) {
+			pipeThrough(node.Pipe, parse.NewIdentifier(printFunction).SetPos(node.Pos))
 		}
 	case *parse.IfNode:
-		printThrough(node.List)
-		printThrough(node.ElseList)
-	case *parse.RangeNode:
-		printThrough(node.List)
-		printThrough(node.ElseList)
+		h.branch(&node.BranchNode)
 	case *parse.WithNode:
-		printThrough(node.List)
-		printThrough(node.ElseList)
+		h.branch(&node.BranchNode)
+	case *parse.RangeNode:
+		h.putOn(node.List)
+		h.putOn(node.ElseList)
 	}
+}
+
+func (h *harness) branch(node *parse.BranchNode) {
+	if dependsOnData(node.Pipe) {
+		at := int(node.Pos)
+		pipeThrough(node.Pipe, parse.NewIdentifier(decideFunction).SetPos(node.Pos),
+			&parse.NumberNode{NodeType: parse.NodeNumber, Pos: node.Pos, IsInt: true, Int64: int64(at), Text: strconv.Itoa(at)})
+	}
+	h.putOn(node.List)
+	h.putOn(node.ElseList)
+}
+
+func pipeThrough(pipe *parse.PipeNode, call ...parse.Node) {
+	pipe.Cmds = append(pipe.Cmds, &parse.CommandNode{NodeType: parse.NodeCommand, Pos: pipe.Pos, Args: call})
 }
 
 func dependsOnData(node parse.Node) bool {

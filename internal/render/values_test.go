@@ -71,6 +71,23 @@ func TestValues(t *testing.T) {
 			},
 			want: map[string]any{"mode": "a: b # c"},
 		},
+		"VariableOfTheTopologyAsJSON": {
+			why:  "The template decides by one field and prints another one that is a map.",
+			text: "{{ range .Cluster.spec.topology.variables }}{{ if eq .name \"proxy\" }}proxy: {{ .value | toJson }}{{ end }}{{ end }}\n",
+			cluster: func(c map[string]any) {
+				spec(c)["topology"] = map[string]any{"variables": []any{
+					map[string]any{"name": "other", "value": "x: y"}, map[string]any{"name": "proxy", "value": map[string]any{"http": "http://proxy:3128", "no": []any{"a, b"}}},
+				}}
+			},
+			want: map[string]any{"proxy": map[string]any{"http": "http://proxy:3128", "no": []any{"a, b"}}},
+		},
+		"VariableOfTheTopologyOfManyLines": {
+			text: "{{ range .Cluster.spec.topology.variables }}{{ if eq .name \"ca\" }}ca: |\n{{ .value | indent 2 }}{{ end }}{{ end }}\n",
+			cluster: func(c map[string]any) {
+				spec(c)["topology"] = map[string]any{"variables": []any{map[string]any{"name": "ca", "value": "-----BEGIN\nabc=\n-----END"}}}
+			},
+			want: map[string]any{"ca": "-----BEGIN\nabc=\n-----END\n"},
+		},
 		"ListsAsJSON": {
 			text: "a: {{ .Cluster.spec.clusterNetwork.pods.cidrBlocks | toJson }}\n",
 			want: map[string]any{"a": []any{"192.168.0.0/16", "fd00:10::/48"}},
@@ -152,6 +169,18 @@ func TestValues(t *testing.T) {
 		"InADefinition": {
 			text:    "{{ define \"x\" }}cidr: {{ . }}{{ end }}{{ template \"x\" .Cluster.metadata.annotations.cidr }}\n",
 			cluster: annotate("x\nadmin: true"),
+			err:     "changes the shape of the values",
+		},
+		"BesideADecision": {
+			text: "{{ range .Cluster.spec.topology.variables }}{{ if eq .name \"a\" }}a: {{ .value }}{{ end }}{{ end }}\n",
+			cluster: func(c map[string]any) {
+				spec(c)["topology"] = map[string]any{"variables": []any{map[string]any{"name": "a", "value": "{admin: true}"}}}
+			},
+			err: "changes the shape of the values",
+		},
+		"DecodesToAKeyBesideADecision": {
+			text:    "{{ if eq .Cluster.metadata.name \"my-cluster\" }}cidr: {{ .Cluster.metadata.annotations.cidr | b64dec }}{{ end }}\n",
+			cluster: annotate("eAphZG1pbjogdHJ1ZSAg"),
 			err:     "changes the shape of the values",
 		},
 		"InAKeyOfAnObject": {
