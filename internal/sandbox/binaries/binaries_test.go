@@ -110,6 +110,19 @@ func TestWithoutGoTheCureIsNamed(t *testing.T) {
 	}
 }
 
+func TestWithoutModulesTheCauseAndTheCureAreNamed(t *testing.T) {
+	t.Setenv(AssetsVariable, "")
+	t.Setenv("XDG_CACHE_HOME", t.TempDir())
+	t.Setenv("GOMODCACHE", t.TempDir())
+	t.Setenv("GOPROXY", "off")
+	_, err := Ensure(t.Context(), func(string) {})
+	for _, want := range []string{"sigs.k8s.io/cluster-api@v", "disabled by GOPROXY=off", AssetsVariable} {
+		if err == nil || !strings.Contains(err.Error(), want) {
+			t.Errorf("got %v, want %q", err, want)
+		}
+	}
+}
+
 func TestLockHoldsTheSecondBuilder(t *testing.T) {
 	file := filepath.Join(t.TempDir(), "key.lock")
 	unlock, err := lock(t.Context(), file, func(string) {})

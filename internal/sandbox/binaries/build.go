@@ -156,19 +156,26 @@ func copyManifests(ctx context.Context, module, dst string, progress Progress) e
 	for _, p := range providers {
 		args = append(args, p.module)
 	}
-	out, err := goCommand(ctx, module, args...)
-	if err != nil {
-		return fmt.Errorf("download the manifests of Cluster API: %w", err)
+	out, failed := goCommand(ctx, module, args...)
+	if ctx.Err() != nil {
+		return failed
 	}
 	dirs := map[string]string{}
 	for dec := json.NewDecoder(bytes.NewReader(out)); ; {
-		var m struct{ Path, Dir string }
+		var m struct{ Path, Version, Dir, Error string }
 		if err := dec.Decode(&m); errors.Is(err, io.EOF) {
 			break
 		} else if err != nil {
-			return fmt.Errorf("download the manifests of Cluster API: %w", err)
+			return errors.Join(failed, fmt.Errorf("read what go mod download says: %w", err))
+		}
+		// Asked for JSON, go tells here what went wrong, and nothing on its standard error.
+		if m.Error != "" {
+			return fmt.Errorf("download %s@%s: %s; see to it that Go reaches its modules (GOPROXY), or set %s to a folder that has the programs", m.Path, m.Version, m.Error, AssetsVariable)
 		}
 		dirs[m.Path] = m.Dir
+	}
+	if failed != nil {
+		return fmt.Errorf("download the manifests of Cluster API: %w", failed)
 	}
 	for _, p := range providers {
 		config := filepath.Join(dirs[p.module], filepath.FromSlash(p.config))
@@ -204,7 +211,7 @@ func goVersion(ctx context.Context) (string, error) {
 	return strings.TrimSpace(string(out)), nil
 }
 
-// goCommand runs the go command and returns what it printed. The user's caches, proxy and toolchain
+// goCommand runs the go command and returns what it printed, also when it fails. The user's caches, proxy and toolchain
 // settings apply; settings that would change what is built do not.
 func goCommand(ctx context.Context, dir string, args ...string) ([]byte, error) {
 	cmd := exec.CommandContext(ctx, "go", args...)
@@ -223,7 +230,7 @@ func goCommand(ctx context.Context, dir string, args ...string) ([]byte, error) 
 		if ctx.Err() != nil {
 			return nil, context.Cause(ctx)
 		}
-		return nil, fmt.Errorf("go %s: %w\n%s", args[0], err, lastLines(stderr.String(), 20))
+		return stdout.Bytes(), fmt.Errorf("go %s: %w\n%s", args[0], err, lastLines(stderr.String(), 20))
 	}
 	return stdout.Bytes(), nil
 }
