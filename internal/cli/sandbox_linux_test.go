@@ -29,6 +29,7 @@ import (
 	"k8s.io/client-go/tools/clientcmd"
 
 	"github.com/clusterstacks/cluster-stack-operator/internal/sandbox"
+	"github.com/clusterstacks/cluster-stack-operator/internal/sandbox/binaries"
 	"github.com/clusterstacks/cluster-stack-operator/internal/sandbox/daemon"
 )
 
@@ -130,7 +131,9 @@ func TestSandbox(t *testing.T) {
 	if err := os.WriteFile(crds, []byte(userCRD), 0o600); err != nil {
 		t.Fatal(err)
 	}
+	ended := inheritable(t)
 	out := csctl(t, "sandbox", "up", "--operator", "none", "--crds", crds)
+	ended()
 	for _, want := range []string{"✓ etcd", "✓ kube-apiserver", "✓ capi-controller-manager", "Sandbox default is ready", "export KUBECONFIG="} {
 		if !strings.Contains(out, want) {
 			t.Errorf("up does not tell %q:\n%s", want, out)
@@ -229,6 +232,14 @@ func TestSandboxThatDoesNotComeUp(t *testing.T) {
 	if err := os.WriteFile(crds, []byte("kind: Secret\n"), 0o600); err != nil {
 		t.Fatal(err)
 	}
+	// A relative path means the folder that csctl is called in, not the one that the sandbox's process runs in.
+	programs, err := binaries.Ensure(t.Context(), func(line string) { t.Log(line) })
+	if err != nil {
+		t.Fatal(err)
+	}
+	assets := filepath.Dir(programs.Manifests)
+	t.Chdir(filepath.Dir(assets))
+	t.Setenv(binaries.AssetsVariable, filepath.Base(assets))
 	fails(t, "none.yaml has none", "sandbox", "up", "--operator", "none", "--crds", crds)
 	if s := status(t); s.Phase != daemon.PhaseFailed || !strings.Contains(s.Error, "none.yaml has none") {
 		t.Errorf("status: %+v", s.State)
@@ -240,6 +251,14 @@ func TestSandboxThatDoesNotComeUp(t *testing.T) {
 func TestSandboxThatTakesTooLong(t *testing.T) {
 	ownState(t)
 	fails(t, "is not ready after 100ms", "sandbox", "up", "--operator", "none", "--wait-timeout", "100ms")
+	// What it was waiting for is worth to know.
+	if s := status(t); s.Phase != daemon.PhaseFailed || s.Error == "" {
+		t.Errorf("status: %+v", s.State)
+	}
+	if log := csctl(t, "sandbox", "logs", "sandbox"); !strings.Contains(log, "did not come up") {
+		t.Errorf("log of the sandbox:\n%s", log)
+	}
+	csctl(t, "sandbox", "down")
 }
 
 // TestInterruptTakesTheSandboxDown: ownState finds out whether anything is left.
@@ -255,6 +274,28 @@ func TestInterruptTakesTheSandboxDown(t *testing.T) {
 	})
 	if code := Run([]string{"sandbox", "up", "--operator", "none"}, strings.NewReader(""), stdout, &stderr); code != 1 {
 		t.Errorf("exit code %d\n%s", code, &stderr)
+	}
+}
+
+// inheritable opens a descriptor that children inherit, as scripts do with locks and pipes. The answer closes
+// it and fails the test when somebody else still has it.
+func inheritable(t *testing.T) func() {
+	t.Helper()
+	var ends [2]int
+	if err := unix.Pipe2(ends[:], unix.O_NONBLOCK); err != nil {
+		t.Fatal(err)
+	}
+	unix.CloseOnExec(ends[0])
+	read, write := os.NewFile(uintptr(ends[0]), "read"), os.NewFile(uintptr(ends[1]), "write")
+	t.Cleanup(func() { _ = read.Close() })
+	return func() {
+		t.Helper()
+		if err := errors.Join(write.Close(), read.SetReadDeadline(time.Now().Add(5*time.Second))); err != nil {
+			t.Fatal(err)
+		}
+		if _, err := read.Read(make([]byte, 1)); !errors.Is(err, io.EOF) {
+			t.Errorf("the sandbox holds a descriptor that is not its own: %v", err)
+		}
 	}
 }
 

@@ -10,6 +10,8 @@ import (
 	"errors"
 	"fmt"
 	"io/fs"
+	"math"
+	"net"
 	"os"
 	"os/exec"
 	"path/filepath"
@@ -39,8 +41,8 @@ type Watcher struct {
 
 // Up starts a sandbox in a process of its own and returns when it is ready. Command is the command line
 // that calls Serve, without the executable, which is ours. When the sandbox runs already nothing is done
-// and started is false. When ctx ends before it is ready it is taken down again; when it does not come up
-// its logs stay, for the user to look at and for Down to remove.
+// and started is false. When ctx ends before it is ready it is taken down again; when it does not come up, or
+// not in time, its logs stay, for the user to look at and for Down to remove.
 func Up(ctx context.Context, opts Options, command []string, watch Watcher) (state State, started bool, err error) {
 	dir, err := Dir(opts.Name)
 	if err != nil {
@@ -50,7 +52,8 @@ func Up(ctx context.Context, opts Options, command []string, watch Watcher) (sta
 		return state, false, nil
 	}
 	// In our own process, since it can take minutes and must end with us.
-	if _, err := binaries.Ensure(ctx, watch.Line); err != nil {
+	programs, err := binaries.Ensure(ctx, watch.Line)
+	if err != nil {
 		return State{}, false, err
 	}
 	held, err := lock(dir)
@@ -82,25 +85,28 @@ func Up(ctx context.Context, opts Options, command []string, watch Watcher) (sta
 	defer lockFile.Close()
 	waiting, cancel := context.WithTimeoutCause(ctx, watch.Timeout, fmt.Errorf("sandbox %s is not ready after %s", opts.Name, watch.Timeout))
 	defer cancel()
-	if err := spawn(waiting, opts, command, filepath.Join(logs, LogFile), lockFile, watch.Event); err != nil {
+	if err := spawn(waiting, task{opts, programs}, command, filepath.Join(logs, LogFile), lockFile, watch.Event); err != nil {
 		// The daemon shares our lock; it must be the only one to hold it, or its end would not be seen.
 		err = errors.Join(err, lockFile.Close(), held.Close())
-		if ctx.Err() == nil && waiting.Err() == nil {
-			return State{}, false, fmt.Errorf("%w\nlogs are in %s; csctl sandbox down --name %s removes them", err, logs, opts.Name)
+		if ctx.Err() != nil {
+			return State{}, false, errors.Join(err, end(context.WithoutCancel(ctx), dir))
 		}
-		return State{}, false, errors.Join(err, end(context.WithoutCancel(ctx), dir))
+		if waiting.Err() != nil {
+			err = errors.Join(err, halt(ctx, opts.Name, dir))
+		}
+		return State{}, false, fmt.Errorf("%w\nlogs are in %s; csctl sandbox down --name %s removes them", err, logs, opts.Name)
 	}
 	state, err = Read(opts.Name)
 	return state, true, err
 }
 
 // spawn starts the daemon and follows it until it is ready.
-func spawn(ctx context.Context, opts Options, command []string, logFile string, lockFile *os.File, event func(sandbox.Event)) error {
+func spawn(ctx context.Context, t task, command []string, logFile string, lockFile *os.File, event func(sandbox.Event)) error {
 	self, err := os.Executable()
 	if err != nil {
 		return err
 	}
-	options, err := json.Marshal(opts)
+	input, err := json.Marshal(t)
 	if err != nil {
 		return err
 	}
@@ -115,13 +121,18 @@ func spawn(ctx context.Context, opts Options, command []string, logFile string, 
 	}
 	defer read.Close()
 
+	// Besides what it is given the daemon must inherit nothing: whoever started us may have left us descriptors,
+	// such as the lock or the pipe of a script, and would wait for them as long as the sandbox runs. Kernels
+	// before 5.11 do not know the call; there it is as with any other program.
+	_ = unix.CloseRange(progressDescriptor, math.MaxUint32, unix.CLOSE_RANGE_CLOEXEC)
+
 	cmd := exec.Command(self, command...) //nolint:noctx // it outlives us
 	cmd.Args[0] = os.Args[0]
 	cmd.Dir = filepath.Dir(logFile)
 	cmd.Stdout, cmd.Stderr = log, log
 	cmd.ExtraFiles = []*os.File{write, lockFile} // progressDescriptor, lockDescriptor
 	cmd.SysProcAttr = &syscall.SysProcAttr{Setsid: true}
-	cmd.Stdin = bytes.NewReader(options)
+	cmd.Stdin = bytes.NewReader(input)
 	err = cmd.Start()
 	if err := errors.Join(err, write.Close()); err != nil {
 		return err
@@ -169,31 +180,57 @@ func Down(ctx context.Context, name string) (found bool, err error) {
 
 // end ends the daemon of a state folder, if one runs, and removes the folder.
 func end(ctx context.Context, dir string) error {
+	held, err := seize(ctx, dir)
+	if err != nil {
+		return err
+	}
+	defer held.Close()
+	return clean(ctx, dir)
+}
+
+// halt ends a daemon that takes too long and leaves its folder. The error says what it was waiting for.
+func halt(ctx context.Context, name, dir string) error {
+	held, err := seize(ctx, dir)
+	if err != nil {
+		return err
+	}
+	defer held.Close()
+	state, err := Read(name)
+	if err != nil {
+		return err
+	}
+	if state.Error == "" {
+		return nil
+	}
+	return errors.New(state.Error)
+}
+
+// seize ends the daemon of a state folder, if one runs, and takes the lock.
+func seize(ctx context.Context, dir string) (*net.UnixListener, error) {
 	// A daemon needs a moment to stop its programs; when it takes longer it hangs.
 	const patience = 30 * time.Second
 	deadline := time.Now().Add(patience)
 	for {
 		held, err := lock(dir)
 		if err == nil {
-			defer held.Close()
-			return clean(ctx, dir)
+			return held, nil
 		}
 		if !locked(err) {
-			return err
+			return nil, err
 		}
 		// The daemon writes its state in its first moment; before that there is nobody to signal yet.
 		state, err := readState(dir)
 		if err == nil && state.alive() {
 			if err := terminate(state.PID, time.Until(deadline)); err != nil {
-				return err
+				return nil, err
 			}
 		} else if time.Now().After(deadline) {
-			return fmt.Errorf("%s is in use by another csctl; end that first", dir)
+			return nil, fmt.Errorf("%s is in use by another csctl; end that first", dir)
 		}
 		// A lock gives no sign when it becomes free.
 		select {
 		case <-ctx.Done():
-			return context.Cause(ctx)
+			return nil, context.Cause(ctx)
 		case <-time.After(20 * time.Millisecond):
 		}
 	}

@@ -35,6 +35,13 @@ type Options struct {
 	Releases string `json:"releases,omitempty"`
 }
 
+// task is what a daemon is to do.
+type task struct {
+	Options
+	// Programs were found by who starts the daemon: its working folder and environment are the user's.
+	Programs binaries.Set `json:"programs"`
+}
+
 // message is what a daemon tells the process that started it, one JSON object a line.
 type message struct {
 	Event *sandbox.Event `json:"event,omitempty"`
@@ -49,7 +56,7 @@ const (
 	lockDescriptor     = 4
 )
 
-// Serve is the main function of the daemon: it reads Options from stdin, starts the sandbox, and holds it
+// Serve is the main function of the daemon: it reads its task from stdin, starts the sandbox, and holds it
 // until ctx ends. Only Up starts it. What it prints goes to the log of the daemon.
 func Serve(ctx context.Context, stdin io.Reader, stdout io.Writer) error {
 	for fd, kind := range map[int]uint32{progressDescriptor: unix.S_IFIFO, lockDescriptor: unix.S_IFSOCK} {
@@ -64,20 +71,20 @@ func Serve(ctx context.Context, stdin io.Reader, stdout io.Writer) error {
 	progress := os.NewFile(progressDescriptor, "progress")
 	defer progress.Close()
 
-	var opts Options
-	if err := json.NewDecoder(stdin).Decode(&opts); err != nil {
-		return fmt.Errorf("read options: %w", err)
+	var t task
+	if err := json.NewDecoder(stdin).Decode(&t); err != nil {
+		return fmt.Errorf("read the task: %w", err)
 	}
-	dir, err := Dir(opts.Name)
+	dir, err := Dir(t.Name)
 	if err != nil {
 		return err
 	}
 
-	d := &daemon{opts: opts, dir: dir, progress: json.NewEncoder(progress), log: logr.FromSlogHandler(slog.NewTextHandler(stdout, nil))}
+	d := &daemon{task: t, dir: dir, progress: json.NewEncoder(progress), log: logr.FromSlogHandler(slog.NewTextHandler(stdout, nil))}
 	// Libraries that log by themselves write to the same place.
 	ctrllog.SetLogger(d.log)
 	klog.SetLogger(d.log)
-	d.log.Info("Starting", "name", opts.Name, "dir", dir)
+	d.log.Info("Starting", "name", t.Name, "dir", dir)
 	s, err := d.start(ctx)
 	if err != nil {
 		d.log.Error(err, "Sandbox did not come up")
@@ -96,7 +103,7 @@ func Serve(ctx context.Context, stdin io.Reader, stdout io.Writer) error {
 }
 
 type daemon struct {
-	opts     Options
+	task
 	dir      string
 	progress *json.Encoder
 	log      logr.Logger
@@ -111,14 +118,10 @@ func (d *daemon) start(ctx context.Context) (*sandbox.Sandbox, error) {
 		return nil, err
 	}
 	d.update(func(s *State) {
-		*s = State{Name: d.opts.Name, Phase: PhaseStarting, PID: os.Getpid(), StartTicks: ticks, Since: time.Now(), Versions: binaries.Pinned()}
+		*s = State{Name: d.Name, Phase: PhaseStarting, PID: os.Getpid(), StartTicks: ticks, Since: time.Now(), Versions: binaries.Pinned()}
 	})
 	// Programs that outlive a kill are found by this; see Down.
 	if err := os.Setenv(process.Marker, d.dir); err != nil {
-		return nil, err
-	}
-	programs, err := binaries.Ensure(ctx, func(line string) { d.log.Info(line) })
-	if err != nil {
 		return nil, err
 	}
 	block, err := sandbox.ReserveBlock() // held until this process ends
@@ -126,8 +129,8 @@ func (d *daemon) start(ctx context.Context) (*sandbox.Sandbox, error) {
 		return nil, err
 	}
 	s, err := sandbox.Start(ctx, sandbox.Options{
-		Dir: d.dir, Block: block, Binaries: programs,
-		CRDs: d.opts.CRDs, Operator: d.opts.Operator, Releases: d.opts.Releases,
+		Dir: d.dir, Block: block, Binaries: d.Programs,
+		CRDs: d.CRDs, Operator: d.Operator, Releases: d.Releases,
 		Log:      d.log,
 		Progress: func(e sandbox.Event) { d.tell(message{Event: &e}) },
 		Changed:  func(c []sandbox.Component) { d.update(func(s *State) { s.Components = c }) },
@@ -137,7 +140,7 @@ func (d *daemon) start(ctx context.Context) (*sandbox.Sandbox, error) {
 	}
 	d.update(func(st *State) {
 		st.Phase, st.Addresses, st.Endpoint, st.Kubeconfig = PhaseReady, block.Prefix+".0.0/16", s.Endpoint(), s.Kubeconfig()
-		st.Releases = d.opts.Releases
+		st.Releases = d.Releases
 	})
 	return s, nil
 }
