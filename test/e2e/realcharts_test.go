@@ -42,8 +42,8 @@ const ownedLabel = "clusterstack.x-k8s.io/instance"
 
 // TestRealAddonsThroughAStackUpgrade brings up a cluster whose addons are public charts as people use them: a
 // network that generates certificates while it renders, and metrics-server. The second version of the
-// stack leaves a part of the network out.
-func TestRealAddonsThroughAStackUpgrade(t *testing.T) {
+// stack leaves a part of the network out, and the stack for the next minor of Kubernetes has it again.
+func TestRealAddonsThroughUpgrades(t *testing.T) {
 	charts := filepath.Join(root, "..", "shared", "charts")
 	if _, err := os.Stat(charts); errors.Is(err, fs.ErrNotExist) {
 		t.Skipf("the folder of public charts is not there: %s", charts)
@@ -55,14 +55,14 @@ func TestRealAddonsThroughAStackUpgrade(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	ctx, cancel := context.WithTimeout(t.Context(), 10*time.Minute)
+	ctx, cancel := context.WithTimeout(t.Context(), 15*time.Minute)
 	defer cancel()
 
-	stack := realStack(t, charts)
-	v1 := publish(t, bin, stack, releases, "v1")
-	overwrite := filepath.Join(stack, "cluster-addon", "cilium", "overwrite.yaml")
-	appendTo(t, overwrite, "  envoy:\n    enabled: false\n")
-	v2 := publish(t, bin, stack, releases, "v2")
+	stack := realStack(t, charts, "1-35")
+	v1 := publish(t, bin, stack, releases, "1-35", "v1")
+	appendTo(t, filepath.Join(stack, "cluster-addon", "cilium", "overwrite.yaml"), "  envoy:\n    enabled: false\n")
+	v2 := publish(t, bin, stack, releases, "1-35", "v2")
+	next := publish(t, bin, realStack(t, charts, "1-36"), releases, "1-36", "v1")
 
 	const namespace = "real"
 	key := client.ObjectKey{Namespace: namespace, Name: "real"}
@@ -70,7 +70,7 @@ func TestRealAddonsThroughAStackUpgrade(t *testing.T) {
 
 	s.Report.Chapter("A stack of public charts")
 	apply(ctx, t, s, files, "real-stack.yaml")
-	for _, r := range []release.Name{v1, v2} {
+	for _, r := range []release.Name{v1, v2, next} {
 		if err := s.Released(ctx, namespace, r.String(), r.ClassName()); err != nil {
 			t.Fatal(err)
 		}
@@ -107,8 +107,22 @@ func TestRealAddonsThroughAStackUpgrade(t *testing.T) {
 	if diff := cmp.Diff(wantAfter, workload.owned(ctx, t)); diff != "" {
 		t.Errorf("objects of the addons after the upgrade (-rendered +there):\n%s", diff)
 	}
-	if diff := cmp.Diff(before, workload.secrets(ctx, t)); diff != "" {
-		t.Errorf("generated certificates were rotated by the upgrade")
+	if !cmp.Equal(before, workload.secrets(ctx, t)) {
+		t.Errorf("generated certificates were rotated by the upgrade of the stack")
+	}
+
+	s.Report.Chapter("The next minor of Kubernetes, with the part again")
+	if err := s.Upgrade(ctx, key, next.ClassName(), "v1.36.3"); err != nil {
+		t.Fatal(err)
+	}
+	if err := s.Reached(ctx, key, story.Goal{Class: next.ClassName(), Version: "v1.36.3", Nodes: 3}, 5*time.Minute); err != nil {
+		t.Fatal(err)
+	}
+	if diff := cmp.Diff(rendered(ctx, t, s, key, releases, next, workload), workload.owned(ctx, t)); diff != "" {
+		t.Errorf("objects of the addons after the upgrade of Kubernetes (-rendered +there):\n%s", diff)
+	}
+	if !cmp.Equal(before, workload.secrets(ctx, t)) {
+		t.Errorf("generated certificates were rotated by the upgrade of Kubernetes")
 	}
 
 	s.Report.Chapter("The cluster is deleted")
@@ -119,11 +133,11 @@ func TestRealAddonsThroughAStackUpgrade(t *testing.T) {
 }
 
 // realStack is the starter stack with public charts for addons.
-func realStack(t *testing.T, charts string) string {
+func realStack(t *testing.T, charts, minor string) string {
 	t.Helper()
 	stack := filepath.Join(t.TempDir(), "real")
 	// As the stack's README says to copy it: what is linked becomes a copy.
-	if out, err := exec.Command("cp", "-rL", filepath.Join(root, "stacks", "docker", "starter", "1-35"), stack).CombinedOutput(); err != nil {
+	if out, err := exec.Command("cp", "-rL", filepath.Join(root, "stacks", "docker", "starter", minor), stack).CombinedOutput(); err != nil {
 		t.Fatalf("copy the starter stack: %v\n%s", err, out)
 	}
 	if err := os.RemoveAll(filepath.Join(stack, "cluster-addon")); err != nil {
@@ -136,7 +150,7 @@ func realStack(t *testing.T, charts string) string {
 		}
 	}
 	replaceIn(t, filepath.Join(stack, "csctl.yaml"), "clusterStackName: starter", "clusterStackName: real")
-	replaceIn(t, filepath.Join(stack, "cluster-class", "Chart.yaml"), "docker-starter-1-35-cluster-class", "docker-real-1-35-cluster-class")
+	replaceIn(t, filepath.Join(stack, "cluster-class", "Chart.yaml"), "docker-starter-"+minor+"-cluster-class", "docker-real-"+minor+"-cluster-class")
 	for name, content := range map[string]string{
 		"clusteraddon.yaml": `apiVersion: clusteraddonconfig.x-k8s.io/v1alpha1
 clusterAddonVersion: clusteraddons.clusterstack.x-k8s.io/v1alpha1
@@ -167,7 +181,7 @@ addonStages:
 	return stack
 }
 
-func publish(t *testing.T, bin, stack, releases, version string) release.Name {
+func publish(t *testing.T, bin, stack, releases, minor, version string) release.Name {
 	t.Helper()
 	cmd := exec.Command(filepath.Join(bin, "csctl"), "create", stack, "--output", releases, "--mode", "custom",
 		"--cluster-stack-version", version, "--cluster-addon-version", version, "--node-image-version", version)
@@ -175,7 +189,7 @@ func publish(t *testing.T, bin, stack, releases, version string) release.Name {
 	if err := cmd.Run(); err != nil {
 		t.Fatalf("csctl create: %v", err)
 	}
-	name, err := release.ParseName("docker-real-1-35-" + version)
+	name, err := release.ParseName("docker-real-" + minor + "-" + version)
 	if err != nil {
 		t.Fatal(err)
 	}

@@ -60,6 +60,8 @@ func New(config *rest.Config, report *Report) (*Story, error) {
 			return nil, err
 		}
 	}
+	config = rest.CopyConfig(config)
+	config.WarningHandler = rest.NoWarnings{} // the story is not about deprecations
 	c, err := client.New(config, client.Options{Scheme: scheme})
 	if err != nil {
 		return nil, err
@@ -356,7 +358,7 @@ func (s *Story) Workload(ctx context.Context, key client.ObjectKey) (client.Clie
 		return nil, err
 	}
 	config.Timeout = 5 * time.Second
-	// A mapper that learns lazily: the API server may not answer yet.
+	config.WarningHandler = rest.NoWarnings{}
 	c, err := client.New(config, client.Options{Scheme: s.Client.Scheme()})
 	if err != nil {
 		return nil, err

@@ -1,0 +1,153 @@
+// Copyright The Cluster Stack Operator Authors.
+// SPDX-License-Identifier: Apache-2.0
+
+package docs
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io/fs"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"strings"
+	"syscall"
+	"testing"
+	"time"
+
+	"github.com/clusterstacks/cluster-stack-operator/internal/sandbox/binaries"
+)
+
+// walkTimeout bounds one page. Its commands have shorter timeouts of their own.
+const walkTimeout = 10 * time.Minute
+
+// TestCommands does what a reader does who types all commands of a page, one after the other, in a clone
+// of the repository.
+func TestCommands(t *testing.T) {
+	r := newReader(t)
+	for _, folder := range []string{"docs/tutorial/", "docs/how-to/"} {
+		for _, p := range pages(t, folder) {
+			t.Run(strings.TrimSuffix(strings.TrimPrefix(p.path, "docs/"), ".md"), func(t *testing.T) { r.walk(t, p) })
+		}
+	}
+}
+
+// exempt are the commands that are not run here, by how they begin, and why.
+var exempt = []struct{ page, begin, why string }{
+	{"", "make quickstart", "the end-to-end tests do it"},
+	{"", "make build", "the programs are built already"},
+	{"docs/how-to/sandbox.md", "csctl sandbox kubeconfig --cluster NAMESPACE/NAME", "names a cluster that the reader has; the tutorial has one"},
+	{"docs/how-to/sandbox.md", "kubectl --kubeconfig cluster.kubeconfig", "looks into that cluster"},
+	{"docs/how-to/sandbox.md", "csctl sandbox up --name openstack", "needs CRDs that the reader brings"},
+}
+
+func exemption(p page, command string) string {
+	for _, e := range exempt {
+		if (e.page == "" || e.page == p.path) && strings.HasPrefix(command, e.begin) {
+			return e.why
+		}
+	}
+	return ""
+}
+
+// reader has a clone of the repository with the programs built, and kubectl on the path.
+type reader struct {
+	clone string
+	state string
+	env   []string
+}
+
+func newReader(t *testing.T) *reader {
+	t.Helper()
+	home := t.TempDir()
+	r := &reader{clone: filepath.Join(home, "clone"), state: filepath.Join(home, "state")}
+	for _, folder := range []string{"config", "docs", "stacks"} {
+		if err := os.CopyFS(filepath.Join(r.clone, folder), os.DirFS(filepath.Join(root, folder))); err != nil {
+			t.Fatal(err)
+		}
+	}
+	bin := filepath.Join(r.clone, "bin")
+	build := exec.CommandContext(t.Context(), "go", "build", "-o", bin+"/", "./cmd/csctl", "./cmd/cluster-stack-operator")
+	build.Dir = root
+	if out, err := build.CombinedOutput(); err != nil {
+		t.Fatalf("%s: %v\n%s", build, err, out)
+	}
+
+	// Only kubectl, not what lies beside it: no page may rely on more.
+	programs, err := binaries.Ensure(t.Context(), func(line string) { t.Log(line) })
+	if err != nil {
+		t.Fatal(err)
+	}
+	tools := filepath.Join(home, "tools")
+	if err := errors.Join(os.Mkdir(tools, 0o755), os.Symlink(programs.Kubectl, filepath.Join(tools, "kubectl"))); err != nil {
+		t.Fatal(err)
+	}
+	r.env = append(os.Environ(),
+		"PATH="+tools+string(os.PathListSeparator)+os.Getenv("PATH"),
+		"XDG_STATE_HOME="+r.state,
+		"KUBECACHEDIR="+filepath.Join(home, "kube-cache"),
+		"KUBECONFIG="+filepath.Join(home, "none"), // the cluster of whoever runs this is none of our business
+	)
+	return r
+}
+
+// walk runs the commands of a page in one shell, as a reader has one terminal.
+func (r *reader) walk(t *testing.T, p page) {
+	script := "set -o errexit -o nounset -o pipefail\n"
+	typed := 0
+	found, _ := blocks(p.text)
+	for _, b := range found {
+		if b.language != "console" {
+			continue
+		}
+		for _, command := range commands(b.text) {
+			if why := exemption(p, command); why != "" {
+				t.Logf("not run, because %s: %s", why, command)
+				continue
+			}
+			typed++
+			script += fmt.Sprintf("printf '%%(%%T)T $ %%s\\n' -1 %s\n%s\n", quote(command), command)
+		}
+	}
+	if typed == 0 {
+		t.Fatalf("%s has no command to run", p.path)
+	}
+
+	ctx, cancel := context.WithTimeout(t.Context(), walkTimeout)
+	defer cancel()
+	shell := exec.CommandContext(ctx, "bash", "-c", script)
+	shell.Dir, shell.Env = r.clone, r.env
+	shell.Stdout, shell.Stderr = os.Stderr, os.Stderr
+	// A group of its own, so that what a page runs in the background can be ended with it.
+	shell.SysProcAttr = &syscall.SysProcAttr{Setpgid: true}
+	shell.Cancel = func() error { return syscall.Kill(-shell.Process.Pid, syscall.SIGKILL) }
+	t.Cleanup(func() { r.tidy(t) })
+	err := shell.Run()
+	if shell.Process != nil && syscall.Kill(-shell.Process.Pid, syscall.SIGKILL) == nil {
+		t.Errorf("%s leaves a program running in the background", p.path)
+	}
+	if err != nil {
+		t.Errorf("%s: the last command above failed: %v", p.path, errors.Join(err, context.Cause(ctx)))
+	}
+}
+
+// tidy ends sandboxes that a page has left running.
+func (r *reader) tidy(t *testing.T) {
+	sandboxes, err := os.ReadDir(filepath.Join(r.state, "cluster-stack", "sandbox"))
+	if err != nil && !errors.Is(err, fs.ErrNotExist) {
+		t.Error(err)
+	}
+	for _, sandbox := range sandboxes {
+		if !t.Failed() {
+			t.Errorf("the page leaves the sandbox %s behind", sandbox.Name())
+		}
+		down := exec.Command(filepath.Join(r.clone, "bin", "csctl"), "sandbox", "down", "--name", sandbox.Name())
+		down.Env = r.env
+		if out, err := down.CombinedOutput(); err != nil {
+			t.Errorf("%s: %v\n%s", down, err, out)
+		}
+	}
+}
+
+func quote(s string) string { return "'" + strings.ReplaceAll(s, "'", `'\''`) + "'" }
