@@ -54,6 +54,8 @@ func (w *work) begin(ctx context.Context, move rollout.Begin) error {
 	}
 	w.progress = map[string]rollout.Progress{}
 	w.failures = nil
+	// Also for a passage that was compared for before: that may be long ago.
+	w.conn.wasCompared(rollout.Passage{})
 	opened := move.Record.Rollout
 	ctrl.LoggerFrom(ctx).Info("Rollout started", "release", w.release.Name, "lifecyclePoint", opened.Point,
 		"from", opened.From, "to", opened.To, "late", opened.Late, "inventoryRebuilt", opened.Rebuilt)
@@ -260,6 +262,12 @@ func (w *work) verified(ctx context.Context) (func(apply.ID) bool, error) {
 		entry, _ := w.inventory.Get(id)
 		entry.Hash = ""
 		w.inventory.Put(entry)
+	}
+	if len(drifted) > 0 {
+		// The doubt has to outlive this pass: the next one does not compare again.
+		if err := w.journal.Save(ctx, w.inventory); err != nil {
+			return nil, fmt.Errorf("save the inventory: %w", err)
+		}
 	}
 	w.conn.wasCompared(passage)
 	return func(apply.ID) bool { return true }, nil

@@ -51,6 +51,7 @@ func TestReconcile(t *testing.T) {
 		"ConnectsAgain":                 testConnectsAgain,
 		"AppliesAReleaseWithoutStages":  testAppliesALegacyRelease,
 		"AppliesAReleaseWithoutObjects": testAppliesNothing,
+		"ForgetsNoDrift":                testForgetsNoDrift,
 	} {
 		t.Run(name, func(t *testing.T) { test(newEnv(t, workload)) })
 	}
@@ -119,7 +120,9 @@ func testCreates(e *env) {
 	}
 
 	// At rest nothing is written, also not by an operator that was just started.
-	o.settle()
+	if addon := o.settle(); addon.Status.ObservedGeneration != addon.Generation {
+		e.Errorf("observed generation is %d, want %d", addon.Status.ObservedGeneration, addon.Generation)
+	}
 	resourceVersions := e.versions()
 	for _, o := range []*operator{o, e.start()} {
 		mutating, _, _ := o.faults.counts()
@@ -646,6 +649,18 @@ func testStartsAnewWithoutARecord(e *env) {
 			e.Errorf("record is %s", record)
 		}
 	}
+	// It is what a user is told to do to have the addons rolled out anew.
+	if err := e.workload.Delete(e.Context(), &corev1.ConfigMap{ObjectMeta: metav1.ObjectMeta{Namespace: "kube-system", Name: e.key.Name + "-cni"}}); err != nil {
+		e.Fatal(err)
+	}
+	addon := e.addon()
+	before := addon.DeepCopy()
+	delete(addon.Annotations, v1alpha1.RolloutAnnotation)
+	if err := e.client.Patch(e.Context(), addon, client.MergeFrom(before)); err != nil {
+		e.Fatal(err)
+	}
+	o.settle()
+	e.wantObjects("cni: 1", "extra: 1", "metrics: 1")
 }
 
 func testConnectsAgain(e *env) {
@@ -701,4 +716,27 @@ func testAppliesNothing(e *env) {
 	if e.addon().ResourceVersion != version || e.record().Rollout.Rebuilt {
 		e.Errorf("an empty inventory was taken for a lost one: %s", e.record())
 	}
+}
+
+func testForgetsNoDrift(e *env) {
+	e.publish(v1, both("cni", "metrics"), starter1)
+	// Nothing about the CNI has changed, so it is sent only if the comparison says that it has to be.
+	e.publish(v2, both("cni", "metrics"), addons{"cni": starter1["cni"], "metrics": object("metrics", "2")})
+	e.running(v1, k135)
+	o := e.start()
+	o.settle()
+	if err := e.workload.Delete(e.Context(), &corev1.ConfigMap{ObjectMeta: metav1.ObjectMeta{Namespace: "kube-system", Name: e.key.Name + "-cni"}}); err != nil {
+		e.Fatal(err)
+	}
+	e.use(v2, k135)
+	// The first write opens the rollout. The next one is the inventory, which the management cluster refuses once.
+	mutating, _, _ := o.faults.counts()
+	o.faults.dieAt = mutating + 2
+	if _, err := o.once(); err == nil {
+		e.Error("an inventory that was not saved is no error")
+	}
+	o.faults.dieAt, o.faults.dead = 0, false
+	o.settle()
+	e.wantReady()
+	e.wantObjects("cni: 1", "metrics: 2")
 }
