@@ -214,6 +214,15 @@ func (w *work) load(ctx context.Context) error {
 			cluster = nil
 		}
 	}
+	if cluster != nil && !belongs(w.addon, cluster) {
+		// Another Cluster has taken the name of one that is gone. What is remembered, keys above all, is not for
+		// it: this ClusterAddon goes with the Cluster it was made for. Again, only the live one counts.
+		if err := w.live.Get(ctx, key, cluster); client.IgnoreNotFound(err) != nil {
+			return fmt.Errorf("get Cluster %s: %w", key, err)
+		} else if err != nil || !belongs(w.addon, cluster) {
+			cluster = nil
+		}
+	}
 	w.cluster = cluster
 	w.paused = cluster != nil && annotations.IsPaused(cluster, w.addon) || annotations.HasPaused(w.addon)
 	if w.record, err = rollout.ParseRecord(w.addon.Annotations[v1alpha1.RolloutAnnotation]); err != nil {
@@ -226,6 +235,19 @@ func (w *work) load(ctx context.Context) error {
 		w.asked = nil
 	}
 	return nil
+}
+
+// belongs tells whether a ClusterAddon was made for this very Cluster. Its owner reference says so, which is kept
+// up to date when both are moved to another management cluster; one without any belongs to whom it names.
+func belongs(addon *v1alpha1.ClusterAddon, cluster *clusterv1.Cluster) bool {
+	owned := false
+	for _, owner := range addon.OwnerReferences {
+		if owner.UID == cluster.UID {
+			return true
+		}
+		owned = owned || owner.Kind == clusterv1.ClusterKind && owner.Name == cluster.Name
+	}
+	return !owned
 }
 
 // clusterName returns the name of the Cluster that a ClusterAddon is for, always one in its own namespace.

@@ -52,6 +52,7 @@ func TestReconcile(t *testing.T) {
 		"AppliesAReleaseWithoutStages":  testAppliesALegacyRelease,
 		"AppliesAReleaseWithoutObjects": testAppliesNothing,
 		"ForgetsNoDrift":                testForgetsNoDrift,
+		"LetsGoOfAnotherCluster":        testLetsGoOfAnotherCluster,
 	} {
 		t.Run(name, func(t *testing.T) { test(newEnv(t, workload)) })
 	}
@@ -739,4 +740,26 @@ func testForgetsNoDrift(e *env) {
 	o.settle()
 	e.wantReady()
 	e.wantObjects("cni: 1", "metrics: 2")
+}
+
+func testLetsGoOfAnotherCluster(e *env) {
+	e.publish(v1, both("cni"), addons{"cni": object("cni", "{{ randAlphaNum 20 }}")})
+	e.running(v1, k135)
+	o := e.start()
+	o.settle()
+	e.wantReady()
+	// The Cluster is gone and another one has its name before anybody has deleted what belonged to the first.
+	if err := e.client.Delete(e.Context(), e.getCluster()); err != nil {
+		e.Fatal(err)
+	}
+	e.running(v1, k135)
+	if _, err := o.once(); err != nil {
+		e.Fatal(err)
+	}
+	if got := e.addon(); len(got.Finalizers) != 0 {
+		e.Errorf("the ClusterAddon of a Cluster that is gone serves another one: finalizers %v", got.Finalizers)
+	}
+	if got, first := owners(e.secret("generated")), e.addon().UID; !slices.Equal(got, []types.UID{first}) {
+		e.Errorf("the generated values are owned by %v, want the first ClusterAddon: another Cluster would get the same keys", got)
+	}
 }
