@@ -312,6 +312,56 @@ func TestTwoClusterStacksShareARelease(t *testing.T) {
 	}
 }
 
+// Each write of a release wakes all ClusterStacks that own it, so two that undid one another's writes would
+// never rest.
+func TestFirstClusterStackDecidesOnTheProvider(t *testing.T) {
+	const group = "infrastructure.clusterstack.x-k8s.io"
+	w := newWorld(t)
+	kinds.Define(t, w, group, "v1alpha1", "TestClusterStackRelease")
+	kinds.Define(t, w, group, "v1alpha1", "TestClusterStackReleaseTemplate")
+	template := &unstructured.Unstructured{}
+	w.must(json.Unmarshal(fmt.Appendf(nil, `{"apiVersion": "%s/v1alpha1", "kind": "TestClusterStackReleaseTemplate", "metadata": {"name": "t", "namespace": %q},
+		"spec": {"template": {"spec": {}}}}`, group, w.namespace), template))
+	w.must(w.Create(t.Context(), template))
+	w.offers.set(t, v1)
+	w.create("a", func(s *v1alpha1.ClusterStackSpec) {
+		s.NoProvider = false
+		s.ProviderRef = &corev1.ObjectReference{APIVersion: group + "/v1alpha1", Kind: "TestClusterStackReleaseTemplate", Name: "t"}
+	})
+	w.create("b", nil)
+	for _, name := range []string{"a", "b"} {
+		stack := w.get(name)
+		stack.Labels = map[string]string{"team": name, clusterv1.WatchLabel: name}
+		w.must(w.Update(t.Context(), stack))
+		w.run(name)
+	}
+	before := w.releases()[v1]
+	if before.Spec.ProviderRef == nil || before.Labels[clusterv1.WatchLabel] != "a" {
+		t.Errorf("the second ClusterStack decides: provider %v, labels %v", before.Spec.ProviderRef, before.Labels)
+	}
+	w.run("a")
+	w.run("b")
+	if got := w.releases()[v1].ResourceVersion; got != before.ResourceVersion {
+		t.Error("at rest the release was written")
+	}
+}
+
+// Somebody has made a ClusterStack anew, or restored it from a backup: its releases must not be collected
+// as garbage of the one before.
+func TestReleaseOfAnEarlierClusterStackOfThisName(t *testing.T) {
+	w := newWorld(t)
+	w.offers.set(t, v1)
+	w.create("s", nil)
+	w.run("s")
+	rel := w.releases()[v1]
+	rel.OwnerReferences[0].UID = "00000000-0000-0000-0000-000000000000"
+	w.must(w.Update(t.Context(), rel))
+	stack := w.run("s")
+	if refs := w.releases()[v1].OwnerReferences; len(refs) != 1 || refs[0].UID != stack.UID {
+		t.Errorf("owners are %+v, want the ClusterStack that there is", refs)
+	}
+}
+
 func TestInvalidSpecIsReported(t *testing.T) {
 	w := newWorld(t)
 	w.create("s", func(s *v1alpha1.ClusterStackSpec) { s.Name = "two-words" })

@@ -14,6 +14,7 @@ import (
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/runtime/schema"
 	"k8s.io/klog/v2"
+	clusterv1 "sigs.k8s.io/cluster-api/api/core/v1beta2"
 	ctrl "sigs.k8s.io/controller-runtime"
 	"sigs.k8s.io/controller-runtime/pkg/client"
 
@@ -87,6 +88,9 @@ func (w *work) provide(ctx context.Context) (step.Outcome, error) {
 	}
 	w.provider = map[release.Name]*corev1.ObjectReference{}
 	for _, name := range p.Keep {
+		if rel := w.found[name]; rel != nil && !leads(w.stack, rel) {
+			continue
+		}
 		ref, err := w.applyProviderRelease(ctx, template, name)
 		if err != nil {
 			return step.Outcome{}, step.Because(v1alpha1.FailedToCreateOrUpdateReason, err)
@@ -181,6 +185,7 @@ func (w *work) keep(ctx context.Context, name release.Name) error {
 			},
 			Spec: v1alpha1.ClusterStackReleaseSpec{ProviderRef: w.provider[name]},
 		}
+		w.shard(rel)
 		if err := w.client.Create(ctx, rel); err != nil {
 			return fmt.Errorf("create ClusterStackRelease %s: %w", name, err)
 		}
@@ -193,15 +198,39 @@ func (w *work) keep(ctx context.Context, name release.Name) error {
 		return nil // made anew when it is gone; its watch wakes us
 	}
 	err := step.Patch(ctx, w.client, rel, func() {
-		if owned, _ := ownership(w.stack, rel); !owned {
-			rel.OwnerReferences = append(rel.OwnerReferences, ownerReference(w.stack))
+		w.own(rel)
+		if leads(w.stack, rel) {
+			rel.Spec.ProviderRef = w.provider[name]
+			w.shard(rel)
 		}
-		rel.Spec.ProviderRef = w.provider[name]
 	})
 	if err != nil {
 		return fmt.Errorf("update ClusterStackRelease %s: %w", name, err)
 	}
 	return nil
+}
+
+// own makes the ClusterStack an owner of a release. One of the same name that existed before left a
+// reference by which the release would be collected as garbage.
+func (w *work) own(rel *v1alpha1.ClusterStackRelease) {
+	for i := range rel.OwnerReferences {
+		if ref := &rel.OwnerReferences[i]; isClusterStack(*ref) && ref.Name == w.stack.Name {
+			ref.UID = w.stack.UID
+			return
+		}
+	}
+	rel.OwnerReferences = append(rel.OwnerReferences, ownerReference(w.stack))
+}
+
+// shard puts a release into the hands of the operator that has its ClusterStack, where several share the
+// work by label.
+func (w *work) shard(rel *v1alpha1.ClusterStackRelease) {
+	if shard, is := w.stack.Labels[clusterv1.WatchLabel]; is {
+		if rel.Labels == nil {
+			rel.Labels = map[string]string{}
+		}
+		rel.Labels[clusterv1.WatchLabel] = shard
+	}
 }
 
 // leave lets go of a release that another ClusterStack still wants.
@@ -303,6 +332,13 @@ func ownership(stack *v1alpha1.ClusterStack, rel *v1alpha1.ClusterStackRelease) 
 		}
 	}
 	return owned, shared
+}
+
+// leads tells whether the ClusterStack decides how a release is provided. Of several that ask for it, the
+// first one does: if each had its way, they would undo one another's for ever.
+func leads(stack *v1alpha1.ClusterStack, rel *v1alpha1.ClusterStackRelease) bool {
+	i := slices.IndexFunc(rel.OwnerReferences, isClusterStack)
+	return i < 0 || rel.OwnerReferences[i].Name == stack.Name
 }
 
 func join(names []release.Name) string {
