@@ -29,6 +29,8 @@ type situation struct {
 type existing struct {
 	Name  release.Name
 	Ready bool
+	// Opened says that it could be fetched and read, so that it may have been ready a moment ago.
+	Opened bool
 	// Owned says that this ClusterStack has asked for it, Shared that another one has.
 	Owned, Shared bool
 	// InUse says that a Cluster uses it, in whatever namespace.
@@ -55,6 +57,7 @@ type plan struct {
 //   - Versions of the spec and, with a subscription, the newest release of the channel are wanted.
 //   - A release that a Cluster uses stays.
 //   - A release that is ready stays until something better is ready: a wanted release, or a newer one.
+//     One that may have been ready, and is not now, stays as long as no release is ready.
 //   - A subscription whose source did not answer does not know what is wanted, so everything stays; one
 //     that cannot choose keeps what it could choose.
 func decide(s situation) plan {
@@ -89,7 +92,8 @@ func decide(s situation) plan {
 	for _, e := range s.Existing {
 		switch {
 		case wanted[e.Name] || !e.Owned:
-		case e.InUse, s.Subscribe && !s.Listed, slices.Contains(p.Unordered, e.Name), e.Ready && !superseded(e, s.Existing, wanted):
+		case e.InUse, s.Subscribe && !s.Listed, slices.Contains(p.Unordered, e.Name),
+			e.Ready && !superseded(e, s.Existing, wanted), e.Opened && !slices.ContainsFunc(s.Existing, isReady):
 			p.Keep = append(p.Keep, e.Name)
 		case e.Shared:
 			p.Leave = append(p.Leave, e.Name)
@@ -118,6 +122,8 @@ func superseded(e existing, all []existing, wanted map[release.Name]bool) bool {
 		return wanted[other.Name]
 	})
 }
+
+func isReady(e existing) bool { return e.Ready }
 
 // newestOf returns the newest of the releases that belong to a channel: one, or several none of which
 // is newer than another. In the channel of named releases those named "custom" go before all others,

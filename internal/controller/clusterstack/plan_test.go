@@ -30,6 +30,7 @@ func TestDecide(t *testing.T) {
 	type has struct {
 		version              string
 		ready, inUse, shared bool
+		opened               bool // not ready, but was fetched and could be read
 		foreign              bool // not ours
 	}
 	type versions = []string
@@ -97,6 +98,19 @@ func TestDecide(t *testing.T) {
 			why: "Who does not subscribe does not care what the source offers.", wanted: versions{"v2"}, unlisted: true,
 			existing: []has{{version: "v1", ready: true}, {version: "v2", ready: true}},
 			keep:     versions{"v2"}, remove: versions{"v1"},
+		},
+		"OnlyFallbackStaysThroughAFault": {
+			why:       "That it is not ready for a moment, perhaps because an API server was down, must not cost the only release that worked.",
+			subscribe: true, offered: versions{"v1", "v2"}, existing: []has{{version: "v1", opened: true}, {version: "v2"}},
+			newest: "v2", keep: versions{"v1", "v2"},
+		},
+		"FallbackGoesWhenAnotherIsReady": {
+			subscribe: true, offered: versions{"v1", "v2"}, existing: []has{{version: "v1", opened: true}, {version: "v2", ready: true}},
+			newest: "v2", keep: versions{"v2"}, remove: versions{"v1"},
+		},
+		"NeverPublishedGoesAtOnce": {
+			why: "A slip of the pen in the spec.", wanted: versions{"v1"}, existing: []has{{version: "v1"}, {version: "v11"}},
+			keep: versions{"v1"}, remove: versions{"v11"},
 		},
 		"EmptySourceKeepsWhatIsReady": {
 			subscribe: true, existing: []has{{version: "v1", ready: true}, {version: "v2", ready: true}, {version: "v3"}},
@@ -166,7 +180,7 @@ func TestDecide(t *testing.T) {
 		t.Run(name, func(t *testing.T) {
 			s := situation{Wanted: named(t, tc.wanted...), Subscribe: tc.subscribe, Stable: !tc.custom, Listed: !tc.unlisted, Offered: named(t, tc.offered...)}
 			for _, h := range tc.existing {
-				s.Existing = append(s.Existing, existing{Name: named(t, h.version)[0], Ready: h.ready, Owned: !h.foreign, Shared: h.shared, InUse: h.inUse})
+				s.Existing = append(s.Existing, existing{Name: named(t, h.version)[0], Ready: h.ready, Opened: h.opened, Owned: !h.foreign, Shared: h.shared, InUse: h.inUse})
 			}
 			want := plan{
 				Create: named(t, tc.create...), Adopt: named(t, tc.adopt...), Keep: named(t, tc.keep...),

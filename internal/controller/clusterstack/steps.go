@@ -163,6 +163,7 @@ func (w *work) plan(ctx context.Context) (*plan, error) {
 		s.Existing = append(s.Existing, existing{
 			Name:   name,
 			Ready:  rel.Status.Ready,
+			Opened: rel.Status.Digest != "",
 			Owned:  owned,
 			Shared: shared,
 			InUse:  len(usage[releases.Key{Namespace: rel.Namespace, Name: name}]) > 0,
