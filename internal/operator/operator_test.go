@@ -51,7 +51,7 @@ func TestWatchesWakeTheControllers(t *testing.T) {
 	c := kinds.Client(t, cfg)
 	namespace := kinds.Namespace(t, c)
 	releases := t.TempDir()
-	start(t, c, cfg, releases)
+	start(t, c, settings(t, kubeconfig(t, cfg, user), releases))
 
 	stack := &v1alpha1.ClusterStack{
 		ObjectMeta: metav1.ObjectMeta{Namespace: namespace, Name: "s"},
@@ -106,6 +106,42 @@ func TestWatchesWakeTheControllers(t *testing.T) {
 	awaitGone(t, c, &clusterv1.ClusterClassList{}, class)
 }
 
+// Operators that share the work by label leave one another's objects alone, and each finishes its own.
+func TestWatchFilter(t *testing.T) {
+	cfg := sandboxtest.APIServer(t)
+	c := kinds.Client(t, cfg)
+	namespace := kinds.Namespace(t, c)
+	releases := t.TempDir()
+	s := settings(t, kubeconfig(t, cfg, user), releases)
+	s.WatchFilter = "ours"
+	start(t, c, s)
+	for name, shard := range map[string]string{"theirs": "theirs", "nobodys": "", "ours": "ours"} {
+		stack := &v1alpha1.ClusterStack{
+			ObjectMeta: metav1.ObjectMeta{Namespace: namespace, Name: name},
+			Spec:       v1alpha1.ClusterStackSpec{Provider: "docker", Name: name, KubernetesVersion: "1.35", AutoSubscribe: true, NoProvider: true},
+		}
+		if shard != "" {
+			stack.Labels = map[string]string{clusterv1.WatchLabel: shard}
+		}
+		if err := c.Create(t.Context(), stack); err != nil {
+			t.Fatal(err)
+		}
+		publish(t, releases, "docker-"+name+"-1-35-v1")
+	}
+	await(t, c, &v1alpha1.ClusterStackList{}, namespace, "the ClusterStack of this shard", func(obj client.Object) bool {
+		return obj.GetName() == "ours" && obj.(*v1alpha1.ClusterStack).Status.Conditions.IsTrue(v1alpha1.ReadyCondition)
+	})
+	stacks := &v1alpha1.ClusterStackList{}
+	if err := c.List(t.Context(), stacks, client.InNamespace(namespace)); err != nil {
+		t.Fatal(err)
+	}
+	for _, stack := range stacks.Items {
+		if stack.Name != "ours" && len(stack.Status.Conditions) > 0 {
+			t.Errorf("ClusterStack %s was touched: %v", stack.Name, stack.Status.Conditions)
+		}
+	}
+}
+
 func TestStartSaysWhatIsMissing(t *testing.T) {
 	cfg := sandboxtest.NewAPIServer(t)
 	c := settings(t, kubeconfig(t, cfg, ""), t.TempDir())
@@ -118,10 +154,12 @@ func TestStartSaysWhatIsMissing(t *testing.T) {
 	}
 }
 
-// start runs the operator under its own name and rights until the test ends, and returns when it is ready.
-func start(t *testing.T, c client.Client, cfg *rest.Config, releases string) {
+// user is who the operator is, with exactly the rights of its ClusterRole.
+const user = "cluster-stack-operator"
+
+// start gives the operator its rights, runs it until the test ends, and returns when it is ready.
+func start(t *testing.T, c client.Client, settings operator.Config) {
 	t.Helper()
-	const user = "cluster-stack-operator"
 	role := &rbacv1.ClusterRole{}
 	if err := yaml.Unmarshal(config.ClusterRole(), role); err != nil {
 		t.Fatal(err)
@@ -131,11 +169,10 @@ func start(t *testing.T, c client.Client, cfg *rest.Config, releases string) {
 		RoleRef:    rbacv1.RoleRef{APIGroup: rbacv1.GroupName, Kind: "ClusterRole", Name: role.Name},
 		Subjects:   []rbacv1.Subject{{APIGroup: rbacv1.GroupName, Kind: rbacv1.UserKind, Name: user}},
 	}} {
-		if err := c.Create(t.Context(), obj); err != nil {
+		if err := c.Create(t.Context(), obj); err != nil && !apierrors.IsAlreadyExists(err) {
 			t.Fatal(err)
 		}
 	}
-	settings := settings(t, kubeconfig(t, cfg, user), releases)
 	ctx, stop := context.WithCancel(context.Background())
 	done := make(chan error, 1)
 	go func() { done <- operator.Run(ctx, settings) }()
@@ -234,8 +271,9 @@ func publish(t *testing.T, folder, tag string) {
 	t.Helper()
 	files := releasetest.Multistage(tag)
 	version := tag[strings.LastIndex(tag, "-")+1:]
+	stack := strings.TrimSuffix(tag, "-"+version)
 	files[releasetest.ClassPackage(tag)] = &fstest.MapFile{Data: releasetest.Archive(map[string]string{
-		"c/Chart.yaml": releasetest.Chart("docker-starter-1-35-cluster-class", version),
+		"c/Chart.yaml": releasetest.Chart(stack+"-cluster-class", version),
 		"c/templates/class.yaml": `
 apiVersion: cluster.x-k8s.io/v1beta2
 kind: ClusterClass

@@ -52,6 +52,8 @@ type Reconciler struct {
 	live     client.Reader
 	lister   Lister
 	recorder events.EventRecorder
+	// watchFilter is set with the manager.
+	watchFilter string
 	// watchTemplate wakes us when templates of that kind change. It does nothing without a manager.
 	watchTemplate func(ctx context.Context, template *unstructured.Unstructured) error
 }
@@ -77,6 +79,7 @@ type Setup struct {
 
 // SetupWithManager makes the manager run this controller.
 func (r *Reconciler) SetupWithManager(mgr ctrl.Manager, s Setup) error {
+	r.watchFilter = s.WatchFilter
 	log := mgr.GetLogger().WithValues("controller", "clusterstack")
 	b := ctrl.NewControllerManagedBy(mgr).
 		Named("clusterstack").
@@ -104,7 +107,7 @@ func (r *Reconciler) SetupWithManager(mgr ctrl.Manager, s Setup) error {
 
 // Reconcile makes the releases that a ClusterStack asks for and deletes those that nobody needs.
 func (r *Reconciler) Reconcile(ctx context.Context, stack *v1alpha1.ClusterStack) (ctrl.Result, error) {
-	if !stack.DeletionTimestamp.IsZero() || annotations.HasPaused(stack) {
+	if !stack.DeletionTimestamp.IsZero() || annotations.HasPaused(stack) || !releases.InShard(stack, r.watchFilter) {
 		return ctrl.Result{}, nil // what it owns is collected with it
 	}
 	w := &work{Reconciler: r, stack: stack}

@@ -79,6 +79,8 @@ type Reconciler struct {
 	applier  *apply.Applier
 	recorder events.EventRecorder
 	options  Options
+	// watchFilter is set with the manager.
+	watchFilter string
 	// watchProvider wakes us when objects of that kind change. It does nothing without a manager.
 	watchProvider func(ctx context.Context, obj *unstructured.Unstructured) error
 }
@@ -110,6 +112,7 @@ type Setup struct {
 
 // SetupWithManager makes the manager run this controller.
 func (r *Reconciler) SetupWithManager(mgr ctrl.Manager, s Setup) error {
+	r.watchFilter = s.WatchFilter
 	log := mgr.GetLogger().WithValues("controller", "clusterstackrelease")
 	c, err := ctrl.NewControllerManagedBy(mgr).
 		Named("clusterstackrelease").
@@ -144,7 +147,7 @@ func OwnedClasses() *metav1.PartialObjectMetadata {
 
 // Reconcile keeps the cluster class of a release applied, or takes it out when the release is deleted.
 func (r *Reconciler) Reconcile(ctx context.Context, obj *v1alpha1.ClusterStackRelease) (ctrl.Result, error) {
-	if annotations.HasPaused(obj) {
+	if annotations.HasPaused(obj) || !releases.InShard(obj, r.watchFilter) {
 		return ctrl.Result{}, nil
 	}
 	w := &work{Reconciler: r, obj: obj}

@@ -5,6 +5,7 @@ package releases
 
 import (
 	clusterv1 "sigs.k8s.io/cluster-api/api/core/v1beta2"
+	"sigs.k8s.io/controller-runtime/pkg/client"
 	"sigs.k8s.io/controller-runtime/pkg/event"
 	"sigs.k8s.io/controller-runtime/pkg/predicate"
 
@@ -32,4 +33,10 @@ func AppliedChanged() predicate.Predicate {
 			return ok1 && ok2 && before.Spec.ClusterStack != after.Spec.ClusterStack
 		},
 	}
+}
+
+// InShard tells whether an object is for an operator with this --watch-filter, which may be empty. Events of
+// other objects can wake a controller for one that is not.
+func InShard(obj client.Object, filter string) bool {
+	return filter == "" || obj.GetLabels()[clusterv1.WatchLabel] == filter
 }
