@@ -59,12 +59,16 @@ func (r *clusterReconciler) reconcile(ctx context.Context, k key) error {
 }
 
 func (r *clusterReconciler) provision(ctx context.Context, object *unstructured.Unstructured, version contract.Version, cluster *clusterv1.Cluster) error {
+	// Before anything is made: an object that is deleted right now would leave it behind, for the next cluster of
+	// this name to find.
+	if err := r.hold(ctx, object); err != nil {
+		return err
+	}
 	c, err := r.fleet.Ensure(ctx, clusterSpec(cluster))
 	if err != nil {
 		return err
 	}
 	err = r.patch(ctx, object, func() error {
-		controllerutil.AddFinalizer(object, finalizer)
 		return contract.SetEndpoint(object, contract.Endpoint{Host: c.Endpoint().Addr().String(), Port: int32(c.Endpoint().Port())})
 	})
 	if err != nil {

@@ -212,6 +212,14 @@ func (i *infrastructure) write(ctx context.Context, object *unstructured.Unstruc
 	return do(ctx, object, patch)
 }
 
+// hold keeps an object until release.
+func (i *infrastructure) hold(ctx context.Context, object *unstructured.Unstructured) error {
+	return i.patch(ctx, object, func() error {
+		controllerutil.AddFinalizer(object, finalizer)
+		return nil
+	})
+}
+
 // release lets an object go whose deletion was asked for.
 func (i *infrastructure) release(ctx context.Context, object *unstructured.Unstructured) error {
 	err := i.patch(ctx, object, func() error {
@@ -228,6 +236,10 @@ func settled(err error) error {
 	}
 	return err
 }
+
+// fromWorkload is an error of a workload cluster. It hides its cause: that something is missing or was changed there
+// is no news about the object of the management cluster, and has to be tried again.
+type fromWorkload struct{ error }
 
 // owner gives the name of the owner of a kind of Cluster API, empty when there is none yet.
 func owner(object *unstructured.Unstructured, kind string) string {

@@ -4,9 +4,13 @@
 package infra
 
 import (
+	"context"
 	"errors"
+	"io/fs"
+	"net/netip"
 	"testing"
 
+	"github.com/go-logr/logr/testr"
 	"github.com/google/go-cmp/cmp"
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
@@ -14,7 +18,9 @@ import (
 	"k8s.io/apimachinery/pkg/runtime/schema"
 	"k8s.io/apimachinery/pkg/types"
 	clusterv1 "sigs.k8s.io/cluster-api/api/core/v1beta2"
+	"sigs.k8s.io/controller-runtime/pkg/client"
 
+	"github.com/clusterstacks/cluster-stack-operator/internal/sandbox/simulator/contract"
 	"github.com/clusterstacks/cluster-stack-operator/internal/sandbox/simulator/workload"
 )
 
@@ -86,6 +92,8 @@ func TestSettled(t *testing.T) {
 		"Conflict": {apierrors.NewConflict(resource, "x", errors.New("changed")), true},
 		"Gone":     {apierrors.NewNotFound(resource, "x"), true},
 		"Other":    {errors.New("broken"), false},
+		// No event of the management cluster follows, so the machine would stay as it is forever.
+		"Workload": {fromWorkload{apierrors.NewNotFound(resource, "x")}, false},
 	}
 	for name, c := range cases {
 		t.Run(name, func(t *testing.T) {
@@ -93,5 +101,40 @@ func TestSettled(t *testing.T) {
 				t.Errorf("got %t, want %t", got, c.want)
 			}
 		})
+	}
+}
+
+// vanished is a management cluster in which an object is deleted before anything could be written to it.
+type vanished struct{ client.Client }
+
+func (vanished) Patch(_ context.Context, object client.Object, _ client.Patch, _ ...client.PatchOption) error {
+	return apierrors.NewNotFound(schema.GroupResource{Resource: "things"}, object.GetName())
+}
+
+// TestNothingIsMadeForAnObjectThatVanishes: without a finalizer nobody would hear that it has to go again, and the
+// next cluster of that name would get the networks of this one.
+func TestNothingIsMadeForAnObjectThatVanishes(t *testing.T) {
+	fleet, err := workload.New(workload.Options{Dir: t.TempDir(), Prefix: netip.MustParsePrefix("127.62.0.0/16"), Log: testr.New(t)})
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { fleet.Close(context.WithoutCancel(t.Context())) })
+	object := &unstructured.Unstructured{Object: map[string]any{"metadata": map[string]any{"namespace": "n", "name": "x"}}}
+	cluster := &clusterv1.Cluster{ObjectMeta: metav1.ObjectMeta{Namespace: "n", Name: "c"}}
+	shared := &infrastructure{client: vanished{}}
+	for name, provision := range map[string]func() error{
+		"Cluster": func() error {
+			return (&clusterReconciler{infrastructure: shared, fleet: fleet}).provision(t.Context(), object, contract.V1Beta2, cluster)
+		},
+		"Machine": func() error {
+			return (&machineReconciler{infrastructure: shared, fleet: fleet}).provision(t.Context(), object, contract.V1Beta2, cluster, &clusterv1.Machine{})
+		},
+	} {
+		if err := provision(); !apierrors.IsNotFound(err) {
+			t.Errorf("%s: %v", name, err)
+		}
+		if _, err := fleet.Open(t.Context(), clusterSpec(cluster)); !errors.Is(err, fs.ErrNotExist) {
+			t.Errorf("%s: the cluster was made (%v)", name, err)
+		}
 	}
 }

@@ -6,7 +6,9 @@ package infra
 import (
 	"cmp"
 	"context"
+	"errors"
 	"fmt"
+	"io/fs"
 
 	corev1 "k8s.io/api/core/v1"
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
@@ -76,20 +78,24 @@ func (r *machineReconciler) reconcile(ctx context.Context, k key) error {
 }
 
 func (r *machineReconciler) provision(ctx context.Context, object *unstructured.Unstructured, version contract.Version, cluster *clusterv1.Cluster, machine *clusterv1.Machine) error {
-	c, err := r.fleet.Ensure(ctx, clusterSpec(cluster))
-	if err != nil {
-		return err
-	}
 	name := object.GetName()
-	ip, err := c.Allocate(ctx, name)
-	if err != nil {
-		return err
-	}
 	providerID := cmp.Or(contract.ProviderID(object), fmt.Sprintf("sandbox:///%s/%s", object.GetNamespace(), name))
-	err = r.patch(ctx, object, func() error {
+	// Before anything is made, or an object that is deleted right now would leave it behind.
+	err := r.patch(ctx, object, func() error {
 		controllerutil.AddFinalizer(object, finalizer)
 		return contract.SetProviderID(object, providerID)
 	})
+	if err != nil {
+		return err
+	}
+	c, err := r.fleet.Open(ctx, clusterSpec(cluster))
+	if errors.Is(err, fs.ErrNotExist) {
+		return fmt.Errorf("cluster %s has no load balancer: its infrastructure object was deleted, or is not this sandbox's", client.ObjectKeyFromObject(cluster))
+	}
+	if err != nil {
+		return err
+	}
+	ip, err := c.Allocate(ctx, name)
 	if err != nil {
 		return err
 	}
@@ -107,12 +113,16 @@ func (r *machineReconciler) provision(ctx context.Context, object *unstructured.
 	if err != nil {
 		return err
 	}
-	return c.Run(ctx, workload.Machine{
+	err = c.Run(ctx, workload.Machine{
 		Name: name, ProviderID: providerID, Version: machine.Spec.Version, Data: data,
 		Authorities: func(ctx context.Context) (controlplane.Authorities, error) {
 			return r.authorities(ctx, client.ObjectKeyFromObject(cluster))
 		},
 	})
+	if err != nil {
+		return fromWorkload{err}
+	}
+	return nil
 }
 
 func (r *machineReconciler) remove(ctx context.Context, object *unstructured.Unstructured, cluster *clusterv1.Cluster) error {
@@ -120,12 +130,15 @@ func (r *machineReconciler) remove(ctx context.Context, object *unstructured.Uns
 		return nil
 	}
 	if cluster.Name != "" {
-		c, err := r.fleet.Ensure(ctx, clusterSpec(cluster))
-		if err != nil {
+		c, err := r.fleet.Open(ctx, clusterSpec(cluster))
+		switch {
+		case errors.Is(err, fs.ErrNotExist): // the cluster went first, and this machine with it
+		case err != nil:
 			return err
-		}
-		if err := c.RemoveMachine(ctx, object.GetName()); err != nil {
-			return err
+		default:
+			if err := c.RemoveMachine(ctx, object.GetName()); err != nil {
+				return err
+			}
 		}
 	}
 	return r.release(ctx, object)

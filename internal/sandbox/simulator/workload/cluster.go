@@ -42,6 +42,9 @@ const (
 	farewellTimeout = 5 * time.Second
 )
 
+// errClosed is what a machine is told that comes too late: what it started would belong to nobody.
+var errClosed = errors.New("the cluster was removed")
+
 // Cluster is one workload cluster.
 type Cluster struct {
 	Spec
@@ -63,6 +66,7 @@ type Cluster struct {
 	managers *controlplane.Managers
 	shared   *controlplane.Cluster // set with the first machine of the control plane
 	kubelets *kubelet.Kubelets     // set once the cluster answers
+	closed   bool                  // nothing is started any more
 }
 
 // machineState is what is remembered of a machine.
@@ -119,6 +123,9 @@ func (c *Cluster) Allocate(ctx context.Context, name string) (netip.Addr, error)
 
 // allocate needs the lock.
 func (c *Cluster) allocate(ctx context.Context, name string) (machineState, error) {
+	if c.closed {
+		return machineState{}, errClosed
+	}
 	if state, ok := c.machines[name]; ok {
 		return state, nil
 	}
@@ -206,13 +213,17 @@ func (c *Cluster) Run(ctx context.Context, m Machine) error {
 func (c *Cluster) runControlPlane(ctx context.Context, m Machine, state machineState) error {
 	c.changing.Lock()
 	defer c.changing.Unlock()
+	c.mu.Lock()
+	_, running := c.members[m.Name]
+	closed := c.closed
+	c.mu.Unlock()
+	if closed { // while this machine waited for its turn
+		return fmt.Errorf("machine %s: %w", m.Name, errClosed)
+	}
 	shared, err := c.sharedFor(ctx, m)
 	if err != nil {
 		return err
 	}
-	c.mu.Lock()
-	_, running := c.members[m.Name]
-	c.mu.Unlock()
 	if !running {
 		if err := c.startMember(ctx, shared, m, state); err != nil {
 			return fmt.Errorf("cluster %s: %w", c.Spec, err)
@@ -440,17 +451,20 @@ func (c *Cluster) ensureKubelets(ctx context.Context) (*kubelet.Kubelets, error)
 			return nil, fmt.Errorf("cluster %s: %w", c.Spec, err)
 		}
 		c.mu.Lock()
-		if c.kubelets == nil {
+		if c.kubelets == nil && !c.closed {
 			c.kubelets = started
 			started = nil
 		}
 		c.mu.Unlock()
-		if started != nil { // another machine was faster
+		if started != nil { // another machine was faster, or the cluster is gone
 			started.Stop()
 		}
 	}
 	c.mu.Lock()
 	defer c.mu.Unlock()
+	if c.kubelets == nil {
+		return nil, fmt.Errorf("cluster %s lost its control plane", c.Spec)
+	}
 	return c.kubelets, nil
 }
 
@@ -479,13 +493,39 @@ func (c *Cluster) RemoveMachine(ctx context.Context, name string) error {
 			return err
 		}
 	}
+	hadData := (controlplane.Machine{Dir: c.machineDir(name)}).HasData()
 	if err := os.RemoveAll(c.machineDir(name)); err != nil {
 		return err
 	}
 	c.mu.Lock()
-	defer c.mu.Unlock()
 	delete(c.machines, name)
-	return nil
+	c.mu.Unlock()
+	if !hadData {
+		return nil
+	}
+	return c.beginAnew()
+}
+
+// beginAnew has the next machine that initializes the control plane create everything again, once no machine with
+// data of the cluster is left.
+func (c *Cluster) beginAnew() error {
+	c.changing.Lock()
+	defer c.changing.Unlock()
+	if !c.state.Initialized {
+		return nil
+	}
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	for name := range c.machines {
+		if (controlplane.Machine{Dir: c.machineDir(name)}).HasData() {
+			return nil
+		}
+	}
+	c.state.Initialized = false
+	if c.closed {
+		return nil // its folder is gone
+	}
+	return writeJSON(filepath.Join(c.dir, clusterFile), c.state)
 }
 
 // removeMember switches a machine of the control plane off, and with the last one all that needs the cluster.
@@ -522,6 +562,7 @@ func (c *Cluster) stop(ctx context.Context) {
 	c.mu.Lock()
 	kubelets, managers, members := c.kubelets, c.managers, c.members
 	c.kubelets, c.managers, c.members = nil, nil, map[string]*controlplane.Member{}
+	c.closed = true
 	c.mu.Unlock()
 	if kubelets != nil {
 		kubelets.Stop()

@@ -91,26 +91,40 @@ type Spec struct {
 	PodSubnet, ServiceSubnet, DNSDomain string
 }
 
-// Ensure gives a cluster, with its load balancer listening.
+// Ensure gives a cluster, with its load balancer listening. A new one gets addresses that are its own until Remove.
 func (f *Fleet) Ensure(ctx context.Context, spec Spec) (*Cluster, error) {
 	f.mu.Lock()
 	defer f.mu.Unlock()
+	c, err := f.open(ctx, spec)
+	if !errors.Is(err, fs.ErrNotExist) {
+		return c, err
+	}
+	state, err := f.allocate(ctx)
+	if err != nil {
+		return nil, err
+	}
+	if err := writeJSON(filepath.Join(f.dir(spec.NamespacedName), clusterFile), state); err != nil {
+		return nil, err
+	}
+	f.numbers[state.Number] = spec.NamespacedName
+	return f.open(ctx, spec)
+}
+
+// Open gives a cluster that Ensure made, now or in an earlier run, and fs.ErrNotExist when there is none.
+func (f *Fleet) Open(ctx context.Context, spec Spec) (*Cluster, error) {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	return f.open(ctx, spec)
+}
+
+// open needs the lock.
+func (f *Fleet) open(ctx context.Context, spec Spec) (*Cluster, error) {
 	if c, ok := f.clusters[spec.NamespacedName]; ok {
 		return c, nil
 	}
 	dir := f.dir(spec.NamespacedName)
 	var state clusterState
-	err := readJSON(filepath.Join(dir, clusterFile), &state)
-	switch {
-	case errors.Is(err, fs.ErrNotExist):
-		if state, err = f.allocate(ctx); err != nil {
-			return nil, err
-		}
-		if err := writeJSON(filepath.Join(dir, clusterFile), state); err != nil {
-			return nil, err
-		}
-		f.numbers[state.Number] = spec.NamespacedName
-	case err != nil:
+	if err := readJSON(filepath.Join(dir, clusterFile), &state); err != nil {
 		return nil, err
 	}
 	c, err := newCluster(ctx, f.Options, spec, dir, state)
@@ -119,14 +133,6 @@ func (f *Fleet) Ensure(ctx context.Context, spec Spec) (*Cluster, error) {
 	}
 	f.clusters[spec.NamespacedName] = c
 	return c, nil
-}
-
-// Find gives a cluster that was asked for before.
-func (f *Fleet) Find(key types.NamespacedName) (*Cluster, bool) {
-	f.mu.Lock()
-	defer f.mu.Unlock()
-	c, ok := f.clusters[key]
-	return c, ok
 }
 
 // Remove ends a cluster and forgets all of it.

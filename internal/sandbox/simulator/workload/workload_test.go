@@ -5,6 +5,8 @@ package workload
 
 import (
 	"context"
+	"errors"
+	"io/fs"
 	"net"
 	"net/netip"
 	"os"
@@ -18,6 +20,7 @@ import (
 	"k8s.io/apimachinery/pkg/types"
 
 	"github.com/clusterstacks/cluster-stack-operator/internal/sandbox/simulator/bootstrap"
+	"github.com/clusterstacks/cluster-stack-operator/internal/sandbox/simulator/controlplane"
 )
 
 // prefix is a network that no sandbox uses.
@@ -115,6 +118,89 @@ func TestRemoveLeavesNoFile(t *testing.T) {
 	if conn, err := (&net.Dialer{}).DialContext(t.Context(), "tcp", c.Endpoint().String()); err == nil {
 		_ = conn.Close()
 		t.Error("the endpoint still answers")
+	}
+}
+
+// TestRemovedClusterStartsNothing: a machine that waited for its turn while its cluster was removed would start
+// programs that nobody ends.
+func TestRemovedClusterStartsNothing(t *testing.T) {
+	dir := t.TempDir()
+	f := fleet(t, dir)
+	c := ensure(t, f, "one")
+	if err := f.Remove(t.Context(), c.NamespacedName); err != nil {
+		t.Fatal(err)
+	}
+	m := Machine{Name: "m", Version: "v1.36.3", Data: bootstrap.Data{ControlPlane: true, Init: true}}
+	m.Authorities = func(context.Context) (controlplane.Authorities, error) {
+		t.Error("the machine begins to start")
+		return controlplane.Authorities{}, errors.New("too late")
+	}
+	for name, late := range map[string]func() error{
+		"Run":           func() error { return c.Run(t.Context(), m) },
+		"WaitedForTurn": func() error { return c.runControlPlane(t.Context(), m, machineState{Number: 2}) },
+		"Allocate": func() error {
+			_, err := c.Allocate(t.Context(), "m")
+			return err
+		},
+	} {
+		if err := late(); !errors.Is(err, errClosed) {
+			t.Errorf("%s: %v", name, err)
+		}
+	}
+	left, err := os.ReadDir(dir)
+	if err != nil || len(left) > 0 {
+		t.Errorf("left: %v, %v", left, err)
+	}
+}
+
+func TestOpen(t *testing.T) {
+	dir := t.TempDir()
+	f := fleet(t, dir)
+	spec := Spec{NamespacedName: types.NamespacedName{Namespace: "n", Name: "one"}}
+	if _, err := f.Open(t.Context(), spec); !errors.Is(err, fs.ErrNotExist) {
+		t.Errorf("a cluster that nobody made: %v", err)
+	}
+	c := ensure(t, f, "one")
+	if got, err := f.Open(t.Context(), spec); err != nil || got != c {
+		t.Errorf("got %v, %v", got, err)
+	}
+	f.Close(t.Context())
+	if got, err := fleet(t, dir).Open(t.Context(), spec); err != nil || got.Endpoint() != c.Endpoint() {
+		t.Errorf("after a restart: %v", err)
+	}
+}
+
+// TestControlPlaneThatBeginsAnew: a machine that initializes a control plane whose data is gone has to create what
+// kubeadm creates, as if it were the first.
+func TestControlPlaneThatBeginsAnew(t *testing.T) {
+	dir := t.TempDir()
+	c := ensure(t, fleet(t, dir), "one")
+	for _, name := range []string{"a", "b", "worker"} {
+		if _, err := c.Allocate(t.Context(), name); err != nil {
+			t.Fatal(err)
+		}
+		if name == "worker" {
+			continue
+		}
+		if err := os.MkdirAll(filepath.Join(c.machineDir(name), "etcd", "member", "wal"), 0o700); err != nil {
+			t.Fatal(err)
+		}
+	}
+	c.state.Initialized = true
+	for _, step := range []struct {
+		remove      string
+		initialized bool
+	}{{"a", true}, {"b", false}} {
+		if err := c.RemoveMachine(t.Context(), step.remove); err != nil {
+			t.Fatal(err)
+		}
+		if c.state.Initialized != step.initialized {
+			t.Errorf("after %s is gone: initialized %t", step.remove, c.state.Initialized)
+		}
+	}
+	var stored clusterState
+	if err := readJSON(filepath.Join(dir, "n", "one", clusterFile), &stored); err != nil || stored.Initialized {
+		t.Errorf("stored %+v, %v", stored, err)
 	}
 }
 
