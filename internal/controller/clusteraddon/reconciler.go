@@ -7,6 +7,11 @@
 // for it, and does that: opens releases, renders, applies, evaluates the conditions of stages, prunes. What it
 // has to remember stands in an annotation of the ClusterAddon and in Secrets beside it, never in memory or
 // status: a restart, another replica or another management cluster takes up where this one left off.
+//
+// Memory that gets lost costs nothing in the cluster. Without the record the rollout is done anew, and what the
+// inventory knows to be in place is not sent again. Without the inventory it is rebuilt from the release that
+// the record names, and that rollout prunes nothing. Without both nobody can prove whose the objects are: they are
+// entered as shared, so they are kept up to date where no other manager objects, and never deleted.
 package clusteraddon
 
 import (

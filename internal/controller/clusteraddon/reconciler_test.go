@@ -51,8 +51,11 @@ func TestReconcile(t *testing.T) {
 		"ConnectsAgain":                 testConnectsAgain,
 		"AppliesAReleaseWithoutStages":  testAppliesALegacyRelease,
 		"AppliesAReleaseWithoutObjects": testAppliesNothing,
+		"PrunesWhatMoved":               testPrunesWhatMoved,
 		"ForgetsNoDrift":                testForgetsNoDrift,
 		"LetsGoOfAnotherCluster":        testLetsGoOfAnotherCluster,
+		"PrunesNothingWithoutMemory":    testPrunesNothingWithoutMemory,
+		"UsesKindsOfEarlierStages":      testUsesKindsOfEarlierStages,
 	} {
 		t.Run(name, func(t *testing.T) { test(newEnv(t, workload)) })
 	}
@@ -719,6 +722,51 @@ func testAppliesNothing(e *env) {
 	}
 }
 
+func testPrunesWhatMoved(e *env) {
+	elsewhere := strings.Replace(object("moved", "2"), "metadata:\n", "metadata:\n  namespace: kube-public\n", 1)
+	e.publish(v1, both("cni", "metrics", "logs"), addons{
+		"cni":     object("cni", "1") + object("given", "1"),
+		"metrics": object("metrics", "1") + object("moved", "1"),
+		"logs":    object("logs", "1"),
+	})
+	// One addon has another name, one is gone, one object has another namespace, and one another addon.
+	e.publish(v2, both("monitoring", "cni"), addons{
+		"monitoring": object("metrics", "2") + object("given", "2") + elsewhere,
+		"cni":        object("cni", "1"),
+	})
+	e.running(v1, k135)
+	o := e.start()
+	o.settle()
+	e.wantObjects("cni: 1", "given: 1", "logs: 1", "metrics: 1", "moved: 1")
+	uids := e.uid("metrics") + e.uid("given")
+
+	e.use(v2, k135)
+	o.settle()
+	e.wantReady()
+	e.wantObjects("cni: 1", "given: 2", "metrics: 2")
+	if e.uid("metrics")+e.uid("given") != uids {
+		e.Error("what only went to another addon was made anew")
+	}
+	moved := &corev1.ConfigMap{}
+	if err := e.workload.Get(e.Context(), client.ObjectKey{Namespace: "kube-public", Name: e.key.Name + "-moved"}, moved); err != nil || moved.Data["text"] != "2" {
+		e.Errorf("the object in its new namespace: %v, %v", moved.Data, err)
+	}
+	addon := e.addon()
+	if got := addon.Status.Inventory; got == nil || got.Objects != 4 || got.Shared != 0 {
+		e.Errorf("inventory is %+v, want 4 objects of ours", got)
+	}
+	var stages []string
+	for _, stage := range addon.Status.Stages {
+		stages = append(stages, stage.Name)
+	}
+	if !slices.Equal(stages, []string{"monitoring", "cni"}) || len(addon.Status.Resources) != 0 {
+		e.Errorf("stages are %v, resources %+v", stages, addon.Status.Resources)
+	}
+	if got := e.record().Applied; !slices.Equal(got.Addons, []string{"cni", "monitoring"}) || !got.Pruned {
+		e.Errorf("applied is %+v", got)
+	}
+}
+
 func testForgetsNoDrift(e *env) {
 	e.publish(v1, both("cni", "metrics"), starter1)
 	// Nothing about the CNI has changed, so it is sent only if the comparison says that it has to be.
@@ -761,5 +809,61 @@ func testLetsGoOfAnotherCluster(e *env) {
 	}
 	if got, first := owners(e.secret("generated")), e.addon().UID; !slices.Equal(got, []types.UID{first}) {
 		e.Errorf("the generated values are owned by %v, want the first ClusterAddon: another Cluster would get the same keys", got)
+	}
+}
+
+func testPrunesNothingWithoutMemory(e *env) {
+	e.publish(v1, both("cni", "metrics"), starter1)
+	e.publish(v2, both("cni"), starter2)
+	e.running(v1, k135)
+	e.start().settle()
+	if err := e.client.Delete(e.Context(), e.secret("inventory")); err != nil {
+		e.Fatal(err)
+	}
+	addon := e.addon()
+	before := addon.DeepCopy()
+	delete(addon.Annotations, v1alpha1.RolloutAnnotation)
+	if err := e.client.Patch(e.Context(), addon, client.MergeFrom(before)); err != nil {
+		e.Fatal(err)
+	}
+	o := e.start()
+	o.settle()
+	e.wantReady()
+	if got := e.addon().Status.Inventory; got == nil || got.Objects != 3 || got.Shared != 3 {
+		e.Errorf("inventory is %+v, want everything shared", got)
+	}
+	e.use(v2, k135)
+	o.settle()
+	e.clock.Step(15 * time.Minute)
+	o.settle()
+	e.wantReady()
+	e.wantObjects("cni: 2", "extra: 1", "metrics: 1")
+}
+
+func testUsesKindsOfEarlierStages(e *env) {
+	group := e.key.Name + ".example.com"
+	definition := `apiVersion: apiextensions.k8s.io/v1
+kind: CustomResourceDefinition
+metadata:
+  name: things.` + group + `
+spec:
+  group: ` + group + `
+  names: {kind: Thing, plural: things}
+  scope: Namespaced
+  versions: [{name: v1, served: true, storage: true, schema: {openAPIV3Schema: {type: object, x-kubernetes-preserve-unknown-fields: true}}}]
+`
+	thing := func(name string) string {
+		return "apiVersion: " + group + "/v1\nkind: Thing\nmetadata:\n  name: " + name + "\n"
+	}
+	e.publish(v1, both("definitions", "first", "second"), addons{"definitions": definition, "first": thing("first"), "second": thing("second")})
+	e.running(v1, k135)
+	o := e.start()
+	if _, err := o.once(); err != nil {
+		e.Errorf("an addon whose kinds come from an earlier stage: %v", err)
+	}
+	e.wantReady()
+	_, writes, reads := o.faults.counts()
+	if writes != 3 || writes+reads > 3+6 {
+		e.Errorf("%d writes and %d reads for 3 objects, want 3 and at most 6", writes, reads)
 	}
 }
