@@ -37,6 +37,12 @@ func newSandboxCommand() *cobra.Command {
 		Long: `A sandbox is a management cluster on this machine without containers: real etcd, real kube-apiserver,
 the unmodified managers of Cluster API, and a simulator in place of the infrastructure. Each workload
 cluster in it has a real API server too; only machines and kubelets are simulated.`,
+		Example: `  csctl sandbox up
+  csctl sandbox status
+  csctl sandbox down`,
+		// Without these two a mistyped command prints the help page and counts as success.
+		Args: cobra.NoArgs,
+		RunE: func(cmd *cobra.Command, _ []string) error { return cmd.Help() },
 	}
 	cmd.AddCommand(
 		newSandboxUpCommand(),
@@ -77,6 +83,8 @@ func newSandboxUpCommand() *cobra.Command {
 The programs are built from their Go modules the first time, which takes about ten minutes on two cores,
 and kept in the user's cache folder. Set CLUSTER_STACK_SANDBOX_ASSETS to a folder with bin/ and manifests/
 to use programs that are there already.`,
+		Example: `  csctl sandbox up
+  csctl sandbox up --name openstack --crds ./openstack-crds/ --releases ./releases`,
 		Args: cobra.NoArgs,
 	}
 	opts := daemon.Options{}
@@ -99,8 +107,7 @@ to use programs that are there already.`,
 			return err
 		}
 		if !started {
-			_, err := fmt.Fprintf(out, "Sandbox %s is running already, since %s.\n", state.Name, state.Since.Format(time.RFC3339))
-			return err
+			return printRunning(out, state, flags.Changed("crds") || flags.Changed("operator") || flags.Changed("releases"))
 		}
 		_, err = fmt.Fprintf(out, `Sandbox %s is ready after %s: Kubernetes %s, Cluster API %s.
 Next:
@@ -110,6 +117,16 @@ Next:
 		return err
 	}
 	return cmd
+}
+
+// printRunning tells that up found a running sandbox. Settings of this call had no effect on it.
+func printRunning(out io.Writer, state daemon.State, settings bool) error {
+	text := fmt.Sprintf("Sandbox %s is running already, since %s: KUBECONFIG=%s\n", state.Name, state.Since.Format(time.RFC3339), state.Kubeconfig)
+	if settings {
+		text += fmt.Sprintf("It keeps the settings that it was started with; for others, end it first with csctl sandbox down%s.\n", nameArgument(state.Name))
+	}
+	_, err := io.WriteString(out, text)
+	return err
 }
 
 // nameArgument is what to append to a command line for a sandbox.
@@ -176,7 +193,11 @@ func newSandboxDownCommand() *cobra.Command {
 	cmd := &cobra.Command{
 		Use:   "down",
 		Short: "End a sandbox and remove all that it made",
-		Args:  cobra.NoArgs,
+		Long: `End a sandbox and remove all that it made: programs, data, logs, and the releases in its own folder. The
+cache of programs stays. A sandbox that was killed or did not come up is removed in the same way.`,
+		Example: `  csctl sandbox down
+  csctl sandbox down --name openstack`,
+		Args: cobra.NoArgs,
 	}
 	name := nameFlag(cmd)
 	cmd.RunE = func(cmd *cobra.Command, _ []string) error {
@@ -216,7 +237,9 @@ func newSandboxStatusCommand() *cobra.Command {
 	cmd := &cobra.Command{
 		Use:   "status",
 		Short: "Show the programs of a sandbox and its workload clusters",
-		Args:  cobra.NoArgs,
+		Example: `  csctl sandbox status
+  csctl sandbox status -o json`,
+		Args: cobra.NoArgs,
 	}
 	name := nameFlag(cmd)
 	output := cmd.Flags().StringP("output", "o", "", "json, or a table if empty")
@@ -344,7 +367,9 @@ func newSandboxKubeconfigCommand() *cobra.Command {
 	cmd := &cobra.Command{
 		Use:   "kubeconfig",
 		Short: "Print the kubeconfig of a sandbox, or of a workload cluster in it",
-		Args:  cobra.NoArgs,
+		Example: `  csctl sandbox kubeconfig > sandbox.kubeconfig
+  csctl sandbox kubeconfig --cluster default/my-cluster > my-cluster.kubeconfig`,
+		Args: cobra.NoArgs,
 	}
 	name := nameFlag(cmd)
 	cluster := cmd.Flags().String("cluster", "", "namespace/name of a workload cluster")
@@ -360,7 +385,7 @@ func newSandboxKubeconfigCommand() *cobra.Command {
 		if *cluster == "" {
 			raw, err = os.ReadFile(state.Kubeconfig)
 		} else {
-			raw, err = workloadKubeconfig(cmd.Context(), state.Kubeconfig, *cluster)
+			raw, err = workloadKubeconfig(cmd.Context(), state, *cluster)
 		}
 		if err != nil {
 			return err
@@ -371,12 +396,12 @@ func newSandboxKubeconfigCommand() *cobra.Command {
 	return cmd
 }
 
-func workloadKubeconfig(ctx context.Context, kubeconfig, cluster string) ([]byte, error) {
+func workloadKubeconfig(ctx context.Context, state daemon.State, cluster string) ([]byte, error) {
 	namespace, name, ok := strings.Cut(cluster, "/")
 	if !ok || namespace == "" || name == "" {
 		return nil, fmt.Errorf("--cluster %s: give it as namespace/name", cluster)
 	}
-	config, err := managementConfig(kubeconfig)
+	config, err := managementConfig(state.Kubeconfig)
 	if err != nil {
 		return nil, err
 	}
@@ -386,7 +411,7 @@ func workloadKubeconfig(ctx context.Context, kubeconfig, cluster string) ([]byte
 	}
 	secret, err := client.CoreV1().Secrets(namespace).Get(ctx, name+"-kubeconfig", metav1.GetOptions{})
 	if apierrors.IsNotFound(err) {
-		return nil, fmt.Errorf("cluster %s has no kubeconfig yet, or does not exist; csctl sandbox status lists the clusters", cluster)
+		return nil, fmt.Errorf("cluster %s has no kubeconfig yet, or does not exist; csctl sandbox status%s lists the clusters", cluster, nameArgument(state.Name))
 	}
 	if err != nil {
 		return nil, err
@@ -402,7 +427,13 @@ func newSandboxLogsCommand() *cobra.Command {
 	cmd := &cobra.Command{
 		Use:   "logs [component]",
 		Short: "Print the log of a program of a sandbox, or list what has a log",
-		Args:  cobra.MaximumNArgs(1),
+		Long: `Print the log of a program of a sandbox, or list what has a log.
+
+The process of the sandbox itself, with the simulator, has the log "sandbox".`,
+		Example: `  csctl sandbox logs
+  csctl sandbox logs capi-controller-manager -f
+  csctl sandbox logs sandbox`,
+		Args: cobra.MaximumNArgs(1),
 	}
 	name := nameFlag(cmd)
 	follow := cmd.Flags().BoolP("follow", "f", false, "go on printing what is added, until interrupted")

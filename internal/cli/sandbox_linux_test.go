@@ -142,8 +142,11 @@ func TestSandbox(t *testing.T) {
 	if strings.Contains(out, "\033[") {
 		t.Errorf("control sequences in what is no terminal:\n%q", out)
 	}
-	if again := csctl(t, "sandbox", "up"); !strings.Contains(again, "is running already") {
+	if again := csctl(t, "sandbox", "up"); !strings.Contains(again, "is running already") || strings.Contains(again, "settings") {
 		t.Errorf("second up: %q", again)
+	}
+	if again := csctl(t, "sandbox", "up", "--operator", "none"); !strings.Contains(again, "It keeps the settings") {
+		t.Errorf("second up with other settings: %q", again)
 	}
 
 	s := status(t)
@@ -344,6 +347,68 @@ func TestSandboxFlags(t *testing.T) {
 	fails(t, "--operator", "sandbox", "up", "--operator", "/nonexistent")
 	fails(t, "--releases", "sandbox", "up", "--releases", "/nonexistent")
 	fails(t, "--output yaml", "sandbox", "status", "-o", "yaml")
+	fails(t, "csctl sandbox up --help", "sandbox", "up", "--nmae", "x")
+	fails(t, `unknown command "dwon"`, "sandbox", "dwon")
+	if help := csctl(t, "sandbox"); !strings.Contains(help, "kubeconfig") {
+		t.Errorf("csctl sandbox:\n%s", help)
+	}
+}
+
+// TestStatusIsStable: scripts read it.
+func TestStatusIsStable(t *testing.T) {
+	since := time.Date(2026, 1, 1, 12, 0, 0, 0, time.UTC)
+	got, err := json.MarshalIndent(sandboxStatus{
+		State: daemon.State{
+			Name: "a", Phase: daemon.PhaseReady, PID: 1, StartTicks: 2, Since: since, Addresses: "127.64.0.0/16",
+			Endpoint: "https://127.64.0.1:6443", Kubeconfig: "/k", Releases: "/r",
+			Versions:   binaries.Versions{Kubernetes: "v1", Etcd: "v2", ClusterAPI: "v3"},
+			Components: []sandbox.Component{{Name: "etcd", State: sandbox.StateReady, PID: 3, Address: "127.64.0.1:2379", Since: since, Restarts: 1, LastError: "e"}},
+		},
+		Clusters: []clusterStatus{{Namespace: "default", Name: "one", Phase: "Provisioned", Available: "True", Class: "c", Version: "v1.36.3"}},
+	}, "", "  ")
+	if err != nil {
+		t.Fatal(err)
+	}
+	const want = `{
+  "name": "a",
+  "phase": "Ready",
+  "pid": 1,
+  "startTicks": 2,
+  "since": "2026-01-01T12:00:00Z",
+  "addresses": "127.64.0.0/16",
+  "endpoint": "https://127.64.0.1:6443",
+  "kubeconfig": "/k",
+  "releases": "/r",
+  "versions": {
+    "kubernetes": "v1",
+    "etcd": "v2",
+    "clusterAPI": "v3"
+  },
+  "components": [
+    {
+      "name": "etcd",
+      "state": "Ready",
+      "pid": 3,
+      "address": "127.64.0.1:2379",
+      "since": "2026-01-01T12:00:00Z",
+      "restarts": 1,
+      "lastError": "e"
+    }
+  ],
+  "clusters": [
+    {
+      "namespace": "default",
+      "name": "one",
+      "phase": "Provisioned",
+      "available": "True",
+      "class": "c",
+      "version": "v1.36.3"
+    }
+  ]
+}`
+	if diff := cmp.Diff(want, string(got)); diff != "" {
+		t.Error(diff)
+	}
 }
 
 func TestPrintStatus(t *testing.T) {

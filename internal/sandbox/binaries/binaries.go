@@ -59,7 +59,11 @@ type Set struct {
 }
 
 // Versions are the pinned versions, each with a leading v.
-type Versions struct{ Kubernetes, Etcd, ClusterAPI string }
+type Versions struct {
+	Kubernetes string `json:"kubernetes"`
+	Etcd       string `json:"etcd"`
+	ClusterAPI string `json:"clusterAPI"`
+}
 
 // Pinned returns the versions that the programs are built from.
 func Pinned() Versions {
