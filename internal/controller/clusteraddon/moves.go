@@ -17,6 +17,7 @@ import (
 
 	corev1 "k8s.io/api/core/v1"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"k8s.io/apimachinery/pkg/apis/meta/v1/unstructured"
 	clusterv1 "sigs.k8s.io/cluster-api/api/core/v1beta2"
 	ctrl "sigs.k8s.io/controller-runtime"
 	"sigs.k8s.io/controller-runtime/pkg/client"
@@ -473,21 +474,32 @@ func (w *work) pruneAddons(ctx context.Context, move rollout.Prune) ([]string, e
 }
 
 func (w *work) pruneInventory(ctx context.Context, addons []string) ([]string, error) {
-	wanted := map[apply.ID]bool{}
+	wanted, hooked := map[apply.ID]bool{}, map[apply.ID]bool{}
+	note := func(set map[apply.ID]bool, objects []*unstructured.Unstructured) error {
+		ids, err := w.conn.applier.Identify(ctx, objects, render.AddonNamespace)
+		for _, id := range ids {
+			set[id] = true
+		}
+		return err
+	}
 	for _, addon := range addons {
 		rendered, err := w.render(ctx, w.release, addon)
 		if err != nil {
 			return nil, step.Because(v1alpha1.RenderFailedReason, fmt.Errorf("addon %s: %w", addon, err))
 		}
-		ids, err := w.conn.applier.Identify(ctx, rendered.Objects, render.AddonNamespace)
-		if err != nil {
+		var made []*unstructured.Unstructured
+		for _, hook := range rendered.Hooks {
+			made = append(made, hook.Object)
+		}
+		if err := errors.Join(note(wanted, rendered.Objects), note(hooked, made)); err != nil {
 			return nil, fmt.Errorf("addon %s: %w", addon, err)
 		}
-		for _, id := range ids {
-			wanted[id] = true
-		}
 	}
-	report, err := w.conn.applier.Prune(ctx, w.inventory, func(id apply.ID) bool { return wanted[id] }, w.journal)
+	report, err := w.conn.applier.Prune(ctx, w.inventory, func(id apply.ID) bool {
+		entry, _ := w.inventory.Get(id)
+		// An object that only hooks of the chart make now is not kept for having been an ordinary one.
+		return wanted[id] || hooked[id] && entry.Hook != ""
+	}, w.journal)
 	w.resources(report)
 	if err != nil {
 		return nil, step.Because(v1alpha1.FailedToDeleteObjectsReason, err)

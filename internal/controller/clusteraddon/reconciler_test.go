@@ -56,6 +56,7 @@ func TestReconcile(t *testing.T) {
 		"LetsGoOfAnotherCluster":        testLetsGoOfAnotherCluster,
 		"PrunesNothingWithoutMemory":    testPrunesNothingWithoutMemory,
 		"UsesKindsOfEarlierStages":      testUsesKindsOfEarlierStages,
+		"KeepsWhatHooksMade":            testKeepsWhatHooksMade,
 	} {
 		t.Run(name, func(t *testing.T) { test(newEnv(t, workload)) })
 	}
@@ -866,4 +867,19 @@ spec:
 	if writes != 3 || writes+reads > 3+6 {
 		e.Errorf("%d writes and %d reads for 3 objects, want 3 and at most 6", writes, reads)
 	}
+}
+
+func testKeepsWhatHooksMade(e *env) {
+	hook := strings.Replace(object("hook", "1"), "metadata:\n", "metadata:\n  annotations: {helm.sh/hook: \"post-install,post-upgrade\"}\n", 1)
+	e.publish(v1, both("setup", "cni"), addons{"setup": hook, "cni": object("cni", "1")})
+	e.running(v1, k135)
+	o := e.start()
+	o.settle()
+	e.wantReady()
+	e.wantObjects("cni: 1", "hook: 1")
+	e.publish(v2, both("cni"), addons{"cni": object("cni", "1")})
+	e.use(v2, k135)
+	o.settle()
+	e.wantReady()
+	e.wantObjects("cni: 1")
 }
