@@ -8,6 +8,8 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
+	"io"
+	"net/http"
 	"slices"
 	"strings"
 	"testing"
@@ -19,6 +21,7 @@ import (
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/apis/meta/v1/unstructured"
+	"k8s.io/client-go/rest"
 	"k8s.io/client-go/tools/events"
 	clusterv1 "sigs.k8s.io/cluster-api/api/core/v1beta2"
 	ctrl "sigs.k8s.io/controller-runtime"
@@ -65,14 +68,17 @@ func newWorld(t *testing.T) *world {
 func (w *world) restart() { w.restartWith(w) }
 
 // restartWith does the same with another client for the writes.
-func (w *world) restartWith(c client.Client) {
+func (w *world) restartWith(c client.Client) { w.restartOn(c, sandboxtest.APIServer(w.T)) }
+
+// restartOn does the same with another way to the cluster for the objects of classes.
+func (w *world) restartOn(c client.Client, config *rest.Config) {
 	w.Helper()
 	st, err := store.Open(w.storeDir)
 	if err != nil {
 		w.Fatal(err)
 	}
 	w.Cleanup(func() { _ = st.Close() })
-	applier, err := apply.New(sandboxtest.APIServer(w.T), apply.Options{})
+	applier, err := apply.New(config, apply.Options{})
 	if err != nil {
 		w.Fatal(err)
 	}
@@ -480,6 +486,82 @@ func TestDeletionWaitsForClustersOfAllNamespaces(t *testing.T) {
 	w.must(w.List(t.Context(), secrets, client.InNamespace(w.namespace)))
 	if len(secrets.Items) > 0 {
 		t.Errorf("%d Secrets are still there; a successor of the same name would take them for its own", len(secrets.Items))
+	}
+}
+
+// A Cluster is created right after the last look at who uses the release. Cluster API knows.
+func TestClassThatCannotBeDeletedStaysWhole(t *testing.T) {
+	w := newWorld(t)
+	w.publish(nil)
+	w.create(nil)
+	_, _, err := w.run()
+	w.must(err)
+	config := rest.CopyConfig(sandboxtest.APIServer(t))
+	config.Wrap(func(next http.RoundTripper) http.RoundTripper { return refusesToDeleteClasses{next} })
+	w.restartOn(w, config)
+	w.must(w.Delete(t.Context(), w.get()))
+	obj, _, err := w.run()
+	if err == nil {
+		t.Error("want to try again")
+	}
+	is(t, obj, v1alpha1.ReadyCondition, v1alpha1.FailedToDeleteObjectsReason, "in use by a Cluster")
+	if w.class() == nil || w.template() == nil {
+		t.Error("the class has lost what it consists of")
+	}
+
+	// Somebody claims the class for himself.
+	class := w.class()
+	class.SetLabels(nil)
+	w.must(w.Update(t.Context(), class))
+	w.restart()
+	_, err = w.reconcile.Reconcile(t.Context(), w.get())
+	w.must(err)
+	if w.class() == nil || w.template() == nil {
+		t.Error("a class that is kept has lost what it consists of")
+	}
+}
+
+type refusesToDeleteClasses struct{ http.RoundTripper }
+
+func (r refusesToDeleteClasses) RoundTrip(request *http.Request) (*http.Response, error) {
+	if request.Method != http.MethodDelete || !strings.Contains(request.URL.Path, "/clusterclasses/") {
+		return r.RoundTripper.RoundTrip(request)
+	}
+	body := `{"kind": "Status", "apiVersion": "v1", "status": "Failure", "message": "admission webhook denied the request: in use by a Cluster", "reason": "Forbidden", "code": 403}`
+	return &http.Response{
+		StatusCode: http.StatusForbidden, Header: http.Header{"Content-Type": {"application/json"}},
+		Body: io.NopCloser(strings.NewReader(body)), Request: request,
+	}, nil
+}
+
+// Whoever wrote the chart may have called its class as they liked.
+func TestDeletionWaitsForClustersOfAnyClass(t *testing.T) {
+	w := newWorld(t)
+	w.publish(map[string]string{"other.yaml": `
+apiVersion: cluster.x-k8s.io/v1beta2
+kind: ClusterClass
+metadata:
+  name: other
+spec:
+  infrastructure:
+    templateRef: {apiVersion: infrastructure.cluster.x-k8s.io/v1beta2, kind: DevClusterTemplate, name: x}
+  controlPlane:
+    templateRef: {apiVersion: controlplane.cluster.x-k8s.io/v1beta2, kind: KubeadmControlPlaneTemplate, name: x}
+`})
+	w.create(nil)
+	_, _, err := w.run()
+	w.must(err)
+	cluster := &clusterv1.Cluster{
+		ObjectMeta: metav1.ObjectMeta{Namespace: w.namespace, Name: "near"},
+		Spec:       clusterv1.ClusterSpec{Topology: clusterv1.Topology{ClassRef: clusterv1.ClusterClassRef{Name: "other"}, Version: "v1.35.4"}},
+	}
+	w.must(w.Create(t.Context(), cluster))
+	w.must(w.Delete(t.Context(), w.get()))
+	obj, _, err := w.run()
+	w.must(err)
+	is(t, obj, v1alpha1.ReadyCondition, v1alpha1.InUseReason, w.namespace+"/near")
+	if w.object(clusterv1.GroupVersion.String(), "ClusterClass", "other") == nil || w.template() == nil {
+		t.Error("what a Cluster uses was deleted")
 	}
 }
 

@@ -15,7 +15,9 @@ import (
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
 	"k8s.io/apimachinery/pkg/api/meta"
 	"k8s.io/apimachinery/pkg/apis/meta/v1/unstructured"
+	"k8s.io/apimachinery/pkg/runtime/schema"
 	"k8s.io/apimachinery/pkg/util/wait"
+	clusterv1 "sigs.k8s.io/cluster-api/api/core/v1beta2"
 	ctrl "sigs.k8s.io/controller-runtime"
 	"sigs.k8s.io/controller-runtime/pkg/client"
 	"sigs.k8s.io/controller-runtime/pkg/controller/controllerutil"
@@ -228,19 +230,25 @@ func (w *work) remove(ctx context.Context) (step.Outcome, error) {
 	if !controllerutil.ContainsFinalizer(w.obj, v1alpha1.ClusterStackReleaseFinalizer) {
 		return step.Done(), nil // others hold it
 	}
-	if name, err := release.ParseName(w.obj.Name); err == nil {
-		usage, err := releases.FindUsage(ctx, w.live)
-		if err != nil {
-			return step.Outcome{}, err
-		}
-		if users := usage[releases.Key{Namespace: w.obj.Namespace, Name: name}]; len(users) > 0 {
-			return step.Wait(v1alpha1.InUseReason, "used by the Clusters %s", strings.Join(users, ", ")), nil
-		}
-	}
 	if err := w.load(ctx); err != nil {
 		return step.Outcome{}, err
 	}
-	report, err := w.applier.Prune(ctx, w.inventory, func(apply.ID) bool { return false }, w.journal)
+	users, err := w.users(ctx)
+	if err != nil {
+		return step.Outcome{}, err
+	}
+	if len(users) > 0 {
+		// A class of another name than that of the release wakes nobody.
+		return step.Wait(v1alpha1.InUseReason, "used by the Clusters %s", strings.Join(users, ", ")).LookAgain(w.options.Recheck), nil
+	}
+	// Classes first: Cluster API refuses to delete one that a Cluster has come to use this very moment, and
+	// then what it consists of must still be there.
+	report, err := w.applier.Prune(ctx, w.inventory, func(id apply.ID) bool { return id.GroupKind() != classKind }, w.journal)
+	if err == nil && len(report.Kept) == 0 {
+		var rest apply.Report
+		rest, err = w.applier.Prune(ctx, w.inventory, func(apply.ID) bool { return false }, w.journal)
+		report.Pruned, report.Kept = append(report.Pruned, rest.Pruned...), rest.Kept
+	}
 	if err != nil {
 		return step.Outcome{}, step.Because(v1alpha1.FailedToDeleteObjectsReason, err)
 	}
@@ -258,6 +266,35 @@ func (w *work) remove(ctx context.Context) (step.Outcome, error) {
 		return step.Outcome{}, fmt.Errorf("remove finalizer: %w", err)
 	}
 	return pruned(report), nil
+}
+
+// classKind is that of cluster classes.
+var classKind = schema.GroupKind{Group: clusterv1.GroupVersion.Group, Kind: "ClusterClass"}
+
+// users returns the Clusters that use the release: by the name that its class has as a rule, by addons of
+// it that they still have, or by any class that was applied for it.
+func (w *work) users(ctx context.Context) ([]string, error) {
+	var users []string
+	if name, err := release.ParseName(w.obj.Name); err == nil {
+		usage, err := releases.FindUsage(ctx, w.live)
+		if err != nil {
+			return nil, err
+		}
+		users = usage[releases.Key{Namespace: w.obj.Namespace, Name: name}]
+	}
+	var classes []client.ObjectKey
+	for _, e := range w.inventory.Entries() {
+		if e.GroupKind() == classKind {
+			classes = append(classes, client.ObjectKey{Namespace: e.Namespace, Name: e.Name})
+		}
+	}
+	others, err := releases.UsersOfClasses(ctx, w.live, classes)
+	if err != nil {
+		return nil, err
+	}
+	users = append(users, others...)
+	slices.Sort(users)
+	return slices.Compact(users), nil
 }
 
 // pruned says what a prune came to.

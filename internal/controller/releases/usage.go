@@ -82,3 +82,21 @@ func FindUsage(ctx context.Context, reader client.Reader) (Usage, error) {
 func (u Usage) add(key Key, cluster client.ObjectKey) {
 	u[key] = append(u[key], cluster.String())
 }
+
+// UsersOfClasses returns the Clusters, sorted, that use one of the ClusterClasses, whatever these are called.
+func UsersOfClasses(ctx context.Context, reader client.Reader, classes []client.ObjectKey) ([]string, error) {
+	clusters := &clusterv1.ClusterList{}
+	if err := reader.List(ctx, clusters); err != nil {
+		return nil, fmt.Errorf("list Clusters: %w", err)
+	}
+	var users []string
+	for i := range clusters.Items {
+		cluster := &clusters.Items[i]
+		class := cluster.GetClassKey()
+		if cluster.Spec.Topology.IsDefined() && slices.Contains(classes, client.ObjectKey{Namespace: class.Namespace, Name: class.Name}) {
+			users = append(users, client.ObjectKeyFromObject(cluster).String())
+		}
+	}
+	slices.Sort(users)
+	return users, nil
+}
