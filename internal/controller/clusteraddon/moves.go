@@ -164,8 +164,14 @@ func (w *work) save(ctx context.Context, record rollout.Record, change func()) e
 	return nil
 }
 
+// noteLimit is what the API server takes as the text of an event, in bytes; it refuses a longer one.
+const noteLimit = 1024
+
 // tell records an event on the ClusterAddon and on its Cluster.
 func (w *work) tell(kind, reason, message string) {
+	if cut := " …"; len(message) > noteLimit {
+		message = strings.ToValidUTF8(message[:noteLimit-len(cut)], "") + cut
+	}
 	w.recorder.Eventf(w.addon, nil, kind, reason, reason, "%s", message)
 	w.recorder.Eventf(w.cluster, w.addon, kind, reason, reason, "%s", message)
 }
@@ -440,39 +446,48 @@ func (w *work) correctDrift(ctx context.Context) error {
 	if len(errs) > 0 {
 		return step.Because(v1alpha1.FailedToApplyObjectsReason, joined(errs))
 	}
-	if w.forgotten() {
+	if len(w.leftovers()) > 0 {
 		_, err = w.pruneInventory(ctx, w.record.Applied.Addons)
 	}
 	return err
 }
 
-// forgotten reports whether the inventory has objects that are not wanted any more and could not be deleted
-// when they were to be.
-func (w *work) forgotten() bool {
-	return slices.ContainsFunc(w.inventory.Entries(), func(e apply.Entry) bool {
-		return e.Hook == "" && (e.Hash == "" || !slices.Contains(w.record.Applied.Addons, e.Set))
-	})
+// leftovers are the objects of the inventory that are not wanted any more and could not be deleted when they
+// were to be.
+func (w *work) leftovers() []string {
+	var left []string
+	for _, e := range w.inventory.Entries() {
+		if e.Hook == "" && (e.Hash == "" || !slices.Contains(w.record.Applied.Addons, e.Set)) {
+			left = append(left, e.ID.String())
+		}
+	}
+	return left
 }
 
 func not(ids []apply.ID) func(apply.ID) bool {
 	return func(id apply.ID) bool { return !slices.Contains(ids, id) }
 }
 
-// pruneAddons deletes what the addons of the cluster do not have, and returns what was kept all the same.
-func (w *work) pruneAddons(ctx context.Context, move rollout.Prune) ([]string, error) {
+// pruneAddons deletes what the addons of the cluster do not have, and tells what was kept all the same.
+func (w *work) pruneAddons(ctx context.Context, move rollout.Prune) error {
 	var kept []string
 	if !move.Nothing {
 		var err error
 		if kept, err = w.pruneInventory(ctx, move.Addons); err != nil {
-			return nil, err
+			return err
 		}
 	}
 	if err := w.save(ctx, move.Record, nil); err != nil {
-		return nil, fmt.Errorf("save that nothing is left: %w", err)
+		return fmt.Errorf("save that the leftovers were dealt with: %w", err)
 	}
-	return kept, nil
+	if len(kept) > 0 {
+		// Once, because not all of it stays in the inventory.
+		w.tell(corev1.EventTypeNormal, v1alpha1.LeftoversKeptReason, "kept of earlier releases: "+strings.Join(kept, "; "))
+	}
+	return nil
 }
 
+// pruneInventory deletes what the addons do not have, and returns what was kept and why.
 func (w *work) pruneInventory(ctx context.Context, addons []string) ([]string, error) {
 	wanted, hooked := map[apply.ID]bool{}, map[apply.ID]bool{}
 	note := func(set map[apply.ID]bool, objects []*unstructured.Unstructured) error {

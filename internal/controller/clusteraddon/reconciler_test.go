@@ -57,6 +57,7 @@ func TestReconcile(t *testing.T) {
 		"PrunesNothingWithoutMemory":    testPrunesNothingWithoutMemory,
 		"UsesKindsOfEarlierStages":      testUsesKindsOfEarlierStages,
 		"KeepsWhatHooksMade":            testKeepsWhatHooksMade,
+		"NamesWhatIsLeft":               testNamesWhatIsLeft,
 	} {
 		t.Run(name, func(t *testing.T) { test(newEnv(t, workload)) })
 	}
@@ -882,4 +883,31 @@ func testKeepsWhatHooksMade(e *env) {
 	o.settle()
 	e.wantReady()
 	e.wantObjects("cni: 1")
+}
+
+func testNamesWhatIsLeft(e *env) {
+	namespace := "---\napiVersion: v1\nkind: Namespace\nmetadata:\n  name: \"{{ .Values.cluster }}\"\n"
+	e.publish(v1, both("cni", "metrics"), addons{"cni": object("cni", "1"), "metrics": namespace})
+	e.publish(v2, both("cni"), starter2)
+	e.running(v1, k135)
+	o := e.start()
+	o.settle()
+	foreign := &corev1.ConfigMap{ObjectMeta: metav1.ObjectMeta{Namespace: e.key.Name, Name: "foreign"}}
+	if err := e.workload.Create(e.Context(), foreign); err != nil {
+		e.Fatal(err)
+	}
+	e.use(v2, k135)
+	o.settle()
+	e.wantReady()
+	e.wantEvent(v1alpha1.LeftoversKeptReason)
+	want := "Namespace " + e.key.Name
+	e.wantCondition(v1alpha1.LeftoversPrunedCondition, "True", v1alpha1.DoneReason, want)
+	_, _ = e.start().once()
+	e.wantCondition(v1alpha1.LeftoversPrunedCondition, "True", v1alpha1.DoneReason, want)
+	if err := e.workload.Delete(e.Context(), foreign); err != nil {
+		e.Fatal(err)
+	}
+	e.clock.Step(15 * time.Minute)
+	o.settle()
+	e.wantCondition(v1alpha1.LeftoversPrunedCondition, "True", v1alpha1.DoneReason, "nothing is left")
 }

@@ -281,14 +281,9 @@ func (w *work) moves(ctx context.Context) (step.Outcome, error) {
 
 // prune deletes what earlier releases had and this one has not, and keeps a cluster at rest as it is.
 func (w *work) prune(ctx context.Context) (step.Outcome, error) {
-	message := "nothing is left of earlier releases"
 	if move, due := rollout.Next(w.situation()).(rollout.Prune); due {
-		kept, err := w.pruneAddons(ctx, move)
-		if err != nil {
+		if err := w.pruneAddons(ctx, move); err != nil {
 			return step.Outcome{}, err
-		}
-		if len(kept) > 0 {
-			message = "kept of earlier releases: " + strings.Join(kept, "; ")
 		}
 	}
 	if w.conn.untilRecheck(w.options.Clock.Now()) == 0 {
@@ -296,6 +291,10 @@ func (w *work) prune(ctx context.Context) (step.Outcome, error) {
 			return step.Outcome{}, err
 		}
 		w.conn.recheckAfter(w.options.Clock.Now(), spread(w.options.Recheck))
+	}
+	message := "nothing is left of earlier releases"
+	if left := w.leftovers(); len(left) > 0 {
+		message = "left of earlier releases: " + strings.Join(left, ", ") + "; deleted once nothing is in the way"
 	}
 	w.addon.Status.Ready = true
 	// Asked once more a moment after it is due, so that it is due then.
