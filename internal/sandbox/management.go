@@ -64,12 +64,17 @@ func (s *Sandbox) readManifests(context.Context) (string, error) {
 		m.crds = append(m.crds, p.crds...)
 		m.webhooks = append(m.webhooks, p.webhooks...)
 	}
+	taken := map[int]bool{} // by a manager that does not listen yet
 	for i := range s.managers {
 		// The managers bind this port on all addresses.
 		port, err := freePort("", 0)
+		for err == nil && taken[port] {
+			port, err = freePort("", 0)
+		}
 		if err != nil {
 			return "", err
 		}
+		taken[port] = true
 		s.managers[i].webhookPort = port
 		provider, err := readProvider(filepath.Join(s.opts.Binaries.Manifests, s.managers[i].config), &webhookServer{
 			address:  net.JoinHostPort(s.ip, strconv.Itoa(port)),
@@ -236,15 +241,16 @@ func (s *Sandbox) managerSteps() []step {
 }
 
 // startSimulator runs the simulator in this process, until Stop.
-func (s *Sandbox) startSimulator(context.Context) (string, error) {
+func (s *Sandbox) startSimulator(ctx context.Context) (string, error) {
 	addresses := s.opts.Block.Prefix + ".0.0/16"
-	return addresses, s.supervisor.startFunc("simulator", addresses, func(ctx context.Context) error {
+	return addresses, s.supervisor.startFunc(ctx, "simulator", addresses, func(ctx context.Context, ready func()) error {
 		return simulator.Run(ctx, simulator.Options{
 			Config:   s.Config(),
 			Binaries: s.opts.Binaries,
 			Dir:      s.path("machines"),
 			Network:  simulator.Network{Prefix: s.opts.Block.Prefix},
 			Log:      s.opts.Log.WithName("simulator"),
+			Started:  ready,
 		})
 	})
 }

@@ -89,8 +89,9 @@ func (s *supervisor) start(ctx context.Context, p program) error {
 	return nil
 }
 
-// startFunc runs a part of this very process as if it were a program, until stop.
-func (s *supervisor) startFunc(name, address string, run func(context.Context) error) error {
+// startFunc runs a part of this very process as if it were a program: it returns when run has called ready, and
+// keeps it running until stop.
+func (s *supervisor) startFunc(ctx context.Context, name, address string, run func(ctx context.Context, ready func()) error) error {
 	if s.life.Err() != nil {
 		return fmt.Errorf("start %s: the sandbox is stopping", name)
 	}
@@ -98,17 +99,35 @@ func (s *supervisor) startFunc(name, address string, run func(context.Context) e
 	index := len(s.components)
 	s.components = append(s.components, Component{Name: name, Address: address})
 	s.mu.Unlock()
-	s.wg.Go(func() {
+
+	up, failed := make(chan struct{}), make(chan error, 1)
+	var first sync.Once
+	ready := func() {
+		s.set(index, func(c *Component) { c.State = StateReady })
+		first.Do(func() { close(up) })
+	}
+	s.wg.Go(func() { //nolint:contextcheck // beyond the start that ctx bounds
 		var pauses backoff
 		for {
 			begin := time.Now()
-			s.set(index, func(c *Component) { c.State, c.PID, c.Since = StateReady, os.Getpid(), begin })
-			err := run(s.life)
+			s.set(index, func(c *Component) {
+				c.PID, c.Since = os.Getpid(), begin
+				if c.State == "" {
+					c.State = StateStarting
+				}
+			})
+			err := run(s.life, ready)
 			if s.life.Err() != nil {
 				return
 			}
 			if err == nil {
 				err = errors.New("it ended by itself")
+			}
+			select {
+			case <-up:
+			default: // nobody relies on it yet: whoever starts it is to know
+				failed <- err
+				return
 			}
 			pause := pauses.next(time.Since(begin))
 			s.log.Error(err, "Part of the sandbox ended, starting it again", "part", name, "pause", pause.String())
@@ -120,7 +139,16 @@ func (s *supervisor) startFunc(name, address string, run func(context.Context) e
 			}
 		}
 	})
-	return nil
+	select {
+	case <-up:
+		return nil
+	case err := <-failed:
+		return err
+	case <-ctx.Done():
+		return fmt.Errorf("%s is not ready: %w", name, context.Cause(ctx))
+	case <-s.life.Done():
+		return fmt.Errorf("start %s: the sandbox is stopping", name)
+	}
 }
 
 // backoff are the pauses between the exit of a program and its next start: none the first time, growing up

@@ -5,6 +5,7 @@ package sandbox
 
 import (
 	"context"
+	"errors"
 	"os"
 	"path/filepath"
 	"strings"
@@ -89,30 +90,54 @@ func TestSupervisorRunsAPartOfItself(t *testing.T) {
 	changes := make(chan Component, 100)
 	s := newSupervisor(t.TempDir(), testr.New(t), func(c []Component) { changes <- c[0] })
 	t.Cleanup(s.stop)
-	runs := make(chan int, 100)
-	count := 0
-	err := s.startFunc("simulator", "127.64.0.0/16", func(ctx context.Context) error {
-		count++
-		runs <- count
-		if count == 1 {
-			return os.ErrDeadlineExceeded
+	fail := make(chan error)
+	err := s.startFunc(t.Context(), "simulator", "127.64.0.0/16", func(ctx context.Context, ready func()) error {
+		ready()
+		select {
+		case err := <-fail:
+			return err
+		case <-ctx.Done():
+			return ctx.Err()
 		}
-		<-ctx.Done()
-		return ctx.Err()
 	})
 	if err != nil {
 		t.Fatal(err)
 	}
-	for range 2 {
-		<-runs
-	}
-	if c := <-changes; c.State != StateReady || c.PID != os.Getpid() {
-		t.Errorf("first %+v", c)
-	}
-	if c := <-changes; c.State != StateRestarting || c.Restarts != 1 || c.LastError != os.ErrDeadlineExceeded.Error() {
-		t.Errorf("then %+v", c)
+	fail <- os.ErrDeadlineExceeded
+	for _, want := range []Component{
+		{State: StateStarting, PID: os.Getpid()},
+		{State: StateReady, PID: os.Getpid()},
+		{State: StateRestarting, Restarts: 1},
+		{State: StateRestarting, Restarts: 1, PID: os.Getpid()},
+		{State: StateReady, Restarts: 1, PID: os.Getpid()},
+	} {
+		got := <-changes
+		if got.State != want.State || got.PID != want.PID || got.Restarts != want.Restarts {
+			t.Errorf("got %+v, want %+v", got, want)
+		}
+		if told := got.LastError == os.ErrDeadlineExceeded.Error(); told != (want.Restarts > 0) {
+			t.Errorf("last error %q after %d restarts", got.LastError, want.Restarts)
+		}
 	}
 	s.stop() // returns, so the part has ended
+}
+
+func TestSupervisorTellsWhyAPartDoesNotStart(t *testing.T) {
+	s := newSupervisor(t.TempDir(), testr.New(t), nil)
+	t.Cleanup(s.stop)
+	err := s.startFunc(t.Context(), "simulator", "", func(context.Context, func()) error { return os.ErrPermission })
+	if !errors.Is(err, os.ErrPermission) {
+		t.Errorf("got %v", err)
+	}
+	short, cancel := context.WithCancel(t.Context())
+	cancel()
+	err = s.startFunc(short, "slow", "", func(ctx context.Context, _ func()) error {
+		<-ctx.Done()
+		return ctx.Err()
+	})
+	if err == nil || !strings.Contains(err.Error(), "slow is not ready") {
+		t.Errorf("got %v", err)
+	}
 }
 
 func TestBackoff(t *testing.T) {

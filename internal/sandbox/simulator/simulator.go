@@ -30,6 +30,7 @@ import (
 	"sigs.k8s.io/controller-runtime/pkg/cache"
 	"sigs.k8s.io/controller-runtime/pkg/client"
 	"sigs.k8s.io/controller-runtime/pkg/config"
+	"sigs.k8s.io/controller-runtime/pkg/manager"
 	"sigs.k8s.io/controller-runtime/pkg/metrics/server"
 
 	"github.com/clusterstacks/cluster-stack-operator/internal/sandbox/binaries"
@@ -57,6 +58,8 @@ type Options struct {
 	Dir     string
 	Network Network
 	Log     logr.Logger
+	// Started is called once the simulator sees Clusters and Machines. It may be nil.
+	Started func()
 }
 
 // Run simulates until ctx ends. When it returns, none of the processes that it started is left. What is in Dir
@@ -80,6 +83,11 @@ func Run(ctx context.Context, o Options) error {
 	if err := infra.Setup(mgr, fleet); err != nil {
 		return fmt.Errorf("simulator: %w", err)
 	}
+	if o.Started != nil {
+		if err := mgr.Add(announce(mgr.GetCache(), o.Started)); err != nil {
+			return fmt.Errorf("simulator: %w", err)
+		}
+	}
 	err = mgr.Start(ctx)
 	stop, cancel := context.WithTimeout(context.WithoutCancel(ctx), stopTimeout)
 	defer cancel()
@@ -88,6 +96,19 @@ func Run(ctx context.Context, o Options) error {
 		return fmt.Errorf("simulator: %w", err)
 	}
 	return nil
+}
+
+// announce calls started when the caches that the controllers wait for are filled.
+func announce(c cache.Cache, started func()) manager.RunnableFunc {
+	return func(ctx context.Context) error {
+		for _, kind := range []client.Object{&clusterv1.Cluster{}, &clusterv1.Machine{}} {
+			if _, err := c.GetInformer(ctx, kind); err != nil { // waits until it is filled
+				return err
+			}
+		}
+		started()
+		return nil
+	}
 }
 
 func newManager(o Options) (ctrl.Manager, error) {
