@@ -8,6 +8,7 @@ import (
 	"io/fs"
 	"os"
 	"path/filepath"
+	"sync"
 	"syscall"
 )
 
@@ -15,6 +16,7 @@ import (
 // as long as it lives, however it ends; process ids would not do, because they come back, and
 // containers that share a volume do not see one another's.
 type tempFolder struct {
+	mu   sync.Mutex
 	path string
 	lock *os.File
 }
@@ -93,9 +95,26 @@ func isAt(f *os.File, path string) (bool, error) {
 	return err == nil && os.SameFile(opened, now), err
 }
 
-// make returns a new empty folder.
-func (t *tempFolder) make() (string, error) { return os.MkdirTemp(t.path, "") }
+// make returns a new empty folder. When somebody has removed the temporary folder, or a process on a machine
+// that does not see our lock has, there is a new one.
+func (t *tempFolder) make() (string, error) {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	path, err := os.MkdirTemp(t.path, "")
+	if !errors.Is(err, fs.ErrNotExist) {
+		return path, err
+	}
+	successor, err := newTempFolder(filepath.Dir(t.path))
+	if err != nil {
+		return "", err
+	}
+	_ = t.lock.Close() // of a folder that is gone
+	t.path, t.lock = successor.path, successor.lock
+	return os.MkdirTemp(t.path, "")
+}
 
 func (t *tempFolder) remove() error {
+	t.mu.Lock()
+	defer t.mu.Unlock()
 	return errors.Join(os.RemoveAll(t.path), t.lock.Close())
 }
