@@ -36,6 +36,14 @@ func (c Chart) File(name string) (data []byte, found bool) {
 	return c[i].Data, true
 }
 
+func (c Chart) size() int {
+	size := 0
+	for _, f := range c {
+		size += len(f.Name) + len(f.Data)
+	}
+	return size
+}
+
 // Releases are foreign input. The limits leave room for the largest charts in public use, several
 // times over, and hold on the bytes that come out of an archive, whatever its headers say.
 const (

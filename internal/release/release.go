@@ -392,3 +392,12 @@ func (r *Release) ValuesTemplate(addon string) (template []byte, found bool) {
 	}
 	return r.addonCharts[addon].File(OverwriteFile)
 }
+
+// Size returns how much memory the files of the release take, in bytes.
+func (r *Release) Size() int {
+	size := len(r.legacyValues) + r.classChart.size()
+	for _, chart := range r.addonCharts {
+		size += chart.size()
+	}
+	return size
+}

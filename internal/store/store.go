@@ -60,9 +60,9 @@ type entry struct {
 	rel *release.Release
 }
 
-// maxOpened bounds the memory for parsed releases. A release is some megabytes; many more than are in
-// use at a time need not be held.
-const maxOpened = 64
+// maxOpened bounds the memory for parsed releases, in bytes. A release is some megabytes as a rule, so this
+// holds all that are in use at a time; but one may be a hundred times as large.
+const maxOpened = 64 << 20
 
 // MovedError says that a source offers other files under the name of a release than those that were
 // fetched from it before.
@@ -336,8 +336,13 @@ func (s *Store) remember(want ref, rel *release.Release) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	s.opened = slices.DeleteFunc(s.opened, func(e entry) bool { return e.ref == want })
-	if len(s.opened) == maxOpened {
+	s.opened = append(s.opened, entry{ref: want, rel: rel})
+	size := 0
+	for _, e := range s.opened {
+		size += e.rel.Size()
+	}
+	for size > maxOpened && len(s.opened) > 1 {
+		size -= s.opened[0].rel.Size()
 		s.opened = slices.Delete(s.opened, 0, 1)
 	}
-	s.opened = append(s.opened, entry{ref: want, rel: rel})
 }

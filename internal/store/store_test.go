@@ -8,14 +8,17 @@ import (
 	"errors"
 	"fmt"
 	"io/fs"
+	"math/rand/v2"
 	"os"
 	"os/exec"
 	"path/filepath"
+	"runtime"
 	"strings"
 	"sync"
 	"syscall"
 	"testing"
 	"testing/fstest"
+	"weak"
 
 	"github.com/clusterstacks/cluster-stack-operator/internal/release"
 	"github.com/clusterstacks/cluster-stack-operator/internal/release/releasetest"
@@ -284,21 +287,69 @@ func TestOnesCancelIsNotTheOthers(t *testing.T) {
 	group.Wait()
 }
 
+// Not even a few releases stay in memory that are as large as releases can be.
 func TestMoreReleasesThanAreHeldInMemory(t *testing.T) {
+	noise := make([]byte, 5<<20) // does not pack
+	_, _ = rand.NewChaCha8([32]byte{}).Read(noise)
 	s := open(t, t.TempDir())
+	src := &sourcetest.Memory{}
+	var names []release.Name
+	for i := range 7 {
+		tag := fmt.Sprintf("docker-scs-1-35-v%d", i+1)
+		files := releasetest.Legacy(tag)
+		files[releasetest.ClassPackage(tag)] = &fstest.MapFile{Data: releasetest.Archive(map[string]string{
+			"c/Chart.yaml": releasetest.Chart("c", "v1"), "c/a": string(noise), "c/b": string(noise), "c/c": string(noise),
+		})}
+		src.Publish(tag, files)
+		n, err := release.ParseName(tag)
+		if err != nil {
+			t.Fatal(err)
+		}
+		names = append(names, n)
+	}
+	held := map[release.Name]weak.Pointer[release.Release]{}
 	for range 2 {
-		for i := range 70 {
-			tag := fmt.Sprintf("docker-scs-1-35-v%d", i)
-			src := &sourcetest.Memory{}
-			src.Publish(tag, releasetest.Legacy(tag))
-			n, err := release.ParseName(tag)
-			if err != nil {
-				t.Fatal(err)
-			}
-			if rel, _, err := s.Release(t.Context(), key, n, "", src); err != nil || rel.Name != n {
+		for _, n := range names {
+			rel, _, err := s.Release(t.Context(), key, n, "", src)
+			if err != nil || rel.Name != n {
 				t.Fatalf("got %v, %v", rel, err)
 			}
+			held[n] = weak.Make(rel)
 		}
+	}
+	runtime.GC()
+	size := 0
+	for _, pointer := range held {
+		if rel := pointer.Value(); rel != nil {
+			size += rel.Size()
+		}
+	}
+	if size == 0 || size > 64<<20 {
+		t.Errorf("%d MiB of releases are in memory", size>>20)
+	}
+	if _, _, err := s.Release(t.Context(), key, names[0], "", src); err != nil {
+		t.Error(err)
+	}
+}
+
+// Somebody cleans up while we run.
+func TestTemporaryFolderIsRemoved(t *testing.T) {
+	root := t.TempDir()
+	s := open(t, root)
+	if err := os.RemoveAll(filepath.Join(root, "tmp")); err != nil {
+		t.Fatal(err)
+	}
+	get(t, s, "", published(releasetest.Multistage(tag)))
+	// Its new folder is as safe as the first one.
+	_, _, err := s.Release(t.Context(), "directory:/other", name(t), "", fetcher(func(dst *os.Root) (string, error) {
+		open(t, root)
+		if err := writeAll(dst, changed()); err != nil {
+			return "", err
+		}
+		return source.Digest(dst.FS())
+	}))
+	if err != nil {
+		t.Error(err)
 	}
 }
 
