@@ -95,14 +95,22 @@ func (h *Hooks) hold(ctx context.Context, point release.Point, request *Request)
 	if err != nil {
 		return "" // no topology, or a class that is not a cluster stack's
 	}
-	known, err := h.known(ctx, types.NamespacedName{Namespace: class.Namespace, Name: name.String()})
+	key := types.NamespacedName{Namespace: class.Namespace, Name: name.String()}
+	digest, known, err := fixed(ctx, h.reader, key)
 	if err != nil {
 		return fmt.Sprintf("ClusterStackRelease %s cannot be read", name)
 	}
 	addon, err := h.addon(ctx, request)
+	if apierrors.IsNotFound(err) && !known {
+		// It seems only to look like one of ours. A cache may be behind, and to let an upgrade go is final.
+		switch _, known, err := fixed(ctx, h.live, key); {
+		case err != nil:
+			return fmt.Sprintf("ClusterStackRelease %s cannot be read", name)
+		case !known:
+			return ""
+		}
+	}
 	switch {
-	case apierrors.IsNotFound(err) && !known:
-		return "" // it only looks like one of ours
 	case apierrors.IsNotFound(err):
 		return fmt.Sprintf("waiting for ClusterAddon %s to be created", v1alpha1.ClusterAddonName(request.Cluster.Metadata.Name))
 	case err != nil:
@@ -117,8 +125,9 @@ func (h *Hooks) hold(ctx context.Context, point release.Point, request *Request)
 		Namespace: class.Namespace, Class: class.Name, Point: point,
 		From: request.FromKubernetesVersion, To: request.ToKubernetesVersion, Cluster: string(request.Cluster.Metadata.UID),
 	}
-	// A ClusterAddon that is going takes its proof along.
-	if addon.DeletionTimestamp.IsZero() && record.Proves(ask) {
+	// A ClusterAddon that is going takes its proof along, and a release that was corrected under the same name
+	// is not the one that was proven.
+	if addon.DeletionTimestamp.IsZero() && record.Proves(ask) && (digest == "" || digest == record.Rollout.Digest) {
 		return ""
 	}
 	if open := record.Open(); open == nil || open.About() != ask {
@@ -129,10 +138,11 @@ func (h *Hooks) hold(ctx context.Context, point release.Point, request *Request)
 	return waitingFor(addon, record, name, ask)
 }
 
-// known tells whether there is a ClusterStackRelease of that name.
-func (h *Hooks) known(ctx context.Context, key types.NamespacedName) (bool, error) {
-	err := h.reader.Get(ctx, key, &v1alpha1.ClusterStackRelease{})
-	return err == nil, client.IgnoreNotFound(err)
+// fixed tells whether there is a ClusterStackRelease of that name, and the digest that is fixed in it, if any.
+func fixed(ctx context.Context, reader client.Reader, key types.NamespacedName) (digest string, known bool, err error) {
+	rel := &v1alpha1.ClusterStackRelease{}
+	err = reader.Get(ctx, key, rel)
+	return rel.Status.Digest, err == nil, client.IgnoreNotFound(err)
 }
 
 func (h *Hooks) addon(ctx context.Context, request *Request) (*v1alpha1.ClusterAddon, error) {

@@ -14,6 +14,7 @@ import (
 
 	"github.com/go-logr/logr"
 	corev1 "k8s.io/api/core/v1"
+	apierrors "k8s.io/apimachinery/pkg/api/errors"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/types"
 	runtimehooksv1 "sigs.k8s.io/cluster-api/api/runtime/hooks/v1alpha1"
@@ -72,10 +73,12 @@ func TestBeforeClusterUpgrade(t *testing.T) {
 	c := kinds.Client(t, sandboxtest.APIServer(t))
 	cases := map[string]struct {
 		why string
-		// unknown leaves out the ClusterStackRelease.
-		unknown bool
-		record  func(namespace string) string
-		addon   func(*v1alpha1.ClusterAddon)
+		// unknown leaves out the ClusterStackRelease, behind leaves it out of the cache.
+		unknown, behind bool
+		// digest that is fixed in it.
+		digest string
+		record func(namespace string) string
+		addon  func(*v1alpha1.ClusterAddon)
 		// missing leaves out the ClusterAddon.
 		missing bool
 		request func(*Request)
@@ -113,6 +116,15 @@ func TestBeforeClusterUpgrade(t *testing.T) {
 		"HoldsWithoutClusterAddon": {
 			why:     "It will be there in a moment.",
 			missing: true, hold: "waiting for ClusterAddon cluster-addon-c to be created",
+		},
+		"HoldsWithoutClusterAddonWhenTheCacheIsBehind": {
+			why:    "The release was made a moment ago, and another replica may have seen it.",
+			behind: true, missing: true, hold: "waiting for ClusterAddon cluster-addon-c to be created",
+		},
+		"GoesOnWithTheProofOfTheFixedDigest": {digest: "sha256:1", quiet: true},
+		"HoldsWithTheProofOfAnotherDigest": {
+			why:    "The release was corrected under the same name since, and its addons are not in the cluster.",
+			digest: "sha256:2", hold: "waiting for the addons of " + tag,
 		},
 		"HoldsWithoutClusterStackRelease": {
 			why:     "The ClusterAddon says that the Cluster is ours, whatever became of the release.",
@@ -177,7 +189,12 @@ func TestBeforeClusterUpgrade(t *testing.T) {
 			ns := kinds.Namespace(t, c)
 			if !tc.unknown {
 				for _, tag := range []string{tag, "docker-starter-1-36-v9"} {
-					if err := c.Create(t.Context(), apitest.ClusterStackRelease(ns, tag)); err != nil {
+					rel := apitest.ClusterStackRelease(ns, tag)
+					if err := c.Create(t.Context(), rel); err != nil {
+						t.Fatal(err)
+					}
+					rel.Status.Digest = tc.digest
+					if err := c.Status().Update(t.Context(), rel); err != nil {
 						t.Fatal(err)
 					}
 				}
@@ -195,6 +212,11 @@ func TestBeforeClusterUpgrade(t *testing.T) {
 			}
 			broken, requests := breaking(c, tc.broken)
 			h := &Hooks{client: broken, reader: broken, live: broken}
+			if tc.behind {
+				h.reader = interceptor.NewClient(c, interceptor.Funcs{Get: func(_ context.Context, _ client.WithWatch, key client.ObjectKey, _ client.Object, _ ...client.GetOption) error {
+					return apierrors.NewNotFound(v1alpha1.GroupVersion.WithResource("clusterstackreleases").GroupResource(), key.Name)
+				}})
+			}
 
 			var first runtimehooksv1.BeforeClusterUpgradeResponse
 			for i := range 2 {
@@ -212,8 +234,8 @@ func TestBeforeClusterUpgrade(t *testing.T) {
 				} else if response.Message != first.Message {
 					t.Errorf("the message changes from %q to %q", first.Message, response.Message)
 				}
-				// One read of each kind, and one patch the first time.
-				if sent := requests.Load() - before; sent > 3 || i > 0 && sent > 2 && tc.broken == "" {
+				// One read of each kind, and one patch the first time. Without a ClusterAddon the release is looked at twice.
+				if sent := requests.Load() - before; sent > 3 || i > 0 && sent > 2 && tc.broken == "" && !tc.missing {
 					t.Errorf("call %d sent %d requests", i+1, sent)
 				}
 			}
