@@ -83,8 +83,15 @@ func New(config *rest.Config, opts Options) (*Applier, error) {
 		allow:       opts.Allow,
 		client:      client,
 		dynamic:     dynamic.New(client),
-		mapper:      &mapper{client: client},
 	}
+	// Requests for what is served are bounded here: client-go's way of asking group by group takes no context.
+	bounded := *httpClient
+	bounded.Timeout = requestTimeout
+	asking, err := rest.UnversionedRESTClientForConfigAndClient(config, &bounded)
+	if err != nil {
+		return nil, fmt.Errorf("connect to %s: %w", config.Host, err)
+	}
+	a.mapper = &mapper{client: asking}
 	if a.manager == "" {
 		a.manager = FieldManager
 	}

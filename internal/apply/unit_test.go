@@ -8,19 +8,81 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
+	"io"
 	"net"
+	"net/http"
+	"net/http/httptest"
 	"net/url"
 	"os"
 	"strings"
 	"syscall"
 	"testing"
+	"time"
 
 	"github.com/google/go-cmp/cmp"
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/runtime/schema"
+	"k8s.io/client-go/rest"
 	"sigs.k8s.io/structured-merge-diff/v6/fieldpath"
 )
+
+// Asking for the kinds group by group takes no context, so its client is what keeps a cluster that answers half
+// the questions from holding a worker for ever. A watch may not be cut in that way.
+func TestQuestionsAreBounded(t *testing.T) {
+	a, err := New(&rest.Config{Host: "127.0.0.1:1", Timeout: time.Hour}, Options{})
+	if err != nil {
+		t.Fatal(err)
+	}
+	for name, test := range map[string]struct {
+		client rest.Interface
+		want   time.Duration
+	}{
+		"Kinds":   {a.mapper.client, requestTimeout},
+		"Objects": {a.client, 0},
+	} {
+		client, ok := test.client.(*rest.RESTClient)
+		if !ok || client.Client.Timeout != test.want {
+			t.Errorf("%s: want a timeout of %s: %+v", name, test.want, test.client)
+		}
+	}
+}
+
+// Older servers, and proxies in front of newer ones, know no document that has everything.
+func TestAsksGroupByGroup(t *testing.T) {
+	documents := map[string]string{
+		"/api":          `{"kind":"APIVersions","versions":["v1"]}`,
+		"/apis":         `{"kind":"APIGroupList","apiVersion":"v1","groups":[{"name":"apps","versions":[{"groupVersion":"apps/v1","version":"v1"}],"preferredVersion":{"groupVersion":"apps/v1","version":"v1"}},{"name":"broken.io","versions":[{"groupVersion":"broken.io/v1","version":"v1"}],"preferredVersion":{"groupVersion":"broken.io/v1","version":"v1"}}]}`,
+		"/api/v1":       `{"kind":"APIResourceList","groupVersion":"v1","resources":[{"name":"configmaps","namespaced":true,"kind":"ConfigMap","verbs":["get"]}]}`,
+		"/apis/apps/v1": `{"kind":"APIResourceList","apiVersion":"v1","groupVersion":"apps/v1","resources":[{"name":"deployments","namespaced":true,"kind":"Deployment","verbs":["get"]},{"name":"deployments/scale","namespaced":true,"group":"autoscaling","version":"v1","kind":"Scale","verbs":["get"]}]}`,
+	}
+	server := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		document, known := documents[r.URL.Path]
+		if !known {
+			http.Error(w, "nobody answers", http.StatusServiceUnavailable)
+			return
+		}
+		w.Header().Set("Content-Type", "application/json")
+		_, _ = io.WriteString(w, document)
+	}))
+	t.Cleanup(server.Close)
+	a, err := New(&rest.Config{Host: server.URL}, Options{})
+	if err != nil {
+		t.Fatal(err)
+	}
+	known, _, err := a.mapper.kinds(t.Context())
+	if err != nil {
+		t.Fatal(err)
+	}
+	for kind, want := range map[schema.GroupKind]string{{Kind: "ConfigMap"}: "configmaps", {Group: "apps", Kind: "Deployment"}: "deployments"} {
+		if r, ok := known.lookup(kind, "v1"); !ok || r.Resource != want || !r.namespaced || !r.can("get") {
+			t.Errorf("%s is served as %+v", kind, r)
+		}
+	}
+	if !known.failed["broken.io"] || len(known.served) != 2 {
+		t.Errorf("failed groups are %v, want broken.io; served are %v", known.failed, known.served)
+	}
+}
 
 func TestRuleHasNoValues(t *testing.T) {
 	for name, test := range map[string]struct{ give, want string }{
