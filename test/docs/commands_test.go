@@ -19,8 +19,9 @@ import (
 	"github.com/clusterstacks/cluster-stack-operator/internal/sandbox/binaries"
 )
 
-// walkTimeout bounds one page. Its commands have shorter timeouts of their own.
-const walkTimeout = 10 * time.Minute
+// tidying is how long it may take to end what a page has left running. So long before the test binary is
+// ended, a page is.
+const tidying = time.Minute
 
 // TestCommands does what a reader does who types all commands of a page, one after the other, in a clone
 // of the repository.
@@ -40,6 +41,11 @@ var exempt = []struct{ page, begin, why string }{
 	{"docs/how-to/sandbox.md", "csctl sandbox kubeconfig --cluster NAMESPACE/NAME", "names a cluster that the reader has; the tutorial has one"},
 	{"docs/how-to/sandbox.md", "kubectl --kubeconfig cluster.kubeconfig", "looks into that cluster"},
 	{"docs/how-to/sandbox.md", "csctl sandbox up --name openstack", "needs CRDs that the reader brings"},
+}
+
+// beforehand is what a page takes for granted.
+var beforehand = map[string]string{
+	"docs/how-to/sandbox.md": `export PATH="$PWD/bin:$PATH"`, // that csctl is on the path
 }
 
 func exemption(p page, command string) string {
@@ -94,7 +100,7 @@ func newReader(t *testing.T) *reader {
 
 // walk runs the commands of a page in one shell, as a reader has one terminal.
 func (r *reader) walk(t *testing.T, p page) {
-	script := "set -o errexit -o nounset -o pipefail\n"
+	script := "set -o errexit -o nounset -o pipefail\n" + beforehand[p.path] + "\n"
 	typed := 0
 	found, _ := blocks(p.text)
 	for _, b := range found {
@@ -114,8 +120,12 @@ func (r *reader) walk(t *testing.T, p page) {
 		t.Fatalf("%s has no command to run", p.path)
 	}
 
-	ctx, cancel := context.WithTimeout(t.Context(), walkTimeout)
-	defer cancel()
+	ctx := t.Context()
+	if end, limited := t.Deadline(); limited {
+		var cancel context.CancelFunc
+		ctx, cancel = context.WithDeadline(ctx, end.Add(-tidying))
+		defer cancel()
+	}
 	shell := exec.CommandContext(ctx, "bash", "-c", script)
 	shell.Dir, shell.Env = r.clone, r.env
 	shell.Stdout, shell.Stderr = os.Stderr, os.Stderr

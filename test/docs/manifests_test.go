@@ -22,6 +22,7 @@ import (
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/apis/meta/v1/unstructured"
 	utilyaml "k8s.io/apimachinery/pkg/util/yaml"
+	"k8s.io/client-go/rest"
 	clusterv1 "sigs.k8s.io/cluster-api/api/core/v1beta2"
 	"sigs.k8s.io/controller-runtime/pkg/client"
 	"sigs.k8s.io/yaml"
@@ -79,7 +80,9 @@ func (s snippet) file() string {
 // TestManifests has a management cluster with Cluster API accept, without storing them, all Kubernetes
 // objects that the documentation shows.
 func TestManifests(t *testing.T) {
-	c, err := client.New(sandboxtest.Management(t).Config(), client.Options{})
+	config := sandboxtest.Management(t).Config()
+	config.WarningHandler = rest.NoWarnings{} // that the class of a Cluster is not there is known
+	c, err := client.New(config, client.Options{})
 	if err != nil {
 		t.Fatal(err)
 	}
