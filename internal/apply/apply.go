@@ -283,7 +283,8 @@ func (r *run) isStopped() bool {
 // that the set no longer has stay until they are pruned.
 //
 // Hooks and definitions of new kinds are waited for, at most until ctx ends; the
-// next call takes the wait up again.
+// next call takes the wait up again. With [Options.Patience] a hook that takes
+// longer makes the error a [*WaitingError].
 func (a *Applier) Apply(ctx context.Context, set Set, inv *Inventory, journal Journal) (Report, error) {
 	p, err := a.plan(ctx, set)
 	if err != nil {

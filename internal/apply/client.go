@@ -42,6 +42,9 @@ type Options struct {
 	FieldManager string
 	// Concurrency is how many objects of a wave are sent at a time, by default 8.
 	Concurrency int
+	// Patience is how long one call waits for the Job or Pod of a hook. Then it answers with a
+	// [*WaitingError], and the next call goes on. By default it waits until its context ends.
+	Patience time.Duration
 	// Allow, if set, is asked for each object before the first request that
 	// changes anything; one error refuses them all. The namespace is empty
 	// for objects that have none.
@@ -54,6 +57,7 @@ type Options struct {
 type Applier struct {
 	manager     string
 	concurrency int
+	patience    time.Duration
 	allow       func(gk schema.GroupKind, namespace string) error
 
 	client  rest.Interface
@@ -80,6 +84,7 @@ func New(config *rest.Config, opts Options) (*Applier, error) {
 	a := &Applier{
 		manager:     opts.FieldManager,
 		concurrency: opts.Concurrency,
+		patience:    opts.Patience,
 		allow:       opts.Allow,
 		client:      client,
 		dynamic:     dynamic.New(client),

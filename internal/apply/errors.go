@@ -28,6 +28,15 @@ type IncompleteError struct {
 	Failed    []Failure
 }
 
+// WaitingError says that a hook is still running. What comes after it has not begun.
+type WaitingError struct {
+	ID
+	// Version is the API version that the object was sent in, without its group.
+	Version string
+}
+
+func (e *WaitingError) Error() string { return fmt.Sprintf("hook %s has not ended yet", e.ID) }
+
 // shown is how many objects an error names one by one.
 const shown = 5
 

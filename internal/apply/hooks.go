@@ -83,12 +83,18 @@ func (r *run) announceHook(h *hook, content string) {
 }
 
 // runHooks makes one hook after the other and waits for each; the first that
-// fails stops the run.
+// fails, or takes longer than we wait, stops the run.
 func (r *run) runHooks(ctx context.Context, hooks []*hook, content string) {
 	for _, h := range hooks {
 		err := r.runHook(ctx, h, content)
 		if err == nil {
 			continue
+		}
+		if waiting := (*WaitingError)(nil); errors.As(err, &waiting) {
+			r.mu.Lock()
+			r.stop(waiting)
+			r.mu.Unlock()
+			return
 		}
 		if errors.Is(err, errHookFailed) {
 			r.hookHasFailed(ctx, h)
@@ -158,9 +164,18 @@ func (r *run) runHook(ctx context.Context, h *hook, content string) error {
 	if !h.runs() {
 		return nil
 	}
-	err := r.await(ctx, h.resource, h.id, "", hookState)
-	if errors.Is(err, errGone) {
+	patient := ctx
+	if r.patience > 0 {
+		var cancel context.CancelFunc
+		patient, cancel = context.WithTimeout(ctx, r.patience)
+		defer cancel()
+	}
+	err := r.await(patient, h.resource, h.id, "", hookState)
+	switch {
+	case errors.Is(err, errGone):
 		return fmt.Errorf("%w: %w", errHookFailed, err)
+	case err != nil && !errors.Is(err, errHookFailed) && patient.Err() != nil && ctx.Err() == nil:
+		return &WaitingError{ID: h.id, Version: h.resource.Version}
 	}
 	return err
 }

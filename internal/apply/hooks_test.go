@@ -11,6 +11,7 @@ import (
 	"strings"
 	"sync"
 	"testing"
+	"time"
 
 	"github.com/google/go-cmp/cmp"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
@@ -249,6 +250,39 @@ func TestAWaitForAHookIsTakenUpAgain(t *testing.T) {
 	if got := w.mustGet(job(t, ns, "slow", "i")).GetUID(); got != uid {
 		t.Error("the Job was made anew although it was underway")
 	}
+}
+
+func TestAHookIsNotWaitedForLongerThanPatience(t *testing.T) {
+	w := newWorld(t, sandboxtest.APIServer(t))
+	ns := w.namespace("hookpatience")
+	jobs := w.jobController(ns)
+	jobs.set("slow", "")
+	set := apply.Set{
+		Name:    "s",
+		Objects: []*unstructured.Unstructured{object(t, ns, `{apiVersion: v1, kind: ConfigMap, metadata: {name: object, namespace: $NS}}`)},
+		Hooks:   []apply.Hook{{Object: job(t, ns, "slow", "i"), Events: []string{"pre-install"}}},
+	}
+	a, inv, j := w.applier(nil, apply.Options{Patience: 100 * time.Millisecond}), apply.NewInventory(), &journal{}
+	for range 2 {
+		report, err := a.Apply(t.Context(), set, inv, j)
+		var waiting *apply.WaitingError
+		if !errors.As(err, &waiting) || waiting.Name != "slow" || waiting.Version != "v1" {
+			t.Fatalf("error %v, want that the hook has not ended", err)
+		}
+		if len(report.Failed) > 0 || w.get(set.Objects[0]) != nil {
+			t.Errorf("report is %+v; nothing has failed, and what comes after the hook has to wait", report)
+		}
+	}
+	uid := w.mustGet(job(t, ns, "slow", "i")).GetUID()
+	jobs.end("slow", "Complete")
+	// However slow the machine is: a Job that has ended is seen with the first look.
+	if _, err := w.applier(nil, apply.Options{Patience: time.Minute}).Apply(t.Context(), set, j.load(t), j); err != nil {
+		t.Error(err)
+	}
+	if got := w.mustGet(job(t, ns, "slow", "i")).GetUID(); got != uid {
+		t.Error("the Job was made anew although it was underway")
+	}
+	w.mustGet(set.Objects[0])
 }
 
 func TestAHookDoesNotTakeSomebodyElsesObject(t *testing.T) {
