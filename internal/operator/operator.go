@@ -248,10 +248,14 @@ func setUp(ctx context.Context, mgr ctrl.Manager, st *store.Store, c Config) err
 	if err != nil {
 		return err
 	}
+	caches, err := synced(ctx, mgr.GetCache())
+	if err != nil {
+		return err
+	}
 	return errors.Join(
 		mgr.Add(hooks),
 		mgr.AddHealthzCheck("ping", healthz.Ping),
-		mgr.AddReadyzCheck("caches", synced(mgr.GetCache())),
+		mgr.AddReadyzCheck("caches", caches),
 		mgr.AddReadyzCheck("hooks", hooks.StartedChecker()),
 	)
 }
@@ -301,14 +305,21 @@ func newClusterCache(ctx context.Context, mgr ctrl.Manager, c Config) (clusterca
 	return clusters, nil
 }
 
-// synced is true when everything that is watched was read once.
-func synced(c cache.Cache) healthz.Checker {
-	return func(req *http.Request) error {
-		ctx, cancel := context.WithTimeout(req.Context(), time.Second)
-		defer cancel()
-		if !c.WaitForCacheSync(ctx) {
+// synced is true when the kinds that everything depends on were read once. Others are watched because a user
+// has named them; whether that works says nothing about the operator.
+func synced(ctx context.Context, c cache.Cache) (healthz.Checker, error) {
+	var informers []cache.Informer
+	for _, kind := range []client.Object{&clusterv1.Cluster{}, &v1alpha1.ClusterStack{}, &v1alpha1.ClusterStackRelease{}, &v1alpha1.ClusterAddon{}} {
+		informer, err := c.GetInformer(ctx, kind, cache.BlockUntilSynced(false))
+		if err != nil {
+			return nil, fmt.Errorf("watch %T: %w", kind, err)
+		}
+		informers = append(informers, informer)
+	}
+	return func(*http.Request) error {
+		if slices.ContainsFunc(informers, func(i cache.Informer) bool { return !i.HasSynced() }) {
 			return errors.New("the management cluster has not been read yet")
 		}
 		return nil
-	}
+	}, nil
 }
