@@ -134,7 +134,7 @@ func (r *reader) walk(t *testing.T, p page) {
 	shell.Cancel = func() error { return syscall.Kill(-shell.Process.Pid, syscall.SIGKILL) }
 	t.Cleanup(func() { r.tidy(t) })
 	err := shell.Run()
-	if shell.Process != nil && syscall.Kill(-shell.Process.Pid, syscall.SIGKILL) == nil {
+	if shell.Process != nil && syscall.Kill(-shell.Process.Pid, syscall.SIGKILL) == nil && err == nil {
 		t.Errorf("%s leaves a program running in the background", p.path)
 	}
 	if err != nil {
