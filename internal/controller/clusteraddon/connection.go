@@ -30,7 +30,7 @@ type connection struct {
 
 // connections has the connection of each cluster.
 type connections struct {
-	concurrency int
+	applier apply.Options
 
 	mu   sync.Mutex
 	byID map[client.ObjectKey]*connection
@@ -44,7 +44,7 @@ func (c *connections) to(cluster client.ObjectKey, config *rest.Config, firstChe
 	if known := c.byID[cluster]; known != nil && known.config == config {
 		return known, nil
 	}
-	applier, err := apply.New(config, apply.Options{Concurrency: c.concurrency})
+	applier, err := apply.New(config, c.applier)
 	if err != nil {
 		return nil, err
 	}

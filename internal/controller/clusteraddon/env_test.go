@@ -269,7 +269,7 @@ func (e *env) start() *operator {
 	o := &operator{env: e, faults: f, clusters: c}
 	managed := f.client(e.client)
 	opener := releases.New(managed, e.store, e.source, "memory")
-	o.Reconciler = New(managed, e.client, c, opener, e.recorder, Options{Clock: e.clock, GatePoll: time.Millisecond, Recheck: 10 * time.Minute})
+	o.Reconciler = New(managed, e.client, c, opener, e.recorder, Options{Clock: e.clock, GatePoll: time.Millisecond, HookPatience: 10 * time.Millisecond, Recheck: 10 * time.Minute})
 	return o
 }
 

@@ -25,6 +25,7 @@ import (
 	"github.com/clusterstacks/cluster-stack-operator/api/v1alpha1"
 	"github.com/clusterstacks/cluster-stack-operator/internal/apply"
 	"github.com/clusterstacks/cluster-stack-operator/internal/ledger"
+	"github.com/clusterstacks/cluster-stack-operator/internal/observe"
 	"github.com/clusterstacks/cluster-stack-operator/internal/release"
 	"github.com/clusterstacks/cluster-stack-operator/internal/render"
 	"github.com/clusterstacks/cluster-stack-operator/internal/rollout"
@@ -33,7 +34,7 @@ import (
 
 var addonKind = v1alpha1.GroupVersion.WithKind(v1alpha1.ClusterAddonKind)
 
-// stageTimeout bounds one stage in one pass. Waiting for a Job of a chart is taken up by the next pass.
+// stageTimeout bounds one stage in one pass. What was applied by then is not sent again by the next one.
 const stageTimeout = 2 * time.Minute
 
 // journal is the inventory in its Secret.
@@ -199,7 +200,17 @@ func (w *work) applyStage(ctx context.Context, stage release.Stage) error {
 	if err != nil {
 		return err
 	}
-	if err := w.apply(ctx, stage.Name, rendered, verified); err != nil {
+	err = w.apply(ctx, stage.Name, rendered, verified)
+	var hook *apply.WaitingError
+	if errors.As(err, &hook) {
+		job := observe.Object{
+			GroupVersionKind: hook.GroupKind().WithVersion(hook.Version), Namespace: hook.Namespace, Name: hook.Name,
+		}
+		w.watch(ctx, []observe.Object{job})
+		w.gate = &gate{stage: stage.Name, reason: v1alpha1.ObjectsApplyingOngoingReason, waiting: fmt.Sprintf("the end of the chart's %s", job)}
+		return nil
+	}
+	if err != nil {
 		return w.blame(stage.Name, applyReason(err), err)
 	}
 	result = rollout.Good

@@ -39,6 +39,7 @@ import (
 	"sigs.k8s.io/controller-runtime/pkg/source"
 
 	"github.com/clusterstacks/cluster-stack-operator/api/v1alpha1"
+	"github.com/clusterstacks/cluster-stack-operator/internal/apply"
 	"github.com/clusterstacks/cluster-stack-operator/internal/release"
 	"github.com/clusterstacks/cluster-stack-operator/internal/render"
 	"github.com/clusterstacks/cluster-stack-operator/internal/rollout"
@@ -78,6 +79,9 @@ type Options struct {
 	// GatePoll is how often a condition is evaluated again when no watch tells that something has changed, ten
 	// seconds by default, give or take a fifth.
 	GatePoll time.Duration
+	// HookPatience is how long a pass waits for a Job of a chart that runs before or after its objects, three
+	// seconds by default. Then others have their turn, and the Job is watched.
+	HookPatience time.Duration
 	// Concurrency is how many objects are sent to one cluster at a time, 8 by default.
 	Concurrency int
 	// Clock dates transitions and rechecks.
@@ -111,12 +115,15 @@ func New(c client.Client, live client.Reader, clusters Clusters, releases Releas
 	if o.GatePoll == 0 {
 		o.GatePoll = 10 * time.Second
 	}
+	if o.HookPatience == 0 {
+		o.HookPatience = 3 * time.Second
+	}
 	if o.Clock == nil {
 		o.Clock = clock.RealClock{}
 	}
 	return &Reconciler{
 		client: c, live: live, clusters: clusters, releases: releases, recorder: recorder, options: o,
-		connections: connections{concurrency: o.Concurrency},
+		connections: connections{applier: apply.Options{Concurrency: o.Concurrency, Patience: o.HookPatience}},
 	}
 }
 

@@ -10,6 +10,7 @@ import (
 	"time"
 
 	"github.com/google/go-cmp/cmp"
+	batchv1 "k8s.io/api/batch/v1"
 	corev1 "k8s.io/api/core/v1"
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
@@ -58,6 +59,7 @@ func TestReconcile(t *testing.T) {
 		"UsesKindsOfEarlierStages":      testUsesKindsOfEarlierStages,
 		"KeepsWhatHooksMade":            testKeepsWhatHooksMade,
 		"NamesWhatIsLeft":               testNamesWhatIsLeft,
+		"AwaitsJobs":                    testAwaitsJobs,
 	} {
 		t.Run(name, func(t *testing.T) { test(newEnv(t, workload)) })
 	}
@@ -910,4 +912,46 @@ func testNamesWhatIsLeft(e *env) {
 	e.clock.Step(15 * time.Minute)
 	o.settle()
 	e.wantCondition(v1alpha1.LeftoversPrunedCondition, "True", v1alpha1.DoneReason, "nothing is left")
+}
+
+func testAwaitsJobs(e *env) {
+	job := "apiVersion: batch/v1\nkind: Job\nmetadata:\n  name: \"{{ .Values.cluster }}\"\n  annotations: {helm.sh/hook: pre-install}\n" +
+		"spec: {template: {spec: {restartPolicy: Never, containers: [{name: c, image: i}]}}}\n"
+	e.publish(v1, both("csi", "cni"), addons{"csi": job + object("csi", "1"), "cni": object("cni", "1")})
+	e.running(v1, k135)
+	o := e.start()
+	o.watcher = noWatcher{}
+	if result, err := o.once(); err != nil || result.RequeueAfter > time.Second {
+		e.Errorf("looks again after %s, %v; want the interval of polling, since nothing has failed", result.RequeueAfter, err)
+	}
+	// Whoever does not need it goes on.
+	e.wantObjects("cni: 1")
+	e.wantCondition(v1alpha1.HelmChartAppliedCondition, "False", v1alpha1.ObjectsApplyingOngoingReason, "stage csi waits for the end of the chart's Job.batch kube-system/"+e.key.Name)
+	e.wantCondition(v1alpha1.EvaluatedCELCondition, "True", v1alpha1.DoneReason, "")
+	if got := e.addon().Status.Stages[0]; got.Phase != v1alpha1.StagePhaseApplyingOrDeleting || !strings.Contains(got.Message, "Job.batch") {
+		e.Errorf("the stage is %+v", got)
+	}
+	if len(o.clusters.watches) != 1 || !strings.Contains(o.clusters.watches[0], "Job") {
+		e.Errorf("watches %v, want Jobs", o.clusters.watches)
+	}
+	running := &batchv1.Job{}
+	if err := e.workload.Get(e.Context(), client.ObjectKey{Namespace: "kube-system", Name: e.key.Name}, running); err != nil {
+		e.Fatal(err)
+	}
+	now := metav1.Now()
+	running.Status.StartTime, running.Status.CompletionTime, running.Status.Succeeded = &now, &now, 1
+	for _, is := range []batchv1.JobConditionType{batchv1.JobSuccessCriteriaMet, batchv1.JobComplete} {
+		running.Status.Conditions = append(running.Status.Conditions, batchv1.JobCondition{Type: is, Status: corev1.ConditionTrue})
+	}
+	if err := e.workload.Status().Update(e.Context(), running); err != nil {
+		e.Fatal(err)
+	}
+	// The machine of a test may be too slow for so little patience.
+	for range 100 {
+		if o.settle(); e.record().Rollout.Finished {
+			break
+		}
+	}
+	e.wantReady()
+	e.wantObjects("cni: 1", "csi: 1")
 }

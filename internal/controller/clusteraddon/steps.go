@@ -75,7 +75,7 @@ type failure struct {
 	gate bool
 }
 
-// gate is a condition or the health of a stage that is waited for.
+// gate is a condition, the health, or a hook's Job of a stage that is waited for.
 type gate struct {
 	stage  string
 	reason string
@@ -175,7 +175,7 @@ func (w *work) openRelease(ctx context.Context) (step.Outcome, error) {
 // evaluate runs the stages, and reports whether a condition of one is waited for.
 func (w *work) evaluate(ctx context.Context) (step.Outcome, error) {
 	w.run(ctx)
-	if w.gate != nil {
+	if w.gate != nil && w.gate.reason != v1alpha1.ObjectsApplyingOngoingReason {
 		return step.Wait(w.gate.reason, "stage %s waits for %s", w.gate.stage, w.gate.waiting), nil
 	}
 	for _, f := range w.failures {
