@@ -175,17 +175,21 @@ func (h *Hooks) wake(ctx context.Context, addon *v1alpha1.ClusterAddon, ask roll
 // waitingFor says what a rollout waits for.
 func waitingFor(addon *v1alpha1.ClusterAddon, record rollout.Record, name release.Name, ask rollout.Ask) string {
 	text := fmt.Sprintf("waiting for the addons of %s before Kubernetes %s", name, ask.To)
+	if c := addon.Status.Conditions.Get(v1alpha1.PausedCondition); c != nil && c.Status == "True" {
+		return text + ": " + c.Message
+	}
 	if open := record.Open(); open == nil || open.Class != ask.Class || open.Namespace != ask.Namespace || open.To != ask.To {
-		// What the conditions say is about another rollout, unless the release itself is what is missing.
+		// What the conditions say is about another rollout, unless the release itself is what is missing, or
+		// does not fit so that there will be no rollout.
 		for _, conditionType := range []string{v1alpha1.ClusterReadyCondition, v1alpha1.ClusterStackReleaseDownloadedCondition} {
 			if c := addon.Status.Conditions.Get(conditionType); c != nil && c.Status == "False" {
 				return text + ": " + c.Message
 			}
 		}
+		if c := addon.Status.Conditions.Get(v1alpha1.HelmChartAppliedCondition); c != nil && c.Reason == v1alpha1.VersionMismatchReason {
+			return text + ": " + c.Message
+		}
 		return text
-	}
-	if c := addon.Status.Conditions.Get(v1alpha1.PausedCondition); c != nil && c.Status == "True" {
-		return text + ": " + c.Message
 	}
 	for _, conditionType := range []string{v1alpha1.ClusterReadyCondition, v1alpha1.ClusterStackReleaseDownloadedCondition, v1alpha1.HelmChartAppliedCondition} {
 		if c := addon.Status.Conditions.Get(conditionType); c != nil && c.Status == "False" {

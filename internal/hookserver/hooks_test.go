@@ -176,6 +176,21 @@ func TestBeforeClusterUpgrade(t *testing.T) {
 			why:    "A failure to ask is no answer.",
 			record: func(string) string { return "" }, broken: "patch", hold: "cannot be written", quiet: true,
 		},
+		"SaysThatTheClusterIsPaused": {
+			record: func(string) string { return "" },
+			addon: func(a *v1alpha1.ClusterAddon) {
+				a.Status.Conditions = v1alpha1.Conditions{{Type: v1alpha1.PausedCondition, Status: metav1.ConditionTrue, Reason: "X", Message: "the Cluster or its ClusterAddon is paused", LastTransitionTime: metav1.Now()}}
+			},
+			hold: ": the Cluster or its ClusterAddon is paused",
+		},
+		"SaysThatTheReleaseDoesNotFit": {
+			why:    "No rollout is ever opened for it, and the user can cure it.",
+			record: func(string) string { return "" },
+			addon: func(a *v1alpha1.ClusterAddon) {
+				a.Status.Conditions = v1alpha1.Conditions{{Type: v1alpha1.HelmChartAppliedCondition, Status: metav1.ConditionFalse, Reason: v1alpha1.VersionMismatchReason, Message: "set spec.topology.version", LastTransitionTime: metav1.Now()}}
+			},
+			hold: ": set spec.topology.version",
+		},
 		"SaysWhyTheClusterCannotBeReached": {
 			record: func(string) string { return "" },
 			addon: func(a *v1alpha1.ClusterAddon) {
