@@ -92,8 +92,7 @@ func UsersOfClasses(ctx context.Context, reader client.Reader, classes []client.
 	var users []string
 	for i := range clusters.Items {
 		cluster := &clusters.Items[i]
-		class := cluster.GetClassKey()
-		if cluster.Spec.Topology.IsDefined() && slices.Contains(classes, client.ObjectKey{Namespace: class.Namespace, Name: class.Name}) {
+		if cluster.Spec.Topology.IsDefined() && slices.Contains(classes, cluster.GetClassKey()) {
 			users = append(users, client.ObjectKeyFromObject(cluster).String())
 		}
 	}
