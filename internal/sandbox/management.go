@@ -257,7 +257,7 @@ func (s *Sandbox) startSimulator(ctx context.Context) (string, error) {
 
 func (s *Sandbox) startManager(ctx context.Context, index int) (string, error) {
 	m := s.managers[index]
-	healthPort, err := freePort(s.ip, 9440+index)
+	healthPort, err := freePort(s.ip, 9440+10*index) // leaves 9442, the hook server's own, free
 	if err != nil {
 		return "", err
 	}
