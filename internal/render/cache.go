@@ -9,6 +9,7 @@ import (
 	"encoding/json"
 	"slices"
 	"sync"
+	"weak"
 
 	"github.com/santhosh-tekuri/jsonschema/v6"
 	chart "helm.sh/helm/v4/pkg/chart/v2"
@@ -29,22 +30,28 @@ type Cache struct {
 
 type digest = [sha256.Size]byte
 
+// apiKey does not keep the release in memory.
 type apiKey struct {
-	release *release.Release
+	release weak.Pointer[release.Release]
 	except  string
 }
 
-// rememberedCharts bounds the charts, which take some megabytes each: all addons of the few releases
-// that are in use at a time.
-const rememberedCharts = 32
+const (
+	// rememberedCharts bounds the charts: all addons of the few releases that are in use at a time.
+	rememberedCharts = 32
+	// maxCharts and maxResults bound the memory for charts and results, in bytes, roughly. As a rule they take a
+	// megabyte each; but a chart can be a hundred times as large.
+	maxCharts  = 64 << 20
+	maxResults = 128 << 20
+)
 
-// NewCache returns a cache that remembers so many results.
+// NewCache returns a cache that remembers at most so many results.
 func NewCache(results int) *Cache {
 	return &Cache{
-		results: newRecent[digest, *Result](results),
-		charts:  newRecent[digest, *chart.Chart](rememberedCharts),
-		schemas: newRecent[digest, *jsonschema.Schema](rememberedCharts),
-		apis:    newRecent[apiKey, []string](rememberedCharts),
+		results: newRecent[digest, *Result](results, maxResults),
+		charts:  newRecent[digest, *chart.Chart](rememberedCharts, maxCharts),
+		schemas: newRecent[digest, *jsonschema.Schema](rememberedCharts, maxCharts),
+		apis:    newRecent[apiKey, []string](rememberedCharts, maxCharts),
 	}
 }
 
@@ -77,7 +84,7 @@ func (c *Cache) Render(in Input) (*Result, error) {
 	// What has just been generated belongs to one cluster. Remembered, it would be handed to the next
 	// one with the same input.
 	if known && !result.NewValues {
-		c.results.put(key, result.copy())
+		c.results.put(key, result.copy(), result.size())
 	}
 	return result, nil
 }
@@ -143,7 +150,7 @@ func (c *Cache) chart(files release.Chart, folder bool) (*chart.Chart, error) {
 		if loaded, err = loadChart(files, folder); err != nil {
 			return nil, err
 		}
-		c.charts.put(key, loaded)
+		c.charts.put(key, loaded, sizeOf(files))
 	}
 	return copyChart(loaded), nil
 }
@@ -180,7 +187,7 @@ func (c *Cache) schema(text []byte) (*jsonschema.Schema, error) {
 	}
 	schema, err := compileSchema(text)
 	if err == nil {
-		c.schemas.put(key, schema)
+		c.schemas.put(key, schema, len(text))
 	}
 	return schema, err
 }
@@ -190,32 +197,81 @@ func (c *Cache) apiVersions(rel *release.Release, except string) ([]string, erro
 	if c == nil {
 		return apiVersionsOf(rel, except)
 	}
-	key := apiKey{rel, except}
+	key := apiKey{weak.Make(rel), except}
 	if versions, ok := c.apis.get(key); ok {
 		return versions, nil
 	}
 	versions, err := apiVersionsOf(rel, except)
 	if err == nil {
-		c.apis.put(key, versions)
+		c.apis.put(key, versions, len(versions))
 	}
 	return versions, err
 }
 
+func sizeOf(files release.Chart) int {
+	size := 0
+	for _, f := range files {
+		size += len(f.Data)
+	}
+	return size
+}
+
+// size says roughly how much memory the result takes, in bytes.
+func (r *Result) size() int {
+	size := 0
+	for _, object := range r.Objects {
+		size += sizeInMemory(object.Object)
+	}
+	for _, hook := range r.Hooks {
+		size += sizeInMemory(hook.Object.Object)
+	}
+	for key, value := range r.Record {
+		size += len(key) + len(value)
+	}
+	return size
+}
+
+// sizeInMemory counts what values hold and what it costs to hold them in maps and lists of anything.
+func sizeInMemory(value any) int {
+	const inMap, inList, header = 64, 16, 48
+	switch value := value.(type) {
+	case map[string]any:
+		size := header
+		for key, v := range value {
+			size += inMap + len(key) + sizeInMemory(v)
+		}
+		return size
+	case []any:
+		size := header
+		for _, v := range value {
+			size += inList + sizeInMemory(v)
+		}
+		return size
+	case string:
+		return inList + len(value)
+	default:
+		return inList
+	}
+}
+
 // recent is a map of bounded size that forgets what was not asked for the longest.
 type recent[K comparable, V any] struct {
-	limit   int
+	limit   int // of entries
+	bytes   int // that all entries together may take
 	mu      sync.Mutex
+	size    int
 	entries map[K]*list.Element
-	order   *list.List // of pair[K, V], the latest first
+	order   *list.List // of item[K, V], the latest first
 }
 
-type pair[K comparable, V any] struct {
+type item[K comparable, V any] struct {
 	key   K
 	value V
+	size  int
 }
 
-func newRecent[K comparable, V any](limit int) *recent[K, V] {
-	return &recent[K, V]{limit: limit, entries: map[K]*list.Element{}, order: list.New()}
+func newRecent[K comparable, V any](limit, bytes int) *recent[K, V] {
+	return &recent[K, V]{limit: limit, bytes: bytes, entries: map[K]*list.Element{}, order: list.New()}
 }
 
 func (r *recent[K, V]) get(key K) (value V, found bool) {
@@ -226,21 +282,26 @@ func (r *recent[K, V]) get(key K) (value V, found bool) {
 		return value, false
 	}
 	r.order.MoveToFront(element)
-	entry, _ := element.Value.(pair[K, V])
+	entry, _ := element.Value.(item[K, V])
 	return entry.value, true
 }
 
-func (r *recent[K, V]) put(key K, value V) {
+// put remembers a value that takes so many bytes.
+func (r *recent[K, V]) put(key K, value V, size int) {
 	r.mu.Lock()
 	defer r.mu.Unlock()
 	if element, found := r.entries[key]; found {
-		element.Value = pair[K, V]{key, value}
-		r.order.MoveToFront(element)
-		return
+		r.forget(element)
 	}
-	r.entries[key] = r.order.PushFront(pair[K, V]{key, value})
-	for r.order.Len() > r.limit {
-		entry, _ := r.order.Remove(r.order.Back()).(pair[K, V])
-		delete(r.entries, entry.key)
+	r.entries[key] = r.order.PushFront(item[K, V]{key, value, size})
+	r.size += size
+	for r.order.Len() > r.limit || r.size > r.bytes {
+		r.forget(r.order.Back())
 	}
+}
+
+func (r *recent[K, V]) forget(element *list.Element) {
+	entry, _ := r.order.Remove(element).(item[K, V])
+	delete(r.entries, entry.key)
+	r.size -= entry.size
 }
