@@ -111,7 +111,7 @@ func readState(dir string) (State, error) {
 	}
 	var state State
 	if err := json.Unmarshal(raw, &state); err != nil {
-		return State{}, fmt.Errorf("%s: %w", stateFile(dir), err)
+		return State{}, fmt.Errorf("%s: %w; csctl sandbox down --name %s removes the sandbox", stateFile(dir), err, filepath.Base(dir))
 	}
 	return state, nil
 }

@@ -19,6 +19,7 @@ import (
 	"os/exec"
 	"path/filepath"
 	"runtime"
+	"slices"
 	"strings"
 	"sync"
 	"syscall"
@@ -189,7 +190,7 @@ func (p *Process) wait() {
 
 // lastLines gives the end of what this run of the program printed, to be appended to a message.
 func (p *Process) lastLines() string {
-	const maxLines, maxBytes = 10, 4 << 10
+	const maxBytes = 16 << 10
 	log, err := os.Open(p.spec.LogFile)
 	if err != nil {
 		return ""
@@ -207,9 +208,20 @@ func (p *Process) lastLines() string {
 	if len(tail) == 0 {
 		return "; it printed nothing"
 	}
-	lines := strings.Split(string(tail), "\n")
-	lines = lines[max(0, len(lines)-maxLines):]
-	return fmt.Sprintf("; the end of %s:\n  %s", p.spec.LogFile, strings.Join(lines, "\n  "))
+	return fmt.Sprintf("; the end of %s:\n  %s", p.spec.LogFile, strings.Join(telling(strings.Split(string(tail), "\n")), "\n  "))
+}
+
+// telling picks the lines of a log that tell most about the end of a program: the last ones, or those before the
+// stacks of a Go program that panicked.
+func telling(lines []string) []string {
+	const most, before = 10, 3
+	for i, l := range slices.Backward(lines) {
+		if strings.HasPrefix(l, "panic: ") || strings.HasPrefix(l, "fatal error: ") {
+			lines = lines[:i+1]
+			return lines[max(0, len(lines)-before-1):]
+		}
+	}
+	return lines[max(0, len(lines)-most):]
 }
 
 func baseEnv() []string {

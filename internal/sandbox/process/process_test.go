@@ -11,6 +11,7 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"slices"
 	"strconv"
 	"strings"
 	"testing"
@@ -207,5 +208,21 @@ func awaitGone(t *testing.T, pid int) {
 	n, err := unix.Poll([]unix.PollFd{{Fd: int32(fd), Events: unix.POLLIN}}, 10_000)
 	if err != nil || n == 0 {
 		t.Errorf("process %d still runs (%v)", pid, err)
+	}
+}
+
+func TestTelling(t *testing.T) {
+	many := strings.Split("1 2 3 4 5 6 7 8 9 10 11 12", " ")
+	stack := strings.Split("goroutine 1 [running]:,main.main(),	main.go:1,other(),	other.go:2,a(),	a.go:3,b(),	b.go:4,c(),	c.go:5", ",")
+	for name, tc := range map[string]struct{ give, want []string }{
+		"Few":     {many[:2], many[:2]},
+		"Many":    {many, many[2:]},
+		"Panic":   {slices.Concat(many, []string{"panic: no space left on device", ""}, stack), []string{"10", "11", "12", "panic: no space left on device"}},
+		"Fatal":   {slices.Concat([]string{"fatal error: out of memory"}, stack), []string{"fatal error: out of memory"}},
+		"Mention": {[]string{"no panic: all is well", "end"}, []string{"no panic: all is well", "end"}},
+	} {
+		if got := telling(tc.give); !slices.Equal(got, tc.want) {
+			t.Errorf("%s: got %q, want %q", name, got, tc.want)
+		}
 	}
 }
