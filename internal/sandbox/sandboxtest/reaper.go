@@ -52,8 +52,28 @@ type Reaper struct {
 
 	mu        sync.Mutex
 	block     *sandbox.Block
-	count     int
+	taken     map[int]bool // the numbers, and so the addresses, of sandboxes that start or run
 	sandboxes map[int]*sandbox.Sandbox
+}
+
+// take gives the lowest number that no sandbox has: each is an address, of which a block has 254.
+func (r *Reaper) take() (int, error) {
+	for id := 1; id <= 254; id++ {
+		if !r.taken[id] {
+			r.taken[id] = true
+			return id, nil
+		}
+	}
+	return 0, errors.New("254 sandboxes run for this test; stop some")
+}
+
+// discard removes what a sandbox leaves, and then frees its number.
+func (r *Reaper) discard(id int) error {
+	err := os.RemoveAll(filepath.Join(r.dir, strconv.Itoa(id)))
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	delete(r.taken, id)
+	return err
 }
 
 // Start starts a sandbox and answers when it is ready.
@@ -67,9 +87,11 @@ func (r *Reaper) Start(args StartArgs, reply *Started) error {
 		}
 		r.block = block
 	}
-	r.count++
-	id := r.count
+	id, err := r.take()
 	r.mu.Unlock()
+	if err != nil {
+		return err
+	}
 
 	dir := filepath.Join(r.dir, strconv.Itoa(id))
 	s, err := sandbox.Start(r.ctx, sandbox.Options{
@@ -79,7 +101,7 @@ func (r *Reaper) Start(args StartArgs, reply *Started) error {
 		Log: r.log.WithValues("sandbox", id),
 	})
 	if err != nil {
-		return errors.Join(err, os.RemoveAll(dir))
+		return errors.Join(err, r.discard(id))
 	}
 	r.mu.Lock()
 	defer r.mu.Unlock()
@@ -98,7 +120,7 @@ func (r *Reaper) Stop(id int, _ *struct{}) error {
 		return fmt.Errorf("there is no sandbox %d", id)
 	}
 	s.Stop()
-	return os.RemoveAll(filepath.Join(r.dir, strconv.Itoa(id)))
+	return r.discard(id)
 }
 
 // reap is the main function of the second process. It serves the connection until the test closes it,
@@ -115,7 +137,7 @@ func reap(conn net.Conn) (err error) {
 	ctx, hangUp := context.WithCancel(context.Background()) // the root of this process
 	defer hangUp()
 	r := &Reaper{
-		ctx: ctx, dir: dir, sandboxes: map[int]*sandbox.Sandbox{},
+		ctx: ctx, dir: dir, taken: map[int]bool{}, sandboxes: map[int]*sandbox.Sandbox{},
 	}
 	log, err := os.Create(filepath.Join(dir, "sandbox.log"))
 	if err != nil {
