@@ -79,6 +79,13 @@ func (c *creator) Reconcile(ctx context.Context, cluster *clusterv1.Cluster) (ct
 	return ctrl.Result{}, nil
 }
 
+// ownerReference says that something goes with a Cluster.
+func ownerReference(cluster *clusterv1.Cluster) metav1.OwnerReference {
+	return metav1.OwnerReference{
+		APIVersion: clusterv1.GroupVersion.String(), Kind: clusterv1.ClusterKind, Name: cluster.Name, UID: cluster.UID,
+	}
+}
+
 // clusterAddon returns the ClusterAddon of a Cluster as it is made.
 func clusterAddon(cluster *clusterv1.Cluster) *v1alpha1.ClusterAddon {
 	apiVersion := clusterv1.GroupVersion.String()
@@ -87,7 +94,7 @@ func clusterAddon(cluster *clusterv1.Cluster) *v1alpha1.ClusterAddon {
 			Namespace:       cluster.Namespace,
 			Name:            v1alpha1.ClusterAddonName(cluster.Name),
 			Finalizers:      []string{v1alpha1.ClusterAddonFinalizer},
-			OwnerReferences: []metav1.OwnerReference{{APIVersion: apiVersion, Kind: clusterv1.ClusterKind, Name: cluster.Name, UID: cluster.UID}},
+			OwnerReferences: []metav1.OwnerReference{ownerReference(cluster)},
 		},
 		Spec: v1alpha1.ClusterAddonSpec{ClusterRef: &corev1.ObjectReference{
 			APIVersion: apiVersion, Kind: clusterv1.ClusterKind, Namespace: cluster.Namespace, Name: cluster.Name, UID: cluster.UID,

@@ -18,7 +18,6 @@ import (
 	corev1 "k8s.io/api/core/v1"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/apis/meta/v1/unstructured"
-	clusterv1 "sigs.k8s.io/cluster-api/api/core/v1beta2"
 	ctrl "sigs.k8s.io/controller-runtime"
 	"sigs.k8s.io/controller-runtime/pkg/client"
 
@@ -579,9 +578,7 @@ func (w *work) bequeath(ctx context.Context) error {
 			continue
 		}
 		before := secret.DeepCopy()
-		secret.OwnerReferences = []metav1.OwnerReference{{
-			APIVersion: clusterv1.GroupVersion.String(), Kind: clusterv1.ClusterKind, Name: w.cluster.Name, UID: w.cluster.UID,
-		}}
+		secret.OwnerReferences = []metav1.OwnerReference{ownerReference(w.cluster)}
 		if err := w.client.Patch(ctx, secret, client.MergeFromWithOptions(before, client.MergeFromWithOptimisticLock{})); client.IgnoreNotFound(err) != nil {
 			return fmt.Errorf("leave Secret %s to the Cluster: %w", secret.Name, err)
 		}

@@ -17,9 +17,11 @@ package clusteraddon
 import (
 	"context"
 	"fmt"
+	"slices"
 	"sync"
 	"time"
 
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/types"
 	"k8s.io/client-go/rest"
 	"k8s.io/client-go/tools/events"
@@ -195,8 +197,15 @@ func (r *Reconciler) Reconcile(ctx context.Context, addon *v1alpha1.ClusterAddon
 	case rollout.Leave:
 		return step.Run(ctx, r.client, addon, append(parts, step.On(v1alpha1.ClusterReadyCondition, w.leave))...)
 	}
-	if err := step.Patch(ctx, r.client, addon, func() { controllerutil.AddFinalizer(addon, v1alpha1.ClusterAddonFinalizer) }); err != nil {
-		return ctrl.Result{}, fmt.Errorf("add finalizer: %w", err)
+	err := step.Patch(ctx, r.client, addon, func() {
+		controllerutil.AddFinalizer(addon, v1alpha1.ClusterAddonFinalizer)
+		// A backup may have brought it back without its owner, and it shall go with its Cluster.
+		if !slices.ContainsFunc(addon.OwnerReferences, func(o metav1.OwnerReference) bool { return o.UID == w.cluster.UID }) {
+			addon.OwnerReferences = append(addon.OwnerReferences, ownerReference(w.cluster))
+		}
+	})
+	if err != nil {
+		return ctrl.Result{}, fmt.Errorf("add finalizer and owner: %w", err)
 	}
 	return step.Run(ctx, r.client, addon, append(parts,
 		step.Begin(func() { addon.Status.ObservedGeneration = addon.Generation }),

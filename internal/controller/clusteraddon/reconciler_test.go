@@ -60,6 +60,7 @@ func TestReconcile(t *testing.T) {
 		"KeepsWhatHooksMade":            testKeepsWhatHooksMade,
 		"NamesWhatIsLeft":               testNamesWhatIsLeft,
 		"AwaitsJobs":                    testAwaitsJobs,
+		"FindsItsOwnerAgain":            testFindsItsOwnerAgain,
 	} {
 		t.Run(name, func(t *testing.T) { test(newEnv(t, workload)) })
 	}
@@ -954,4 +955,21 @@ func testAwaitsJobs(e *env) {
 	}
 	e.wantReady()
 	e.wantObjects("cni: 1", "csi: 1")
+}
+
+func testFindsItsOwnerAgain(e *env) {
+	e.publish(v1, both("cni"), starter1)
+	e.running(v1, k135)
+	addon := e.addon()
+	want := addon.OwnerReferences
+	before := addon.DeepCopy()
+	addon.OwnerReferences = nil // as a backup may restore it
+	if err := e.client.Patch(e.Context(), addon, client.MergeFrom(before)); err != nil {
+		e.Fatal(err)
+	}
+	e.start().settle()
+	e.wantReady()
+	if diff := cmp.Diff(want, e.addon().OwnerReferences); diff != "" || len(want) != 1 {
+		e.Errorf("owner (-want +got):\n%s", diff)
+	}
 }
