@@ -4,10 +4,13 @@
 package clusteraddon
 
 import (
+	"strings"
 	"testing"
+	"unicode/utf8"
 
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"k8s.io/client-go/tools/events"
 	clusterv1 "sigs.k8s.io/cluster-api/api/core/v1beta2"
 	"sigs.k8s.io/controller-runtime/pkg/client"
 	"sigs.k8s.io/controller-runtime/pkg/event"
@@ -177,5 +180,19 @@ func TestEvents(t *testing.T) {
 				t.Errorf("wakes: %t, want %t", got, tc.want)
 			}
 		})
+	}
+}
+
+// The API server refuses an event with a longer text, and nobody would hear of it.
+func TestTellsWhatAnEventCanCarry(t *testing.T) {
+	recorder := events.NewFakeRecorder(2)
+	w := &work{Reconciler: &Reconciler{recorder: recorder}, addon: &v1alpha1.ClusterAddon{}, cluster: &clusterv1.Cluster{}}
+	w.tell("Reason", strings.Repeat("…", 1000))
+	for range 2 {
+		// The recorder puts type and reason before the text.
+		_, text, _ := strings.Cut(<-recorder.Events, " Reason ")
+		if len(text) > noteLimit || len(text) < noteLimit-10 || !utf8.ValidString(text) || !strings.HasSuffix(text, " …") {
+			t.Errorf("an event has %d bytes: %q", len(text), text)
+		}
 	}
 }

@@ -67,7 +67,7 @@ func (w *work) begin(ctx context.Context, move rollout.Begin) error {
 	case opened.From != "" && opened.From != opened.To:
 		message += fmt.Sprintf(", before Kubernetes goes from %s to %s", opened.From, opened.To)
 	}
-	w.tell(corev1.EventTypeNormal, v1alpha1.RolloutStartedReason, message)
+	w.tell(v1alpha1.RolloutStartedReason, message)
 	return nil
 }
 
@@ -98,7 +98,7 @@ func (w *work) finish(ctx context.Context, move rollout.Finish) error {
 		w.asked = nil
 	}
 	ctrl.LoggerFrom(ctx).Info("Rollout finished", "release", w.release.Name, "addons", move.Record.Applied.Addons)
-	w.tell(corev1.EventTypeNormal, v1alpha1.RolloutFinishedReason, fmt.Sprintf("the cluster has the addons of %s", w.release.Name))
+	w.tell(v1alpha1.RolloutFinishedReason, fmt.Sprintf("the cluster has the addons of %s", w.release.Name))
 	return nil
 }
 
@@ -168,12 +168,12 @@ func (w *work) save(ctx context.Context, record rollout.Record, change func()) e
 const noteLimit = 1024
 
 // tell records an event on the ClusterAddon and on its Cluster.
-func (w *work) tell(kind, reason, message string) {
+func (w *work) tell(reason, message string) {
 	if cut := " …"; len(message) > noteLimit {
 		message = strings.ToValidUTF8(message[:noteLimit-len(cut)], "") + cut
 	}
-	w.recorder.Eventf(w.addon, nil, kind, reason, reason, "%s", message)
-	w.recorder.Eventf(w.cluster, w.addon, kind, reason, reason, "%s", message)
+	w.recorder.Eventf(w.addon, nil, corev1.EventTypeNormal, reason, reason, "%s", message)
+	w.recorder.Eventf(w.cluster, w.addon, corev1.EventTypeNormal, reason, reason, "%s", message)
 }
 
 func (w *work) note(stage string, change func(*rollout.Progress)) {
@@ -450,7 +450,7 @@ func (w *work) correctDrift(ctx context.Context) error {
 			errs = append(errs, fmt.Errorf("addon %s: %w", addon, err))
 			continue
 		}
-		w.tell(corev1.EventTypeNormal, v1alpha1.DriftCorrectedReason,
+		w.tell(v1alpha1.DriftCorrectedReason,
 			fmt.Sprintf("addon %s: applied again what was changed or deleted: %s", addon, strings.Join(sets[addon], ", ")))
 	}
 	if len(errs) > 0 {
@@ -468,7 +468,7 @@ func (w *work) leftovers() []string {
 	var left []string
 	for _, e := range w.inventory.Entries() {
 		if e.Hook == "" && (e.Hash == "" || !slices.Contains(w.record.Applied.Addons, e.Set)) {
-			left = append(left, e.ID.String())
+			left = append(left, e.String())
 		}
 	}
 	return left
@@ -492,7 +492,7 @@ func (w *work) pruneAddons(ctx context.Context, move rollout.Prune) error {
 	}
 	if len(kept) > 0 {
 		// Once, because not all of it stays in the inventory.
-		w.tell(corev1.EventTypeNormal, v1alpha1.LeftoversKeptReason, "kept of earlier releases: "+strings.Join(kept, "; "))
+		w.tell(v1alpha1.LeftoversKeptReason, "kept of earlier releases: "+strings.Join(kept, "; "))
 	}
 	return nil
 }
