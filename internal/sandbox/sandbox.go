@@ -139,16 +139,17 @@ func (s *Sandbox) run(ctx context.Context, steps []step) error {
 			s.opts.Progress(Event{Step: step.name})
 			begin := time.Now()
 			detail, err := step.run(ctx)
-			done := Event{Step: step.name, Done: true, Detail: detail, Took: time.Since(begin)}
-			// One failure cancels the others of the group; only the cause is told.
-			if err != nil && !errors.Is(err, context.Canceled) {
-				done.Error = err.Error()
-			}
-			s.opts.Progress(done)
-			if err != nil {
+			// One failure cancels the others of the group; these have neither ended well nor anything to tell.
+			if errors.Is(err, context.Canceled) {
 				return fmt.Errorf("%s: %w", step.name, err)
 			}
-			return nil
+			done := Event{Step: step.name, Done: true, Detail: detail, Took: time.Since(begin)}
+			if err != nil {
+				done.Error = err.Error()
+				err = fmt.Errorf("%s: %w", step.name, err)
+			}
+			s.opts.Progress(done)
+			return err
 		})
 	}
 	return group.Wait()
