@@ -110,6 +110,11 @@ func (r *Reconciler) Reconcile(ctx context.Context, stack *v1alpha1.ClusterStack
 	if !stack.DeletionTimestamp.IsZero() || annotations.HasPaused(stack) || !releases.InShard(stack, r.watchFilter) {
 		return ctrl.Result{}, nil // what it owns is collected with it
 	}
+	if stack.Spec.AutoSubscribe && len(stack.Status.Conditions) > 0 && !r.lister.Last().Asked {
+		// We have just been started. The answer of the source wakes us; until then there is nothing to say that
+		// would not be taken back at once.
+		return ctrl.Result{}, nil
+	}
 	w := &work{Reconciler: r, stack: stack}
 	if err := w.observe(ctx); err != nil {
 		return ctrl.Result{}, err

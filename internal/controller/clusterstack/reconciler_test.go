@@ -235,6 +235,21 @@ func TestFailedListingChangesNothing(t *testing.T) {
 	is(t, stack, v1alpha1.ReadyCondition, "True", v1alpha1.DoneReason, "")
 }
 
+func TestRestartWritesNothing(t *testing.T) {
+	w := newWorld(t)
+	w.offers.set(t, v1)
+	w.create("s", nil)
+	w.run("s")
+	w.finish(v1)
+	before := w.run("s").ResourceVersion
+	w.offers.listing = releases.Listing{}
+	w.run("s")
+	w.offers.set(t, v1)
+	if after := w.run("s").ResourceVersion; after != before {
+		t.Error("the ClusterStack was written, and so its events told again, because the operator was started")
+	}
+}
+
 func TestVersionsWithDots(t *testing.T) {
 	const sha = "docker-starter-1-35-v0-sha-abc1234"
 	w := newWorld(t)
