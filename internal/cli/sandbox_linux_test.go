@@ -347,7 +347,7 @@ func TestSandboxFlags(t *testing.T) {
 	fails(t, "--operator", "sandbox", "up", "--operator", "/nonexistent")
 	fails(t, "--releases", "sandbox", "up", "--releases", "/nonexistent")
 	fails(t, "--output yaml", "sandbox", "status", "-o", "yaml")
-	fails(t, "csctl sandbox up --help", "sandbox", "up", "--nmae", "x")
+	fails(t, "csctl sandbox up --help", "sandbox", "up", "--nam", "x")
 	fails(t, `unknown command "dwon"`, "sandbox", "dwon")
 	if help := csctl(t, "sandbox"); !strings.Contains(help, "kubeconfig") {
 		t.Errorf("csctl sandbox:\n%s", help)

@@ -106,7 +106,7 @@ func (s *supervisor) startFunc(ctx context.Context, name, address string, run fu
 		s.set(index, func(c *Component) { c.State = StateReady })
 		first.Do(func() { close(up) })
 	}
-	s.wg.Go(func() { //nolint:contextcheck // beyond the start that ctx bounds
+	s.wg.Go(func() {
 		var pauses backoff
 		for {
 			begin := time.Now()

@@ -237,9 +237,9 @@ func settled(err error) error {
 	return err
 }
 
-// fromWorkload is an error of a workload cluster. It hides its cause: that something is missing or was changed there
+// workloadError is an error of a workload cluster. It hides its cause: that something is missing or was changed there
 // is no news about the object of the management cluster, and has to be tried again.
-type fromWorkload struct{ error }
+type workloadError struct{ error }
 
 // owner gives the name of the owner of a kind of Cluster API, empty when there is none yet.
 func owner(object *unstructured.Unstructured, kind string) string {

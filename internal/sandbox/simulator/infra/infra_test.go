@@ -93,7 +93,7 @@ func TestSettled(t *testing.T) {
 		"Gone":     {apierrors.NewNotFound(resource, "x"), true},
 		"Other":    {errors.New("broken"), false},
 		// No event of the management cluster follows, so the machine would stay as it is forever.
-		"Workload": {fromWorkload{apierrors.NewNotFound(resource, "x")}, false},
+		"Workload": {workloadError{apierrors.NewNotFound(resource, "x")}, false},
 	}
 	for name, c := range cases {
 		t.Run(name, func(t *testing.T) {

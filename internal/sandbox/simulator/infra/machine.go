@@ -120,7 +120,7 @@ func (r *machineReconciler) provision(ctx context.Context, object *unstructured.
 		},
 	})
 	if err != nil {
-		return fromWorkload{err}
+		return workloadError{err}
 	}
 	return nil
 }
