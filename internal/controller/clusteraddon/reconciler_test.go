@@ -4,8 +4,11 @@
 package clusteraddon
 
 import (
+	"net/http"
 	"slices"
 	"strings"
+	"sync"
+	"syscall"
 	"testing"
 	"time"
 
@@ -61,6 +64,7 @@ func TestReconcile(t *testing.T) {
 		"NamesWhatIsLeft":               testNamesWhatIsLeft,
 		"AwaitsJobs":                    testAwaitsJobs,
 		"FindsItsOwnerAgain":            testFindsItsOwnerAgain,
+		"LetsGoInTheMiddle":             testLetsGoInTheMiddle,
 	} {
 		t.Run(name, func(t *testing.T) { test(newEnv(t, workload)) })
 	}
@@ -972,4 +976,40 @@ func testFindsItsOwnerAgain(e *env) {
 	if diff := cmp.Diff(want, e.addon().OwnerReferences); diff != "" || len(want) != 1 {
 		e.Errorf("owner (-want +got):\n%s", diff)
 	}
+}
+
+func testLetsGoInTheMiddle(e *env) {
+	e.publish(v1, both("cni", "metrics"), starter1)
+	e.running(v1, k135)
+	e.edit(func(c *clusterv1.Cluster) { c.Finalizers = []string{"example.com/machines"} })
+	o := e.start()
+	var once sync.Once
+	o.clusters.config.Wrap(func(next http.RoundTripper) http.RoundTripper {
+		return roundTripper(func(r *http.Request) (*http.Response, error) {
+			if r.Method == http.MethodGet {
+				return next.RoundTrip(r)
+			}
+			// With the first change the Cluster is deleted, and its machines are gone at once.
+			once.Do(func() {
+				if err := e.client.Delete(e.Context(), e.getCluster()); err != nil {
+					e.Error(err)
+				}
+			})
+			return nil, syscall.ECONNREFUSED
+		})
+	})
+	if _, err := o.once(); err == nil {
+		e.Error("objects that could not be applied are no error")
+	}
+	if record := e.record(); record.Rollout.Finished {
+		e.Errorf("the rollout is finished: %s", record)
+	}
+	// It needs no connection to let go.
+	if _, err := o.once(); err != nil {
+		e.Error(err)
+	}
+	if got := e.addon().Finalizers; len(got) != 0 {
+		e.Errorf("finalizers %v are left", got)
+	}
+	e.edit(func(c *clusterv1.Cluster) { c.Finalizers = nil })
 }
