@@ -103,6 +103,9 @@ func (l *Ledger) Load(ctx context.Context) ([]byte, error) {
 	if err != nil {
 		return nil, fmt.Errorf("read Secret %s: %w", l.key, err)
 	}
+	if head.Type != SecretType {
+		return nil, l.foreign(head)
+	}
 	content, idx, err := l.read(ctx, head)
 	if err != nil {
 		return nil, err
@@ -294,18 +297,29 @@ func (l *Ledger) Delete(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
-	names := []string{}
-	for _, part := range parts {
-		names = append(names, part.Name)
+	for i := range parts {
+		if err := l.client.Delete(ctx, &parts[i], client.Preconditions{UID: &parts[i].UID}); client.IgnoreNotFound(err) != nil {
+			return fmt.Errorf("delete Secret %s/%s: %w", l.key.Namespace, parts[i].Name, err)
+		}
 	}
-	for _, name := range append(names, l.key.Name) {
-		secret := &corev1.Secret{ObjectMeta: metav1.ObjectMeta{Namespace: l.key.Namespace, Name: name}}
-		if err := l.client.Delete(ctx, secret); client.IgnoreNotFound(err) != nil {
-			return fmt.Errorf("delete Secret %s/%s: %w", l.key.Namespace, name, err)
+	head := &corev1.Secret{}
+	if err := l.reader.Get(ctx, l.key, head); client.IgnoreNotFound(err) != nil {
+		return fmt.Errorf("read Secret %s: %w", l.key, err)
+	} else if err == nil {
+		if head.Type != SecretType {
+			return l.foreign(head)
+		}
+		if err := l.client.Delete(ctx, head, client.Preconditions{UID: &head.UID}); client.IgnoreNotFound(err) != nil {
+			return fmt.Errorf("delete Secret %s: %w", l.key, err)
 		}
 	}
 	l.loaded, l.head, l.index, l.content = true, nil, index{}, nil
 	return nil
+}
+
+// foreign is the error about a Secret of our name that somebody else made.
+func (l *Ledger) foreign(head *corev1.Secret) error {
+	return fmt.Errorf("the Secret %s is of type %s, not %s, and so not the operator's: give it another name", l.key, head.Type, SecretType)
 }
 
 // label is short enough for the value of a label, whatever the length of the name.

@@ -323,3 +323,32 @@ func TestSavingTheSameIsNoRequest(t *testing.T) {
 		}
 	}
 }
+
+func TestASecretOfSomebodyElseIsNeitherReadNorChangedNorDeleted(t *testing.T) {
+	d := newDesk(t)
+	l := d.ledger(d.client)
+	theirs := &corev1.Secret{
+		ObjectMeta: metav1.ObjectMeta{Namespace: l.key.Namespace, Name: l.key.Name},
+		Type:       corev1.SecretTypeOpaque,
+		Data:       map[string][]byte{"password": []byte("theirs")},
+	}
+	if err := d.client.Create(t.Context(), theirs); err != nil {
+		t.Fatal(err)
+	}
+	if _, err := l.Load(t.Context()); err == nil {
+		t.Error("it was loaded")
+	}
+	if err := l.Save(t.Context(), []byte("ours")); err == nil {
+		t.Error("it was saved over")
+	}
+	if err := l.Delete(t.Context()); err == nil {
+		t.Error("it was deleted without an error")
+	}
+	after := &corev1.Secret{}
+	if err := d.client.Get(t.Context(), l.key, after); err != nil {
+		t.Fatal(err)
+	}
+	if after.ResourceVersion != theirs.ResourceVersion {
+		t.Error("it was changed")
+	}
+}
