@@ -29,8 +29,9 @@ import (
 
 // creator makes a ClusterAddon for each Cluster that uses a cluster stack, and for no other.
 type creator struct {
-	client client.Client
-	live   client.Reader
+	client      client.Client
+	live        client.Reader
+	watchFilter string
 }
 
 func (c *creator) setup(mgr ctrl.Manager, s Setup) error {
@@ -55,7 +56,8 @@ func (c *creator) setup(mgr ctrl.Manager, s Setup) error {
 // Reconcile makes the ClusterAddon of a Cluster if there is none and shall be one.
 func (c *creator) Reconcile(ctx context.Context, cluster *clusterv1.Cluster) (ctrl.Result, error) {
 	key, ours := releases.UsedBy(cluster)
-	if !ours || !cluster.DeletionTimestamp.IsZero() || annotations.IsPaused(cluster, cluster) {
+	// Events of releases wake us for the Clusters of all shards.
+	if !ours || !releases.InShard(cluster, c.watchFilter) || !cluster.DeletionTimestamp.IsZero() || annotations.IsPaused(cluster, cluster) {
 		return ctrl.Result{}, nil
 	}
 	// The form of its name makes no class ours: somebody has to have asked for the release.

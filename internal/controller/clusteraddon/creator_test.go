@@ -31,6 +31,7 @@ func TestCreator(t *testing.T) {
 	for name, tc := range map[string]struct {
 		why     string
 		cluster func(namespace string) *clusterv1.Cluster
+		filter  string
 		want    bool
 	}{
 		"ClassOfItsNamespace": {
@@ -87,6 +88,15 @@ func TestCreator(t *testing.T) {
 			},
 			want: true,
 		},
+		"OfAnotherShard": {
+			why: "A release that appears wakes the creators of all shards.",
+			cluster: func(ns string) *clusterv1.Cluster {
+				cluster := apitest.Cluster(ns, "c", "docker-starter-1-35-v2", k135)
+				cluster.Labels = map[string]string{clusterv1.WatchLabel: "blue"}
+				return cluster
+			},
+			filter: "green",
+		},
 	} {
 		t.Run(name, func(t *testing.T) {
 			ns := kinds.Namespace(t, c)
@@ -108,7 +118,7 @@ func TestCreator(t *testing.T) {
 				}
 			}
 			for range 2 {
-				if _, err := (&creator{client: c}).Reconcile(t.Context(), cluster); err != nil {
+				if _, err := (&creator{client: c, watchFilter: tc.filter}).Reconcile(t.Context(), cluster); err != nil {
 					t.Fatal(err)
 				}
 			}

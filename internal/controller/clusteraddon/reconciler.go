@@ -42,6 +42,7 @@ import (
 
 	"github.com/clusterstacks/cluster-stack-operator/api/v1alpha1"
 	"github.com/clusterstacks/cluster-stack-operator/internal/apply"
+	"github.com/clusterstacks/cluster-stack-operator/internal/controller/releases"
 	"github.com/clusterstacks/cluster-stack-operator/internal/release"
 	"github.com/clusterstacks/cluster-stack-operator/internal/render"
 	"github.com/clusterstacks/cluster-stack-operator/internal/rollout"
@@ -101,6 +102,8 @@ type Reconciler struct {
 	options  Options
 
 	connections connections
+	// watchFilter is that of Setup.
+	watchFilter string
 	// watcher wakes us when objects change that a gate waits for; it is nil without a manager.
 	watcher clustercache.SourceWatcher[ctrl.Request]
 	waiting waiting
@@ -157,8 +160,8 @@ func (r *Reconciler) SetupWithManager(mgr ctrl.Manager, s Setup) error {
 	if err != nil {
 		return fmt.Errorf("controller for ClusterAddons: %w", err)
 	}
-	r.watcher = c
-	return (&creator{client: r.client, live: r.live}).setup(mgr, s)
+	r.watcher, r.watchFilter = c, s.WatchFilter
+	return (&creator{client: r.client, live: r.live, watchFilter: s.WatchFilter}).setup(mgr, s)
 }
 
 // OfCluster maps a Cluster to its ClusterAddon, which need not exist.
@@ -183,6 +186,9 @@ func (r *Reconciler) Reconcile(ctx context.Context, addon *v1alpha1.ClusterAddon
 	w := &work{Reconciler: r, addon: addon, progress: map[string]rollout.Progress{}, rendered: map[string]*render.Result{}}
 	if err := w.load(ctx); err != nil {
 		return ctrl.Result{}, err
+	}
+	if w.cluster != nil && !releases.InShard(w.cluster, r.watchFilter) {
+		return ctrl.Result{}, nil // woken by a release that Clusters of several shards use
 	}
 	parts := []step.Part{step.Clock(r.options.Clock)}
 	if w.cluster != nil {

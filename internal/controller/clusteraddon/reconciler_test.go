@@ -43,6 +43,7 @@ func TestReconcile(t *testing.T) {
 		"DeletesWhereAStageSaysSo":      testDeletesWhereAStageSaysSo,
 		"StandsStillWhilePaused":        testStandsStillWhilePaused,
 		"LeavesForeignClasses":          testLeavesForeignClasses,
+		"LeavesOtherShards":             testLeavesOtherShards,
 		"LetsGoWithTheCluster":          testLetsGoWithTheCluster,
 		"SurvivesADeletedClusterAddon":  testSurvivesADeletedClusterAddon,
 		"SurvivesALostInventory":        testSurvivesALostInventory,
@@ -429,6 +430,22 @@ func testStandsStillWhilePaused(e *env) {
 	if addon := e.addon(); addon.ResourceVersion != version || len(addon.Finalizers) == 0 {
 		e.Error("the ClusterAddon of a paused Cluster was written")
 	}
+}
+
+func testLeavesOtherShards(e *env) {
+	e.publish(v1, both("cni"), starter1)
+	e.running(v1, k135)
+	e.edit(func(c *clusterv1.Cluster) { c.Labels = map[string]string{clusterv1.WatchLabel: "blue"} })
+	o := e.start()
+	o.watchFilter = "green"
+	version := e.addon().ResourceVersion
+	o.settle()
+	if e.addon().ResourceVersion != version {
+		e.Error("the ClusterAddon of a Cluster of another shard was written")
+	}
+	o.watchFilter = "blue"
+	o.settle()
+	e.wantObjects("cni: 1")
 }
 
 func testLeavesForeignClasses(e *env) {
