@@ -103,11 +103,17 @@ func operatorPage() []byte {
 }
 
 func flagTable(page *bytes.Buffer, flags *pflag.FlagSet) {
-	page.WriteString("\n| flag | default | meaning |\n|---|---|---|\n")
+	var shown []*pflag.Flag
 	flags.VisitAll(func(f *pflag.Flag) {
-		if f.Hidden || f.Name == "help" {
-			return
+		if !f.Hidden && f.Name != "help" {
+			shown = append(shown, f)
 		}
+	})
+	if len(shown) == 0 {
+		return
+	}
+	page.WriteString("\n| flag | default | meaning |\n|---|---|---|\n")
+	for _, f := range shown {
 		name := "`--" + f.Name + "`"
 		if f.Shorthand != "" {
 			name = "`-" + f.Shorthand + "`, " + name
@@ -119,7 +125,7 @@ func flagTable(page *bytes.Buffer, flags *pflag.FlagSet) {
 		_, usage := pflag.UnquoteUsage(f)
 		usage = strings.ReplaceAll(strings.ReplaceAll(usage, "|", "\\|"), "\n", " ")
 		fmt.Fprintf(page, "| %s | %s | %s |\n", name, value, usage)
-	})
+	}
 }
 
 // conditionsPage makes tables of the constants of a file, one for each block, and of what their comments say.
