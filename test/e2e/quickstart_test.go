@@ -4,6 +4,7 @@
 package e2e
 
 import (
+	"bytes"
 	"context"
 	"errors"
 	"io/fs"
@@ -65,6 +66,9 @@ func TestQuickstart(t *testing.T) {
 		t.Errorf("when Cluster API gave the control plane v1.36.3, the addons in the cluster were those of %q; they move first, so want %q", seen.addons, want)
 	}
 
+	if len(processesNaming(t, state)) == 0 {
+		t.Error("the sandbox's processes do not name its folder; nothing can be said about what is left of them")
+	}
 	if err := csctl("sandbox", "down", "--name", name).Run(); err != nil {
 		t.Fatalf("csctl sandbox down: %v", err)
 	}
@@ -75,9 +79,29 @@ func TestQuickstart(t *testing.T) {
 	for _, entry := range left {
 		t.Errorf("csctl sandbox down left %s", entry.Name())
 	}
-	if out, err := exec.Command("pgrep", "-f", state).Output(); err == nil {
-		t.Errorf("csctl sandbox down left processes:\n%s", out)
+	for _, line := range processesNaming(t, state) {
+		t.Errorf("csctl sandbox down left a process: %s", line)
 	}
+}
+
+// processesNaming are the command lines of all processes that name a folder.
+func processesNaming(t *testing.T, folder string) []string {
+	t.Helper()
+	files, err := filepath.Glob("/proc/[0-9]*/cmdline")
+	if err != nil || len(files) == 0 {
+		t.Fatalf("no processes in /proc: %v", err)
+	}
+	var found []string
+	for _, file := range files {
+		line, err := os.ReadFile(file)
+		if err != nil {
+			continue // it has ended
+		}
+		if bytes.Contains(line, []byte(folder)) {
+			found = append(found, string(bytes.ReplaceAll(line, []byte{0}, []byte(" "))))
+		}
+	}
+	return found
 }
 
 // order is what somebody saw who watched the control plane of the demo cluster.
