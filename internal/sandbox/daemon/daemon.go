@@ -15,7 +15,6 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
-	"strconv"
 	"syscall"
 	"time"
 
@@ -238,7 +237,7 @@ func seize(ctx context.Context, dir string) (*net.UnixListener, error) {
 
 // clean ends what a killed daemon may have left, and removes the state folder. The caller holds the lock.
 func clean(ctx context.Context, dir string) error {
-	pids, err := marked(dir)
+	pids, err := process.Marked(dir)
 	if err != nil {
 		return err
 	}
@@ -258,34 +257,6 @@ func clean(ctx context.Context, dir string) error {
 		_ = os.Remove(filepath.Dir(sandboxes))
 	}
 	return nil
-}
-
-// marked lists the processes that carry the mark of a sandbox in their environment.
-func marked(dir string) ([]int, error) {
-	entries, err := os.ReadDir("/proc")
-	if err != nil {
-		return nil, err
-	}
-	mark := []byte(process.Marker + "=" + dir)
-	var pids []int
-	for _, e := range entries {
-		pid, err := strconv.Atoi(e.Name())
-		if err != nil || pid == os.Getpid() {
-			continue
-		}
-		// Processes of other users cannot be read, and are not ours.
-		environment, err := os.ReadFile(filepath.Join("/proc", e.Name(), "environ"))
-		if err != nil {
-			continue
-		}
-		for _, v := range bytes.Split(environment, []byte{0}) {
-			if bytes.Equal(v, mark) {
-				pids = append(pids, pid)
-				break
-			}
-		}
-	}
-	return pids, nil
 }
 
 // terminate ends a process and waits until it is gone: SIGTERM first, SIGKILL after patience.

@@ -64,6 +64,15 @@ func Dir(name string) (string, error) {
 	if !validName.MatchString(name) {
 		return "", fmt.Errorf("sandbox name %q: use up to 32 lower-case letters, digits and dashes", name)
 	}
+	home, err := home()
+	if err != nil {
+		return "", err
+	}
+	return filepath.Join(home, name), nil
+}
+
+// home is the folder that has the state folders of all sandboxes of this user.
+func home() (string, error) {
 	base := os.Getenv("XDG_STATE_HOME")
 	if !filepath.IsAbs(base) {
 		home, err := os.UserHomeDir()
@@ -72,7 +81,26 @@ func Dir(name string) (string, error) {
 		}
 		base = filepath.Join(home, ".local", "state")
 	}
-	return filepath.Join(base, "cluster-stack", "sandbox", name), nil
+	return filepath.Join(base, "cluster-stack", "sandbox"), nil
+}
+
+// Names lists the sandboxes of this user in alphabetical order: those that run, and those of which something is left.
+func Names() ([]string, error) {
+	dir, err := home()
+	if err != nil {
+		return nil, err
+	}
+	entries, err := os.ReadDir(dir)
+	if err != nil && !errors.Is(err, fs.ErrNotExist) {
+		return nil, err
+	}
+	var names []string
+	for _, e := range entries {
+		if e.IsDir() && validName.MatchString(e.Name()) {
+			names = append(names, e.Name())
+		}
+	}
+	return names, nil
 }
 
 // NotRunningError says that there is no such sandbox.
