@@ -11,7 +11,9 @@ import (
 	"fmt"
 	"slices"
 	"strings"
+	"time"
 
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/apis/meta/v1/unstructured"
 	"k8s.io/apimachinery/pkg/runtime/schema"
 	"k8s.io/apimachinery/pkg/version"
@@ -99,4 +101,43 @@ func SetAddresses(infraMachine *unstructured.Unstructured, hostname, ip string) 
 		map[string]any{"type": "Hostname", "address": hostname},
 		map[string]any{"type": "InternalIP", "address": ip},
 	}, "status", "addresses")
+}
+
+// readyCondition is the condition of an InfraCluster or InfraMachine that Cluster API shows in its Cluster or
+// Machine, as InfrastructureReady.
+const readyCondition = "Ready"
+
+// SetReady writes the condition Ready to the status of an InfraCluster or InfraMachine; other conditions stay as
+// they are. The API server drops it where the schema of the kind has no conditions.
+func SetReady(infra *unstructured.Unstructured, contract Version, status metav1.ConditionStatus, reason, message string) error {
+	conditions, _, err := unstructured.NestedSlice(infra.Object, "status", "conditions")
+	if err != nil {
+		return err
+	}
+	index := slices.IndexFunc(conditions, func(c any) bool {
+		condition, ok := c.(map[string]any)
+		return ok && condition["type"] == readyCondition
+	})
+	since := time.Now().UTC().Format(time.RFC3339)
+	if index < 0 {
+		index = len(conditions)
+		conditions = append(conditions, nil)
+	} else if known := conditions[index].(map[string]any); known["status"] == string(status) {
+		told, _ := known["lastTransitionTime"].(string)
+		since = cmp.Or(told, since)
+	}
+	ready := map[string]any{
+		"type": readyCondition, "status": string(status), "reason": reason, "message": message, "lastTransitionTime": since,
+	}
+	switch {
+	case contract == V1Beta2:
+		if generation := infra.GetGeneration(); generation > 0 {
+			ready["observedGeneration"] = generation
+		}
+	case status != metav1.ConditionTrue:
+		// Conditions of the older contract know how bad it is. It may get better by itself.
+		ready["severity"] = "Warning"
+	}
+	conditions[index] = ready
+	return unstructured.SetNestedSlice(infra.Object, conditions, "status", "conditions")
 }

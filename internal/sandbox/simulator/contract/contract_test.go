@@ -7,6 +7,7 @@ import (
 	"testing"
 
 	"github.com/google/go-cmp/cmp"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/apis/meta/v1/unstructured"
 	"k8s.io/apimachinery/pkg/runtime/schema"
 )
@@ -109,6 +110,59 @@ func TestSetEndpointKeepsOnlyItsOwn(t *testing.T) {
 			cluster := &unstructured.Unstructured{Object: map[string]any{"spec": map[string]any{"controlPlaneEndpoint": c.endpoint}}}
 			if err := SetEndpoint(cluster, Endpoint{"127.64.1.1", 6443}); (err != nil) != c.fails {
 				t.Errorf("error %v, want one: %t", err, c.fails)
+			}
+		})
+	}
+}
+
+func TestSetReady(t *testing.T) {
+	const long = "2020-01-01T00:00:00Z"
+	other := map[string]any{"type": "Other", "status": "True"}
+	broken := map[string]any{"type": "Ready", "status": "False", "reason": "Broken", "message": "it broke", "lastTransitionTime": long, "observedGeneration": int64(3)}
+	cases := map[string]struct {
+		why     string
+		version Version
+		before  []any
+		want    []any
+		changed bool // it is another state than before, so the time is now
+	}{
+		"New": {
+			version: V1Beta2, before: []any{other}, changed: true,
+			want: []any{other, broken},
+		},
+		"OtherState": {
+			version: V1Beta2, before: []any{map[string]any{"type": "Ready", "status": "True", "lastTransitionTime": long}, other}, changed: true,
+			want: []any{broken, other},
+		},
+		"OtherReason": {
+			why:     "The time is that of the last change between True and False.",
+			version: V1Beta2, before: []any{map[string]any{"type": "Ready", "status": "False", "reason": "Other", "lastTransitionTime": long}},
+			want: []any{broken},
+		},
+		"OlderContract": {
+			why:     "Its conditions have a severity and no observedGeneration.",
+			version: V1Beta1, before: []any{map[string]any{"type": "Ready", "status": "False", "lastTransitionTime": long}},
+			want: []any{map[string]any{"type": "Ready", "status": "False", "severity": "Warning", "reason": "Broken", "message": "it broke", "lastTransitionTime": long}},
+		},
+	}
+	for name, c := range cases {
+		t.Run(name, func(t *testing.T) {
+			machine := &unstructured.Unstructured{Object: map[string]any{"status": map[string]any{"conditions": c.before}}}
+			machine.SetGeneration(3)
+			if err := SetReady(machine, c.version, metav1.ConditionFalse, "Broken", "it broke"); err != nil {
+				t.Fatal(err)
+			}
+			got, _, _ := unstructured.NestedSlice(machine.Object, "status", "conditions")
+			for _, condition := range got {
+				if of := condition.(map[string]any); of["type"] == "Ready" && c.changed {
+					if of["lastTransitionTime"] == long {
+						t.Error("the time has not changed")
+					}
+					of["lastTransitionTime"] = long
+				}
+			}
+			if diff := cmp.Diff(c.want, got); diff != "" {
+				t.Errorf("%s\n-want +got:\n%s", c.why, diff)
 			}
 		})
 	}
