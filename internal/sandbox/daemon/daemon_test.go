@@ -41,29 +41,6 @@ func TestDir(t *testing.T) {
 	}
 }
 
-func TestParseStartTicks(t *testing.T) {
-	const rest = " 1 2 3 0 -1 4194560 1 0 0 0 0 0 0 0 20 0 1 0 4711 0 0"
-	for name, tc := range map[string]struct {
-		why  string
-		stat string
-		want uint64
-		err  bool
-	}{
-		"Running":  {stat: "42 (csctl) S" + rest, want: 4711},
-		"OddName":  {why: "A program may call itself anything.", stat: "42 (a) S (b) R" + rest, want: 4711},
-		"Zombie":   {why: "It has ended; nobody has reaped it yet.", stat: "42 (csctl) Z" + rest, err: true},
-		"CutOff":   {stat: "42 (csctl) S 1 2", err: true},
-		"NotAtAll": {stat: "", err: true},
-	} {
-		t.Run(name, func(t *testing.T) {
-			got, err := parseStartTicks([]byte(tc.stat))
-			if got != tc.want || (err != nil) != tc.err {
-				t.Errorf("got %d, %v. %s", got, err, tc.why)
-			}
-		})
-	}
-}
-
 func TestReadTellsTheDeadFromTheLiving(t *testing.T) {
 	ticks, err := startTicks(os.Getpid())
 	if err != nil {

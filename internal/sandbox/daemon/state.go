@@ -9,7 +9,6 @@
 package daemon
 
 import (
-	"bytes"
 	"encoding/json"
 	"errors"
 	"fmt"
@@ -18,13 +17,13 @@ import (
 	"os"
 	"path/filepath"
 	"regexp"
-	"strconv"
 	"time"
 
 	"golang.org/x/sys/unix"
 
 	"github.com/clusterstacks/cluster-stack-operator/internal/sandbox"
 	"github.com/clusterstacks/cluster-stack-operator/internal/sandbox/binaries"
+	"github.com/clusterstacks/cluster-stack-operator/internal/sandbox/process"
 )
 
 // The phases of a sandbox.
@@ -164,29 +163,14 @@ func (s State) alive() bool {
 
 // startTicks reads when a process started. A zombie has not, for our purposes: it holds nothing any more.
 func startTicks(pid int) (uint64, error) {
-	raw, err := os.ReadFile(filepath.Join("/proc", strconv.Itoa(pid), "stat"))
+	stat, err := process.ReadStat(pid)
 	if err != nil {
 		return 0, err
 	}
-	return parseStartTicks(raw)
-}
-
-// parseStartTicks finds field 22 of proc_pid_stat(5). The second field, the name of the program, may hold
-// spaces and parentheses, so fields are counted from its end.
-func parseStartTicks(stat []byte) (uint64, error) {
-	const stateField, startField = 0, 19 // counted behind the name
-	end := bytes.LastIndexByte(stat, ')')
-	if end < 0 {
-		return 0, fmt.Errorf("no process status: %q", stat)
-	}
-	fields := bytes.Fields(stat[end+1:])
-	if len(fields) <= startField {
-		return 0, fmt.Errorf("no process status: %q", stat)
-	}
-	if string(fields[stateField]) == "Z" {
+	if stat.State == process.Zombie {
 		return 0, errors.New("the process has ended")
 	}
-	return strconv.ParseUint(string(fields[startField]), 10, 64)
+	return stat.StartTicks, nil
 }
 
 // lock takes the lock of a sandbox; whoever has it may use the state folder. The error is EADDRINUSE when
