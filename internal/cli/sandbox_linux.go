@@ -6,10 +6,12 @@ package cli
 import (
 	"context"
 	"encoding/json"
+	"errors"
 	"fmt"
 	"io"
 	"os"
 	"path/filepath"
+	"slices"
 	"strings"
 	"text/tabwriter"
 	"time"
@@ -27,6 +29,7 @@ import (
 	"k8s.io/client-go/tools/clientcmd"
 
 	"github.com/clusterstacks/cluster-stack-operator/internal/sandbox"
+	"github.com/clusterstacks/cluster-stack-operator/internal/sandbox/crds"
 	"github.com/clusterstacks/cluster-stack-operator/internal/sandbox/daemon"
 )
 
@@ -90,12 +93,17 @@ to use programs that are there already.`,
 	opts := daemon.Options{}
 	flags := cmd.Flags()
 	name := nameFlag(cmd)
-	flags.StringArrayVar(&opts.CRDs, "crds", nil, "file or folder with CustomResourceDefinitions of an infrastructure provider, with Cluster API's contract labels; can be given several times")
+	flags.StringArrayVar(&opts.CRDs, "crds", nil, "CustomResourceDefinitions of an infrastructure provider: a file such as the components of its release, a folder, a .tar.gz, or - for stdin; can be given several times. A sandbox that runs already gets them as well")
 	flags.StringVar(&opts.Operator, "operator", "", "path of the cluster-stack-operator to run, or none (default: the one beside csctl, if it is there)")
 	flags.StringVar(&opts.Releases, "releases", "", "folder that the operator reads releases of cluster stacks from (default: releases in the sandbox's own folder)")
 	timeout := flags.Duration("wait-timeout", 5*time.Minute, "how long the sandbox may take to become ready, without the time that it takes to build the programs")
 	cmd.RunE = func(cmd *cobra.Command, _ []string) error {
 		opts.Name = *name
+		forget, err := keepStdin(cmd.InOrStdin(), opts.CRDs)
+		if err != nil {
+			return err
+		}
+		defer forget()
 		if err := resolvePaths(&opts); err != nil {
 			return err
 		}
@@ -107,7 +115,10 @@ to use programs that are there already.`,
 			return err
 		}
 		if !started {
-			return printRunning(out, state, flags.Changed("crds") || flags.Changed("operator") || flags.Changed("releases"))
+			if err := printRunning(out, state, flags.Changed("operator") || flags.Changed("releases")); err != nil {
+				return err
+			}
+			return addCRDs(cmd.Context(), out, state, opts.CRDs)
 		}
 		_, err = fmt.Fprintf(out, `Sandbox %s is ready after %s: Kubernetes %s, Cluster API %s.
 Next:
@@ -127,6 +138,58 @@ func printRunning(out io.Writer, state daemon.State, settings bool) error {
 	}
 	_, err := io.WriteString(out, text)
 	return err
+}
+
+// addCRDs installs further kinds in a sandbox that runs.
+func addCRDs(ctx context.Context, out io.Writer, state daemon.State, paths []string) error {
+	if len(paths) == 0 {
+		return nil
+	}
+	set, err := crds.Read(paths)
+	if err != nil {
+		return err
+	}
+	config, err := managementConfig(state.Kubeconfig)
+	if err != nil {
+		return err
+	}
+	config.Timeout = 0 // it would end the watch that waits for the kinds
+	ctx, cancel := context.WithTimeoutCause(ctx, requestTimeout, fmt.Errorf("the kinds are not served after %s", requestTimeout))
+	defer cancel()
+	if err := crds.Install(ctx, config, set.CRDs); err != nil {
+		return err
+	}
+	for _, w := range set.Warnings {
+		if _, err := fmt.Fprintf(out, "warning: %s\n", w); err != nil {
+			return err
+		}
+	}
+	_, err = fmt.Fprintf(out, "It has %d further kinds now.\n", len(set.CRDs))
+	return err
+}
+
+// stdinPath is the path that stands for standard input.
+const stdinPath = "-"
+
+// keepStdin puts standard input into a file, where it is named among paths: the process of the sandbox has
+// another one. The answer removes the file.
+func keepStdin(stdin io.Reader, paths []string) (forget func(), err error) {
+	i := slices.Index(paths, stdinPath)
+	if i < 0 {
+		return func() {}, nil
+	}
+	file, err := os.CreateTemp("", "cluster-stack-stdin-*.yaml")
+	if err != nil {
+		return nil, err
+	}
+	forget = func() { _ = os.Remove(file.Name()) }
+	_, err = io.Copy(file, stdin)
+	if err := errors.Join(err, file.Close()); err != nil {
+		forget()
+		return nil, fmt.Errorf("--crds %s: %w", stdinPath, err)
+	}
+	paths[i] = file.Name()
+	return forget, nil
 }
 
 // nameArgument is what to append to a command line for a sandbox.

@@ -148,6 +148,11 @@ func TestSandbox(t *testing.T) {
 	if again := csctl(t, "sandbox", "up", "--operator", "none"); !strings.Contains(again, "It keeps the settings") {
 		t.Errorf("second up with other settings: %q", again)
 	}
+	var added bytes.Buffer
+	further := strings.NewReplacer("openstackcluster", "openstackmachine", "OpenStackCluster", "OpenStackMachine").Replace(userCRD)
+	if code := Run([]string{"sandbox", "up", "--crds", "-"}, strings.NewReader(further), &added, &added); code != 0 || !strings.Contains(added.String(), "1 further kinds") {
+		t.Errorf("kinds for a sandbox that runs: exit code %d, %s", code, &added)
+	}
 
 	s := status(t)
 	if s.Phase != daemon.PhaseReady || s.ClustersError != "" || wildcard != nil && strings.HasSuffix(s.Endpoint, ":6443") {
@@ -183,8 +188,10 @@ func TestSandbox(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	if _, err := client.RESTClient().Get().AbsPath("/apis/infrastructure.cluster.x-k8s.io/v1/openstackclusters").DoRaw(t.Context()); err != nil {
-		t.Errorf("the user's kind is not served: %v", err)
+	for _, kind := range []string{"openstackclusters", "openstackmachines"} {
+		if _, err := client.RESTClient().Get().AbsPath("/apis/infrastructure.cluster.x-k8s.io/v1/" + kind).DoRaw(t.Context()); err != nil {
+			t.Errorf("the user's kind is not served: %v", err)
+		}
 	}
 	fails(t, "has no kubeconfig yet", "sandbox", "kubeconfig", "--cluster", "default/one")
 	fails(t, "namespace/name", "sandbox", "kubeconfig", "--cluster", "one")

@@ -12,10 +12,8 @@ import (
 	"slices"
 	"strconv"
 
-	"golang.org/x/sync/errgroup"
 	corev1 "k8s.io/api/core/v1"
 	apiextensionsv1 "k8s.io/apiextensions-apiserver/pkg/apis/apiextensions/v1"
-	apiextensionsclient "k8s.io/apiextensions-apiserver/pkg/client/clientset/clientset/typed/apiextensions/v1"
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/apis/meta/v1/unstructured"
@@ -25,6 +23,7 @@ import (
 	"k8s.io/client-go/dynamic"
 	"k8s.io/client-go/kubernetes"
 
+	"github.com/clusterstacks/cluster-stack-operator/internal/sandbox/crds"
 	"github.com/clusterstacks/cluster-stack-operator/internal/sandbox/pki"
 	"github.com/clusterstacks/cluster-stack-operator/internal/sandbox/simulator"
 )
@@ -46,9 +45,6 @@ type manifests struct {
 	webhooks   []*unstructured.Unstructured
 	warnings   []string
 }
-
-// concurrency is how many objects are sent to the API server at once.
-const concurrency = 8
 
 // readManifests prepares what the API server is given once it is up: it needs the ports of the webhook
 // servers, which are chosen here.
@@ -94,13 +90,13 @@ func (s *Sandbox) readManifests(context.Context) (string, error) {
 	if err != nil {
 		return "", err
 	}
-	users, warnings, err := userCRDs(s.opts.CRDs)
+	users, err := crds.Read(s.opts.CRDs)
 	if err != nil {
 		return "", err
 	}
 	m.namespaces = append(m.namespaces, operatorNamespace)
-	m.crds = lastOfEach(slices.Concat(m.crds, own, users))
-	m.warnings = warnings
+	m.crds = crds.LastOfEach(slices.Concat(m.crds, own, users.CRDs))
+	m.warnings = users.Warnings
 	s.manifests = m
 	return "", nil
 }
@@ -120,50 +116,10 @@ func (s *Sandbox) installCRDs(ctx context.Context) (string, error) {
 			return "", err
 		}
 	}
-	client, err := apiextensionsclient.NewForConfig(s.config)
-	if err != nil {
-		return "", err
-	}
-	group, groupCtx := errgroup.WithContext(ctx)
-	group.SetLimit(concurrency)
-	for _, crd := range s.manifests.crds {
-		group.Go(func() error {
-			_, err := client.CustomResourceDefinitions().Create(groupCtx, crd, metav1.CreateOptions{})
-			return err
-		})
-	}
-	if err := group.Wait(); err != nil {
-		return "", err
-	}
-	if err := awaitEstablished(ctx, client.CustomResourceDefinitions(), s.manifests.crds); err != nil {
+	if err := crds.Install(ctx, s.config, s.manifests.crds); err != nil {
 		return "", err
 	}
 	return fmt.Sprintf("%d kinds", len(s.manifests.crds)), nil
-}
-
-// awaitEstablished watches until every kind is served, or one cannot be.
-func awaitEstablished(ctx context.Context, client apiextensionsclient.CustomResourceDefinitionInterface, crds []*apiextensionsv1.CustomResourceDefinition) error {
-	pending := map[string]bool{}
-	for _, crd := range crds {
-		pending[crd.Name] = true
-	}
-	return await(ctx, func() (watch.Interface, error) {
-		return client.Watch(ctx, metav1.ListOptions{})
-	}, func(o runtime.Object) (bool, error) {
-		crd, ok := o.(*apiextensionsv1.CustomResourceDefinition)
-		if !ok {
-			return false, nil
-		}
-		for _, c := range crd.Status.Conditions {
-			if c.Type == apiextensionsv1.NamesAccepted && c.Status == apiextensionsv1.ConditionFalse {
-				return false, fmt.Errorf("CustomResourceDefinition %s is refused: %s", crd.Name, c.Message)
-			}
-			if c.Type == apiextensionsv1.Established && c.Status == apiextensionsv1.ConditionTrue {
-				delete(pending, crd.Name)
-			}
-		}
-		return len(pending) == 0, nil
-	})
 }
 
 // await watches objects until done says so. A watch without a resource version begins with what is there;

@@ -4,28 +4,20 @@
 package sandbox
 
 import (
-	"bufio"
 	"bytes"
 	"encoding/base64"
 	"errors"
 	"fmt"
 	"io"
-	"io/fs"
-	"maps"
 	"os"
 	"path/filepath"
-	"slices"
-	"strings"
 
 	apiextensionsv1 "k8s.io/apiextensions-apiserver/pkg/apis/apiextensions/v1"
 	"k8s.io/apimachinery/pkg/apis/meta/v1/unstructured"
 	utilyaml "k8s.io/apimachinery/pkg/util/yaml"
-	"sigs.k8s.io/yaml"
-)
 
-// contractLabel is the start of the labels by which Cluster API finds out which version of a kind
-// follows which contract.
-const contractLabel = "cluster.x-k8s.io/v1"
+	"github.com/clusterstacks/cluster-stack-operator/internal/sandbox/crds"
+)
 
 // providerManifests are the parts of a provider's config folder that a sandbox needs, as kustomize would
 // put them out: with the prefix on names and the labels.
@@ -41,68 +33,21 @@ type webhookServer struct {
 	caBundle []byte
 }
 
-// kustomization is what is read of a kustomization.yaml: the providers of Cluster API use no more in the
-// parts that a sandbox needs.
-type kustomization struct {
-	Namespace  string   `json:"namespace"`
-	NamePrefix string   `json:"namePrefix"`
-	Resources  []string `json:"resources"`
-	Labels     []struct {
-		Pairs map[string]string `json:"pairs"`
-	} `json:"labels"`
-}
-
-func readKustomization(dir string) (kustomization, error) {
-	var k kustomization
-	file := filepath.Join(dir, "kustomization.yaml")
-	raw, err := os.ReadFile(file)
-	if err != nil {
-		return k, err
-	}
-	if err := yaml.Unmarshal(raw, &k); err != nil {
-		return k, fmt.Errorf("%s: %w", file, err)
-	}
-	return k, nil
-}
-
-func (k kustomization) label(o interface {
-	GetLabels() map[string]string
-	SetLabels(map[string]string)
-}) {
-	labels := maps.Clone(o.GetLabels())
-	if labels == nil {
-		labels = map[string]string{}
-	}
-	for _, l := range k.Labels {
-		maps.Copy(labels, l.Pairs)
-	}
-	o.SetLabels(labels)
-}
-
 // readProvider reads the config folder of a provider. Without a server, for a provider whose manager does
 // not run, there are no webhook configurations and no conversion.
 func readProvider(dir string, server *webhookServer) (providerManifests, error) {
-	top, err := readKustomization(filepath.Join(dir, "default"))
+	files := os.DirFS(dir)
+	top, err := crds.ReadKustomization(files, "default")
 	if err != nil {
-		return providerManifests{}, err
-	}
-	crdDir := filepath.Join(dir, "crd")
-	crdKustomization, err := readKustomization(crdDir)
-	if err != nil {
-		return providerManifests{}, err
+		return providerManifests{}, fmt.Errorf("%s: %w", dir, err)
 	}
 	m := providerManifests{namespace: top.Namespace}
-	for _, r := range crdKustomization.Resources {
-		crds, _, err := readCRDs(filepath.Join(crdDir, r))
-		if err != nil {
-			return providerManifests{}, err
-		}
-		for _, crd := range crds {
-			crdKustomization.label(crd)
-			top.label(crd)
-			convertThrough(crd, server)
-			m.crds = append(m.crds, crd)
-		}
+	if m.crds, err = crds.ReadFolder(files, "crd"); err != nil {
+		return providerManifests{}, fmt.Errorf("%s: %w", dir, err)
+	}
+	for _, crd := range m.crds {
+		top.Label(crd)
+		convertThrough(crd, server)
 	}
 	if server == nil {
 		return m, nil
@@ -139,14 +84,14 @@ func convertThrough(crd *apiextensionsv1.CustomResourceDefinition, server *webho
 // webhookConfigurations gives the configurations the names that they have in a real installation: the API
 // server calls webhooks in the order of these names, and so must a sandbox. Services become URLs, since
 // there is no network of pods.
-func webhookConfigurations(raw []byte, top kustomization, server webhookServer) ([]*unstructured.Unstructured, error) {
+func webhookConfigurations(raw []byte, top crds.Kustomization, server webhookServer) ([]*unstructured.Unstructured, error) {
 	objects, err := decode(raw)
 	if err != nil {
 		return nil, err
 	}
 	for _, o := range objects {
 		o.SetName(top.NamePrefix + o.GetName())
-		top.label(o)
+		top.Label(o)
 		webhooks, _, err := unstructured.NestedSlice(o.Object, "webhooks")
 		if err != nil {
 			return nil, fmt.Errorf("%s: %w", o.GetName(), err)
@@ -173,147 +118,20 @@ func webhookConfigurations(raw []byte, top kustomization, server webhookServer) 
 	return objects, nil
 }
 
-// userCRDs reads CustomResourceDefinitions from files and folders. Other objects are left out and counted,
-// so that the component files of a provider's release can be given as they are. Conversion by a webhook is
-// switched off: nobody serves it here.
-func userCRDs(paths []string) (crds []*apiextensionsv1.CustomResourceDefinition, warnings []string, err error) {
-	for _, path := range paths {
-		found, others, err := readCRDs(path)
-		if err != nil {
-			return nil, nil, fmt.Errorf("read CustomResourceDefinitions: %w", err)
-		}
-		if len(found) == 0 {
-			return nil, nil, fmt.Errorf("read CustomResourceDefinitions: %s has none", path)
-		}
-		if others > 0 {
-			warnings = append(warnings, fmt.Sprintf("%s: left out %d objects that are no CustomResourceDefinitions", path, others))
-		}
-		for _, crd := range found {
-			if c := crd.Spec.Conversion; c != nil && c.Strategy == apiextensionsv1.WebhookConverter {
-				convertThrough(crd, nil)
-			}
-			if !hasContract(crd) {
-				warnings = append(warnings, fmt.Sprintf("%s: CustomResourceDefinition %s has no label %sbeta1 or %sbeta2; Cluster API does not find objects of this kind by reference", path, crd.Name, contractLabel, contractLabel))
-			}
-			crds = append(crds, crd)
-		}
-	}
-	return crds, warnings, nil
-}
-
-// lastOfEach leaves one CustomResourceDefinition of each name: a user may bring another edition of a kind
-// that is there by default.
-func lastOfEach(crds []*apiextensionsv1.CustomResourceDefinition) []*apiextensionsv1.CustomResourceDefinition {
-	index := map[string]int{}
-	var result []*apiextensionsv1.CustomResourceDefinition
-	for _, crd := range crds {
-		if i, ok := index[crd.Name]; ok {
-			result[i] = crd
-			continue
-		}
-		index[crd.Name] = len(result)
-		result = append(result, crd)
-	}
-	return result
-}
-
-func hasContract(crd *apiextensionsv1.CustomResourceDefinition) bool {
-	for l := range crd.Labels {
-		if strings.HasPrefix(l, contractLabel) {
-			return true
-		}
-	}
-	// Only the kinds of providers follow a contract.
-	return !strings.HasSuffix(crd.Spec.Group, ".cluster.x-k8s.io")
-}
-
-// readCRDs reads a file, or the .yaml, .yml and .json files below a folder.
-func readCRDs(path string) (crds []*apiextensionsv1.CustomResourceDefinition, others int, err error) {
-	err = filepath.WalkDir(path, func(file string, d fs.DirEntry, err error) error {
-		if err != nil || d.IsDir() {
-			return err
-		}
-		if file != path && !slices.Contains([]string{".yaml", ".yml", ".json"}, filepath.Ext(file)) {
-			return nil
-		}
-		raw, err := os.ReadFile(file)
-		if err != nil {
-			return err
-		}
-		docs, err := documents(raw)
-		if err != nil {
-			return fmt.Errorf("%s: %w", file, err)
-		}
-		for _, doc := range docs {
-			var crd apiextensionsv1.CustomResourceDefinition
-			if !isCRD(doc) {
-				others++
-				continue
-			}
-			if err := yaml.Unmarshal(doc, &crd); err != nil {
-				return fmt.Errorf("%s: %w", file, err)
-			}
-			crds = append(crds, &crd)
-		}
-		return nil
-	})
-	return crds, others, err
-}
-
-// isCRD tells whether a document is a CustomResourceDefinition. The other documents of a component file may
-// be templates that are no YAML before their variables are filled in; those are none.
-func isCRD(doc []byte) bool {
-	var meta struct {
-		Kind string `json:"kind"`
-	}
-	if err := yaml.Unmarshal(doc, &meta); err != nil {
-		return bytes.Contains(doc, []byte("kind: CustomResourceDefinition")) // for the caller to fail on
-	}
-	return meta.Kind == "CustomResourceDefinition"
-}
-
-// decode splits YAML documents into objects.
+// decode splits a YAML stream into objects.
 func decode(raw []byte) ([]*unstructured.Unstructured, error) {
-	docs, err := documents(raw)
-	if err != nil {
-		return nil, err
-	}
 	var objects []*unstructured.Unstructured
-	for _, doc := range docs {
-		o := &unstructured.Unstructured{}
-		if err := yaml.Unmarshal(doc, &o.Object); err != nil {
-			return nil, err
-		}
-		objects = append(objects, o)
-	}
-	return objects, nil
-}
-
-// documents splits a YAML stream, leaving out empty ones.
-func documents(raw []byte) ([][]byte, error) {
-	var docs [][]byte
-	reader := utilyaml.NewYAMLReader(bufio.NewReader(bytes.NewReader(raw)))
+	decoder := utilyaml.NewYAMLOrJSONDecoder(bytes.NewReader(raw), 4096)
 	for {
-		doc, err := reader.Read()
-		if errors.Is(err, io.EOF) {
-			return docs, nil
-		}
-		if err != nil {
+		o := &unstructured.Unstructured{}
+		err := decoder.Decode(&o.Object)
+		switch {
+		case errors.Is(err, io.EOF):
+			return objects, nil
+		case err != nil:
 			return nil, err
-		}
-		if hasContent(doc) {
-			docs = append(docs, doc)
-		}
-	}
-}
-
-// hasContent tells a document from one of comments and blank lines only.
-func hasContent(doc []byte) bool {
-	for line := range bytes.Lines(doc) {
-		line = bytes.TrimSpace(line)
-		if len(line) > 0 && line[0] != '#' && !bytes.Equal(line, []byte("---")) {
-			return true
+		case len(o.Object) > 0: // more than comments
+			objects = append(objects, o)
 		}
 	}
-	return false
 }

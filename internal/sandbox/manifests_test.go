@@ -13,7 +13,6 @@ import (
 
 	"github.com/google/go-cmp/cmp"
 	apiextensionsv1 "k8s.io/apiextensions-apiserver/pkg/apis/apiextensions/v1"
-	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/apis/meta/v1/unstructured"
 
 	"github.com/clusterstacks/cluster-stack-operator/internal/sandbox/binaries"
@@ -155,84 +154,6 @@ func TestRealProviders(t *testing.T) {
 	slices.Sort(names)
 	slices.Sort(want)
 	if diff := cmp.Diff(want, names); diff != "" {
-		t.Error(diff)
-	}
-}
-
-func TestUserCRDs(t *testing.T) {
-	const header = "apiVersion: apiextensions.k8s.io/v1\nkind: CustomResourceDefinition\n"
-	const infra = header + "metadata:\n  name: openstackclusters.infrastructure.cluster.x-k8s.io\n  labels: {cluster.x-k8s.io/v1beta1: v1beta1}\nspec:\n  group: infrastructure.cluster.x-k8s.io\n"
-	const foreign = header + "metadata:\n  name: images.openstack.k-orc.cloud\nspec:\n  group: openstack.k-orc.cloud\n"
-	for name, tc := range map[string]struct {
-		why      string
-		files    string
-		path     string
-		want     []string
-		warnings []string // what each must contain
-		err      string
-	}{
-		"File": {files: "-- a.yaml --\n" + infra, path: "a.yaml", want: []string{"openstackclusters.infrastructure.cluster.x-k8s.io"}},
-		"FolderWithFolders": {
-			files: "-- x/a.yaml --\n" + infra + "-- x/y/b.yml --\n" + foreign + "-- x/readme.md --\nno YAML: [\n", path: "x",
-			want: []string{"openstackclusters.infrastructure.cluster.x-k8s.io", "images.openstack.k-orc.cloud"},
-		},
-		"ComponentsOfARelease": {
-			why:   "clusterctl fills in variables; the CRDs have none.",
-			files: "-- a.yaml --\n---\nkind: Deployment\nspec: {{ $x }}\n---\n# nothing\n---\n" + infra, path: "a.yaml",
-			want:     []string{"openstackclusters.infrastructure.cluster.x-k8s.io"},
-			warnings: []string{"left out 1 objects"},
-		},
-		"NoContract": {
-			why:   "Without the label Cluster API cannot resolve references, and says so only in a log.",
-			files: "-- a.yaml --\n" + strings.Replace(infra, "labels: {cluster.x-k8s.io/v1beta1: v1beta1}", "labels: {}", 1), path: "a.yaml",
-			want:     []string{"openstackclusters.infrastructure.cluster.x-k8s.io"},
-			warnings: []string{"has no label cluster.x-k8s.io/v1beta1"},
-		},
-		"NothingThere":  {files: "-- a.yaml --\nkind: Secret\n", path: "a.yaml", err: "a.yaml has none"},
-		"BrokenCRD":     {files: "-- a.yaml --\nkind: CustomResourceDefinition\n  x: [\n", path: "a.yaml", err: "a.yaml"},
-		"NoSuchFile":    {files: "-- a.yaml --\n" + infra, path: "b.yaml", err: "b.yaml"},
-		"ConversionOff": {files: "-- a.yaml --\n" + infra + "  conversion: {strategy: Webhook}\n", path: "a.yaml", want: []string{"openstackclusters.infrastructure.cluster.x-k8s.io"}},
-	} {
-		t.Run(name, func(t *testing.T) {
-			crds, warnings, err := userCRDs([]string{filepath.Join(unpack(t, tc.files), tc.path)})
-			if tc.err != "" {
-				if err == nil || !strings.Contains(err.Error(), tc.err) {
-					t.Fatalf("got %v, want %q", err, tc.err)
-				}
-				return
-			}
-			if err != nil {
-				t.Fatal(err)
-			}
-			var names []string
-			for _, crd := range crds {
-				names = append(names, crd.Name)
-				if c := crd.Spec.Conversion; c != nil && c.Strategy != apiextensionsv1.NoneConverter {
-					t.Errorf("%s is converted by %s, which nobody serves", crd.Name, c.Strategy)
-				}
-			}
-			if diff := cmp.Diff(tc.want, names); diff != "" {
-				t.Errorf("%s. %s", diff, tc.why)
-			}
-			if len(warnings) != len(tc.warnings) {
-				t.Fatalf("warnings %q, want %q. %s", warnings, tc.warnings, tc.why)
-			}
-			for i, w := range tc.warnings {
-				if !strings.Contains(warnings[i], w) {
-					t.Errorf("warning %q lacks %q", warnings[i], w)
-				}
-			}
-		})
-	}
-}
-
-func TestLastOfEach(t *testing.T) {
-	crd := func(name, label string) *apiextensionsv1.CustomResourceDefinition {
-		return &apiextensionsv1.CustomResourceDefinition{ObjectMeta: metav1.ObjectMeta{Name: name, Labels: map[string]string{"edition": label}}}
-	}
-	got := lastOfEach([]*apiextensionsv1.CustomResourceDefinition{crd("a", "default"), crd("b", "default"), crd("a", "user's")})
-	want := []*apiextensionsv1.CustomResourceDefinition{crd("a", "user's"), crd("b", "default")}
-	if diff := cmp.Diff(want, got); diff != "" {
 		t.Error(diff)
 	}
 }
