@@ -12,8 +12,9 @@ import (
 	"path/filepath"
 	"strconv"
 	"strings"
-	"syscall"
 	"time"
+
+	"golang.org/x/sys/unix"
 )
 
 // States of a process that matter to us, as the kernel writes them.
@@ -29,21 +30,26 @@ type Stat struct {
 	State byte
 	// StartTicks is when it started, as the kernel counts: a later process of the same number has another.
 	StartTicks uint64
+	// CPU is the time that it has computed since it was started.
+	CPU time.Duration
 }
+
+// tick is the unit of times that the kernel shows, the same on all machines that Go runs on.
+const tick = time.Second / 100
 
 // ReadStat reads about a process.
 func ReadStat(pid int) (Stat, error) {
-	raw, err := os.ReadFile(filepath.Join("/proc", strconv.Itoa(pid), "stat"))
+	raw, err := os.ReadFile(procFile(pid, "stat"))
 	if err != nil {
 		return Stat{}, err
 	}
 	return parseStat(raw)
 }
 
-// parseStat finds the fields 3 and 22 of proc_pid_stat(5). The second field, the name of the program, may hold
+// parseStat finds the fields 3, 14, 15 and 22 of proc_pid_stat(5). The second field, the name of the program, may hold
 // spaces and parentheses, so fields are counted from its end.
 func parseStat(stat []byte) (Stat, error) {
-	const stateField, startField = 0, 19 // counted behind the name
+	const stateField, userField, systemField, startField = 0, 11, 12, 19 // counted behind the name
 	end := bytes.LastIndexByte(stat, ')')
 	if end < 0 {
 		return Stat{}, fmt.Errorf("no process status: %q", stat)
@@ -52,8 +58,17 @@ func parseStat(stat []byte) (Stat, error) {
 	if len(fields) <= startField {
 		return Stat{}, fmt.Errorf("no process status: %q", stat)
 	}
-	ticks, err := strconv.ParseUint(string(fields[startField]), 10, 64)
-	return Stat{State: fields[stateField][0], StartTicks: ticks}, err
+	var numbers [3]uint64
+	for i, index := range []int{userField, systemField, startField} {
+		var err error
+		if numbers[i], err = strconv.ParseUint(string(fields[index]), 10, 63); err != nil {
+			return Stat{}, fmt.Errorf("process status %q: %w", stat, err)
+		}
+	}
+	return Stat{
+		State: fields[stateField][0], StartTicks: numbers[2],
+		CPU: time.Duration(numbers[0]+numbers[1]) * tick, //nolint:gosec // 63 bits
+	}, nil
 }
 
 // Running is a process of a sandbox as the kernel has it.
@@ -66,33 +81,35 @@ type Running struct {
 	Since time.Time
 	// Suspended says that it was stopped by a signal: it is there and does not answer.
 	Suspended bool
-	// Memory in bytes; pages that it shares with others are counted by its part.
-	Memory int64
+	Usage
 }
 
 // Look tells how a process is. The error is fs.ErrNotExist when there is none of this number any more.
 func Look(pid int) (Running, error) {
-	dir := filepath.Join("/proc", strconv.Itoa(pid))
-	r, err := look(pid, dir)
-	if errors.Is(err, syscall.ESRCH) { // it ended while we read
-		err = &fs.PathError{Op: "read", Path: dir, Err: fs.ErrNotExist}
+	r, err := look(pid)
+	if err != nil && ended(err) == nil {
+		err = &fs.PathError{Op: "read", Path: procFile(pid, ""), Err: fs.ErrNotExist}
 	}
 	return r, err
 }
 
-func look(pid int, dir string) (Running, error) {
+func look(pid int) (Running, error) {
 	stat, err := ReadStat(pid)
 	if err != nil {
 		return Running{}, err
 	}
 	if stat.State == Zombie {
-		return Running{}, syscall.ESRCH
+		return Running{}, unix.ESRCH
 	}
-	program, err := os.Readlink(filepath.Join(dir, "exe"))
+	program, err := os.Readlink(procFile(pid, "exe"))
 	if err != nil {
 		return Running{}, err
 	}
-	cwd, err := os.Readlink(filepath.Join(dir, "cwd"))
+	dir, err := os.Readlink(procFile(pid, "cwd"))
+	if err != nil {
+		return Running{}, err
+	}
+	memory, err := memoryOf(pid)
 	if err != nil {
 		return Running{}, err
 	}
@@ -100,19 +117,12 @@ func look(pid int, dir string) (Running, error) {
 	if err != nil {
 		return Running{}, err
 	}
-	rollup, err := os.ReadFile(filepath.Join(dir, "smaps_rollup"))
-	if err != nil {
-		return Running{}, err
-	}
-	memory, err := field(rollup, "Pss:")
-	// The kernel shows times in hundredths of a second, whatever it counts in itself.
-	const tick = 10 * time.Millisecond
 	return Running{
-		PID: pid, Program: strings.TrimSuffix(filepath.Base(program), " (deleted)"), Dir: cwd,
-		Since:     boot.Add(time.Duration(stat.StartTicks) * tick), //nolint:gosec // a machine runs for less than 292 years
+		PID: pid, Program: strings.TrimSuffix(filepath.Base(program), " (deleted)"), Dir: dir,
+		Since:     boot.Add(time.Duration(stat.StartTicks) * tick), //nolint:gosec // 63 bits
 		Suspended: stat.State == Suspended,
-		Memory:    memory << 10, // shown in KiB
-	}, err
+		Usage:     Usage{Memory: memory, CPU: stat.CPU},
+	}, nil
 }
 
 func bootTime() (time.Time, error) {
@@ -120,16 +130,11 @@ func bootTime() (time.Time, error) {
 	if err != nil {
 		return time.Time{}, err
 	}
-	seconds, err := field(raw, "btime")
-	return time.Unix(seconds, 0), err
-}
-
-// field finds the number behind a word at the beginning of a line.
-func field(text []byte, word string) (int64, error) {
-	for line := range bytes.Lines(text) {
-		if fields := bytes.Fields(line); len(fields) > 1 && string(fields[0]) == word {
-			return strconv.ParseInt(string(fields[1]), 10, 64)
+	for line := range bytes.Lines(raw) {
+		if fields := bytes.Fields(line); len(fields) == 2 && string(fields[0]) == "btime" {
+			seconds, err := strconv.ParseInt(string(fields[1]), 10, 64)
+			return time.Unix(seconds, 0), err
 		}
 	}
-	return 0, fmt.Errorf("no line with %s in %q", word, text)
+	return time.Time{}, errors.New("/proc/stat has no btime")
 }

@@ -13,16 +13,16 @@ import (
 )
 
 func TestParseStat(t *testing.T) {
-	const rest = " 1 2 3 0 -1 4194560 1 0 0 0 0 0 0 0 20 0 1 0 4711 0 0"
+	const rest = " 1 2 3 0 -1 4194560 1 0 0 0 3 4 0 0 20 0 1 0 4711 0 0"
 	for name, tc := range map[string]struct {
 		why  string
 		stat string
 		want Stat
 		err  bool
 	}{
-		"Running":  {stat: "42 (csctl) S" + rest, want: Stat{State: 'S', StartTicks: 4711}},
-		"OddName":  {why: "A program may call itself anything.", stat: "42 (a) S (b) R" + rest, want: Stat{State: 'R', StartTicks: 4711}},
-		"Zombie":   {stat: "42 (csctl) Z" + rest, want: Stat{State: Zombie, StartTicks: 4711}},
+		"Running":  {stat: "42 (csctl) S" + rest, want: Stat{State: 'S', StartTicks: 4711, CPU: 70 * time.Millisecond}},
+		"OddName":  {why: "A program may call itself anything.", stat: "42 (a) S (b) R" + rest, want: Stat{State: 'R', StartTicks: 4711, CPU: 70 * time.Millisecond}},
+		"Zombie":   {stat: "42 (csctl) Z" + rest, want: Stat{State: Zombie, StartTicks: 4711, CPU: 70 * time.Millisecond}},
 		"CutOff":   {stat: "42 (csctl) S 1 2", err: true},
 		"NotAtAll": {stat: "", err: true},
 	} {

@@ -6,7 +6,6 @@ package process
 import (
 	"bytes"
 	"errors"
-	"fmt"
 	"io/fs"
 	"os"
 	"path/filepath"
@@ -68,29 +67,9 @@ func memoryOf(pid int) (int64, error) {
 	return 0, nil // a process that has ended and was not waited for yet
 }
 
-// ticks is the unit of times in /proc, the same on all machines that Go runs on.
-const ticks = time.Second / 100
-
 func cpuOf(pid int) (time.Duration, error) {
-	stat, err := os.ReadFile(procFile(pid, "stat"))
-	if err != nil {
-		return 0, err
-	}
-	// The second field is the name of the program, in parentheses, and may hold anything.
-	fields := strings.Fields(string(stat[bytes.LastIndexByte(stat, ')')+1:]))
-	const user, system = 11, 12 // counted from the third field
-	if len(fields) <= system {
-		return 0, fmt.Errorf("/proc/%d/stat has %d fields", pid, len(fields))
-	}
-	var total time.Duration
-	for _, i := range []int{user, system} {
-		n, err := strconv.ParseInt(fields[i], 10, 64)
-		if err != nil {
-			return 0, fmt.Errorf("/proc/%d/stat: %w", pid, err)
-		}
-		total += time.Duration(n) * ticks
-	}
-	return total, nil
+	stat, err := ReadStat(pid)
+	return stat.CPU, err
 }
 
 // Below lists the processes whose working folder is dir or below it. Every program that Start starts works in the
