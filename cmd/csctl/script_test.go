@@ -4,6 +4,7 @@
 package main
 
 import (
+	"os/exec"
 	"path/filepath"
 	"testing"
 
@@ -26,7 +27,10 @@ func TestScripts(t *testing.T) {
 		RequireUniqueNames:  true,
 		Setup: func(env *testscript.Env) error {
 			env.Setenv("STACKS", stacks)
-			return nil
+			// For sessions that change the path.
+			path, err := exec.LookPath("csctl")
+			env.Setenv("CSCTL", path)
+			return err
 		},
 	})
 }

@@ -16,6 +16,8 @@ import (
 	"time"
 
 	"golang.org/x/sys/unix"
+
+	"github.com/clusterstacks/cluster-stack-operator/internal/sandbox/daemon"
 )
 
 // logFile is a log below the state folder of a sandbox.
@@ -45,6 +47,23 @@ func findLogs(dir string) ([]logFile, error) {
 	})
 	slices.SortFunc(logs, func(a, b logFile) int { return strings.Compare(a.component, b.component) })
 	return logs, err
+}
+
+// logsOf lists the logs of the sandbox of a name, none when there is no such sandbox.
+func logsOf(name string) ([]logFile, error) {
+	dir, err := daemon.Dir(name)
+	if err != nil {
+		return nil, err
+	}
+	return findLogs(dir)
+}
+
+func componentsOf(logs []logFile) []string {
+	components := make([]string, len(logs))
+	for i, l := range logs {
+		components[i] = l.component
+	}
+	return components
 }
 
 // copyLog prints a log and, when it is to follow, what is added until ctx ends or the log is removed.

@@ -4,6 +4,7 @@
 package cli
 
 import (
+	"cmp"
 	"context"
 	"encoding/json"
 	"errors"
@@ -44,22 +45,19 @@ cluster in it has a real API server too; only machines and kubelets are simulate
   csctl sandbox status
   csctl sandbox down`,
 		// Without these two a mistyped command prints the help page and counts as success.
-		Args: cobra.NoArgs,
+		Args: subcommandOnly,
 		RunE: func(cmd *cobra.Command, _ []string) error { return cmd.Help() },
 	}
-	cmd.AddCommand(
+	cmd.AddCommand(advised(
 		newSandboxUpCommand(),
+		newSandboxListCommand(),
 		newSandboxStatusCommand(),
 		newSandboxKubeconfigCommand(),
 		newSandboxLogsCommand(),
 		newSandboxDownCommand(),
 		newSandboxServeCommand(),
-	)
+	)...)
 	return cmd
-}
-
-func nameFlag(cmd *cobra.Command) *string {
-	return cmd.Flags().String("name", "default", "name of the sandbox; sandboxes of different names run side by side")
 }
 
 // serveCommand is the command line that becomes the process of a sandbox.
@@ -88,7 +86,8 @@ and kept in the user's cache folder. Set CLUSTER_STACK_SANDBOX_ASSETS to a folde
 to use programs that are there already.`,
 		Example: `  csctl sandbox up
   csctl sandbox up --name openstack --crds ./openstack-crds/ --releases ./releases`,
-		Args: cobra.NoArgs,
+		Args:              cobra.NoArgs,
+		ValidArgsFunction: cobra.NoFileCompletions,
 	}
 	opts := daemon.Options{}
 	flags := cmd.Flags()
@@ -192,14 +191,6 @@ func keepStdin(stdin io.Reader, paths []string) (forget func(), err error) {
 	return forget, nil
 }
 
-// nameArgument is what to append to a command line for a sandbox.
-func nameArgument(name string) string {
-	if name == "default" {
-		return ""
-	}
-	return " --name " + name
-}
-
 // resolvePaths makes paths absolute, because the process of the sandbox runs elsewhere, and finds the
 // operator.
 func resolvePaths(opts *daemon.Options) error {
@@ -260,7 +251,8 @@ func newSandboxDownCommand() *cobra.Command {
 cache of programs stays. A sandbox that was killed or did not come up is removed in the same way.`,
 		Example: `  csctl sandbox down
   csctl sandbox down --name openstack`,
-		Args: cobra.NoArgs,
+		Args:              cobra.NoArgs,
+		ValidArgsFunction: cobra.NoFileCompletions,
 	}
 	name := nameFlag(cmd)
 	cmd.RunE = func(cmd *cobra.Command, _ []string) error {
@@ -268,11 +260,11 @@ cache of programs stays. A sandbox that was killed or did not come up is removed
 		if err != nil {
 			return err
 		}
-		message := "Sandbox %s is gone.\n"
+		message := fmt.Sprintf("Sandbox %s is gone.", *name)
 		if !found {
-			message = "Sandbox %s does not run.\n"
+			message = fmt.Sprintf("Sandbox %s does not run%s", *name, cmp.Or(otherSandboxes(*name), "."))
 		}
-		_, err = fmt.Fprintf(cmd.OutOrStdout(), message, *name)
+		_, err = fmt.Fprintln(cmd.OutOrStdout(), message)
 		return err
 	}
 	return cmd
@@ -302,15 +294,13 @@ func newSandboxStatusCommand() *cobra.Command {
 		Short: "Show the programs of a sandbox and its workload clusters",
 		Example: `  csctl sandbox status
   csctl sandbox status -o json`,
-		Args: cobra.NoArgs,
+		Args:              cobra.NoArgs,
+		ValidArgsFunction: cobra.NoFileCompletions,
 	}
 	name := nameFlag(cmd)
-	output := cmd.Flags().StringP("output", "o", "", "json, or a table if empty")
+	output := outputFlag(cmd)
 	cmd.RunE = func(cmd *cobra.Command, _ []string) error {
-		if *output != "" && *output != "json" {
-			return fmt.Errorf("--output %s: use json, or leave it out for a table", *output)
-		}
-		state, err := daemon.Read(*name)
+		state, err := findSandbox(*name)
 		if err != nil {
 			return err
 		}
@@ -322,29 +312,35 @@ func newSandboxStatusCommand() *cobra.Command {
 				status.Clusters = clusters
 			}
 		}
-		if *output == "json" {
-			encoder := json.NewEncoder(cmd.OutOrStdout())
-			encoder.SetIndent("", "  ")
-			return encoder.Encode(status)
+		if output.json() {
+			return printJSON(cmd.OutOrStdout(), status)
 		}
 		return printStatus(cmd.OutOrStdout(), status, time.Now())
 	}
 	return cmd
 }
 
+func printJSON(out io.Writer, value any) error {
+	encoder := json.NewEncoder(out)
+	encoder.SetIndent("", "  ")
+	return encoder.Encode(value)
+}
+
 func printStatus(out io.Writer, s sandboxStatus, now time.Time) error {
 	text := &strings.Builder{}
 	fmt.Fprintf(text, "Sandbox %s: %s", s.Name, s.Phase)
 	switch s.Phase {
-	case daemon.PhaseFailed:
-		fmt.Fprintf(text, "\n%s\nStart it again with csctl sandbox up%s.\n", s.Error, nameArgument(s.Name))
-	case daemon.PhaseDead:
-		fmt.Fprintf(text, "\nIts process was killed, and its programs with it. Start it again with csctl sandbox up%s.\n", nameArgument(s.Name))
-	default:
+	case daemon.PhaseReady, daemon.PhaseStarting:
 		fmt.Fprintf(text, " for %s\n", age(s.Since, now))
 		if s.Endpoint != "" {
 			fmt.Fprintf(text, "API server: %s (Kubernetes %s, Cluster API %s)\nKUBECONFIG: %s\nReleases:   %s\n", s.Endpoint, s.Versions.Kubernetes, s.Versions.ClusterAPI, s.Kubeconfig, s.Releases)
 		}
+	default:
+		fmt.Fprintln(text)
+		if s.Error != "" {
+			fmt.Fprintln(text, s.Error)
+		}
+		fmt.Fprintln(text, sentence(advice(s.State)))
 	}
 	table := tabwriter.NewWriter(text, 0, 0, 2, ' ', 0)
 	if len(s.Components) > 0 {
@@ -367,6 +363,14 @@ func printStatus(out io.Writer, s sandboxStatus, now time.Time) error {
 	}
 	_, err := io.WriteString(out, text.String())
 	return err
+}
+
+// sentence begins with a capital letter and ends with a full stop.
+func sentence(s string) string {
+	if s == "" {
+		return ""
+	}
+	return strings.ToUpper(s[:1]) + s[1:] + "."
 }
 
 func age(since, now time.Time) string { return duration.HumanDuration(now.Sub(since)) }
@@ -432,17 +436,16 @@ func newSandboxKubeconfigCommand() *cobra.Command {
 		Short: "Print the kubeconfig of a sandbox, or of a workload cluster in it",
 		Example: `  csctl sandbox kubeconfig > sandbox.kubeconfig
   csctl sandbox kubeconfig --cluster default/my-cluster > my-cluster.kubeconfig`,
-		Args: cobra.NoArgs,
+		Args:              cobra.NoArgs,
+		ValidArgsFunction: cobra.NoFileCompletions,
 	}
 	name := nameFlag(cmd)
 	cluster := cmd.Flags().String("cluster", "", "namespace/name of a workload cluster")
+	mustComplete(cmd, "cluster", completeClusters(name))
 	cmd.RunE = func(cmd *cobra.Command, _ []string) error {
-		state, err := daemon.Read(*name)
+		state, err := readySandbox(*name)
 		if err != nil {
 			return err
-		}
-		if state.Phase != daemon.PhaseReady {
-			return fmt.Errorf("sandbox %s is %s; csctl sandbox status%s tells more", *name, strings.ToLower(state.Phase), nameArgument(*name))
 		}
 		var raw []byte
 		if *cluster == "" {
@@ -501,16 +504,15 @@ The process of the sandbox itself, with the simulator, has the log "sandbox".`,
 	name := nameFlag(cmd)
 	follow := cmd.Flags().BoolP("follow", "f", false, "go on printing what is added, until interrupted")
 	cmd.RunE = func(cmd *cobra.Command, args []string) error {
-		dir, err := daemon.Dir(*name)
-		if err != nil {
-			return err
-		}
-		logs, err := findLogs(dir)
+		logs, err := logsOf(*name)
 		if err != nil {
 			return err
 		}
 		if len(logs) == 0 {
-			return &daemon.NotRunningError{Name: *name}
+			if _, err := findSandbox(*name); err != nil {
+				return err
+			}
+			return fmt.Errorf("sandbox %s has no logs yet", *name)
 		}
 		if len(args) == 0 {
 			for _, l := range logs {
@@ -520,12 +522,22 @@ The process of the sandbox itself, with the simulator, has the log "sandbox".`,
 			}
 			return nil
 		}
-		for _, l := range logs {
-			if l.component == args[0] {
-				return copyLog(cmd.Context(), cmd.OutOrStdout(), l.file, *follow)
+		i := slices.IndexFunc(logs, func(l logFile) bool { return l.component == args[0] })
+		if i < 0 {
+			meant := ""
+			if near := nearest(args[0], componentsOf(logs)); near != "" {
+				meant = " did you mean " + near + "?"
 			}
+			return fmt.Errorf("%s has no log;%s csctl sandbox logs%s lists what has", args[0], meant, nameArgument(*name))
 		}
-		return fmt.Errorf("%s has no log; csctl sandbox logs%s lists what has", args[0], nameArgument(*name))
+		return copyLog(cmd.Context(), cmd.OutOrStdout(), logs[i].file, *follow)
+	}
+	cmd.ValidArgsFunction = func(_ *cobra.Command, args []string, _ string) ([]string, cobra.ShellCompDirective) {
+		logs, err := logsOf(*name)
+		if err != nil || len(args) > 0 {
+			return nil, cobra.ShellCompDirectiveNoFileComp
+		}
+		return componentsOf(logs), cobra.ShellCompDirectiveNoFileComp
 	}
 	return cmd
 }

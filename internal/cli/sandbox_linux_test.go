@@ -224,7 +224,7 @@ func TestSandboxAfterItsProcessWasKilled(t *testing.T) {
 	if s := status(t); s.Phase != daemon.PhaseDead {
 		t.Errorf("status after the kill: %s", s.Phase)
 	}
-	if table := csctl(t, "sandbox", "status"); !strings.Contains(table, "Start it again with csctl sandbox up") {
+	if table := csctl(t, "sandbox", "status"); !strings.Contains(table, "csctl sandbox up starts it again") {
 		t.Errorf("status after the kill:\n%s", table)
 	}
 	csctl(t, "sandbox", "up", "--operator", "none")
@@ -353,7 +353,7 @@ func TestSandboxFlags(t *testing.T) {
 	fails(t, "--crds", "sandbox", "up", "--crds", "/nonexistent")
 	fails(t, "--operator", "sandbox", "up", "--operator", "/nonexistent")
 	fails(t, "--releases", "sandbox", "up", "--releases", "/nonexistent")
-	fails(t, "--output yaml", "sandbox", "status", "-o", "yaml")
+	fails(t, "use json", "sandbox", "status", "-o", "yaml")
 	fails(t, "csctl sandbox up --help", "sandbox", "up", "--nam", "x")
 	fails(t, `unknown command "dwon"`, "sandbox", "dwon")
 	if help := csctl(t, "sandbox"); !strings.Contains(help, "kubeconfig") {

@@ -230,7 +230,10 @@ func goCommand(ctx context.Context, dir string, args ...string) ([]byte, error) 
 		if ctx.Err() != nil {
 			return nil, context.Cause(ctx)
 		}
-		return stdout.Bytes(), fmt.Errorf("go %s: %w\n%s", args[0], err, lastLines(stderr.String(), 20))
+		if said := lastLines(stderr.String(), 20); said != "" {
+			err = fmt.Errorf("%w\n%s", err, said)
+		}
+		return stdout.Bytes(), fmt.Errorf("go %s: %w", args[0], err)
 	}
 	return stdout.Bytes(), nil
 }

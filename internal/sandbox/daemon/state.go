@@ -63,15 +63,15 @@ func Dir(name string) (string, error) {
 	if !validName.MatchString(name) {
 		return "", fmt.Errorf("sandbox name %q: use up to 32 lower-case letters, digits and dashes", name)
 	}
-	home, err := home()
+	home, err := Home()
 	if err != nil {
 		return "", err
 	}
 	return filepath.Join(home, name), nil
 }
 
-// home is the folder that has the state folders of all sandboxes of this user.
-func home() (string, error) {
+// Home is the folder that has the state folders of all sandboxes of this user.
+func Home() (string, error) {
 	base := os.Getenv("XDG_STATE_HOME")
 	if !filepath.IsAbs(base) {
 		home, err := os.UserHomeDir()
@@ -85,7 +85,7 @@ func home() (string, error) {
 
 // Names lists the sandboxes of this user in alphabetical order: those that run, and those of which something is left.
 func Names() ([]string, error) {
-	dir, err := home()
+	dir, err := Home()
 	if err != nil {
 		return nil, err
 	}
