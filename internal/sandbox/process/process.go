@@ -188,6 +188,16 @@ func (p *Process) wait() {
 	close(p.done)
 }
 
+// logFollows ends the first line of a message that goes on with lines of a log.
+const logFollows = ", which ends with:"
+
+// Brief is the message of an error without the lines of a log that it quotes: what stays the same when a program fails
+// in the same way again.
+func Brief(err error) string {
+	line, _, _ := strings.Cut(err.Error(), "\n")
+	return strings.TrimSuffix(line, logFollows)
+}
+
 // lastLines gives the end of what this run of the program printed, to be appended to a message.
 func (p *Process) lastLines() string {
 	const maxBytes = 16 << 10
@@ -208,7 +218,7 @@ func (p *Process) lastLines() string {
 	if len(tail) == 0 {
 		return "; it printed nothing"
 	}
-	return fmt.Sprintf("; the end of %s:\n  %s", p.spec.LogFile, strings.Join(telling(strings.Split(string(tail), "\n")), "\n  "))
+	return fmt.Sprintf("; see %s%s\n  %s", p.spec.LogFile, logFollows, strings.Join(telling(strings.Split(string(tail), "\n")), "\n  "))
 }
 
 // telling picks the lines of a log that tell most about the end of a program: the last ones, or those before the

@@ -69,6 +69,18 @@ func TestEarlyExitTellsTheLastLines(t *testing.T) {
 	}
 }
 
+func TestBriefIsTheSameForTheSameFailure(t *testing.T) {
+	log := filepath.Join(t.TempDir(), "log")
+	p, err := Start(shell(log, "date +%N; exit 3"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	<-p.Done()
+	if got, want := Brief(p.Err()), "program ended: exit status 3; see "+log; got != want {
+		t.Errorf("got %q, want %q", got, want)
+	}
+}
+
 func TestLastLinesAreOfThisRunOnly(t *testing.T) {
 	log := filepath.Join(t.TempDir(), "log")
 	if err := os.WriteFile(log, []byte("from the run before\n"), 0o600); err != nil {

@@ -4,7 +4,6 @@
 package controlplane
 
 import (
-	"errors"
 	"net/netip"
 	"os"
 	"path/filepath"
@@ -75,6 +74,30 @@ func TestInitialCluster(t *testing.T) {
 	}
 }
 
+func TestStaleMembers(t *testing.T) {
+	m := machine(t)
+	other := m
+	other.IP = netip.MustParseAddr("127.63.1.9")
+	cases := map[string]struct {
+		why   string
+		give  *etcdserverpb.Member
+		stale bool
+	}{
+		"Announced":       {"It has no data, so it can only join anew.", &etcdserverpb.Member{PeerURLs: []string{m.peerURL()}, IsLearner: true}, true},
+		"Voter":           {"", &etcdserverpb.Member{PeerURLs: []string{m.peerURL()}}, true},
+		"OtherVoter":      {"", &etcdserverpb.Member{PeerURLs: []string{"https://127.63.1.3:2380"}}, false},
+		"LearnerThatRuns": {"It is about to be promoted.", &etcdserverpb.Member{PeerURLs: []string{other.peerURL()}, IsLearner: true}, false},
+		"LearnerOfNobody": {"Etcd takes one learner at a time.", &etcdserverpb.Member{PeerURLs: []string{"https://127.63.1.3:2380"}, IsLearner: true}, true},
+	}
+	for name, c := range cases {
+		t.Run(name, func(t *testing.T) {
+			if got := staleMembers([]*etcdserverpb.Member{c.give}, m, []Machine{other}); (len(got) == 1) != c.stale {
+				t.Errorf("got %v. %s", got, c.why)
+			}
+		})
+	}
+}
+
 func TestHasData(t *testing.T) {
 	m := machine(t)
 	if m.HasData() {
@@ -85,6 +108,9 @@ func TestHasData(t *testing.T) {
 	}
 	if !m.HasData() {
 		t.Error("the data of an earlier run was not found")
+	}
+	if err := m.Discard(); err != nil || m.HasData() {
+		t.Errorf("the data is still there (%v)", err)
 	}
 }
 
@@ -147,12 +173,5 @@ func TestProgramStoppedWhileItWaits(t *testing.T) {
 	p.Stop(noGrace(t.Context()))
 	if p.process() != first {
 		t.Error("it was started again although it was stopped")
-	}
-}
-
-func TestCause(t *testing.T) {
-	err := errors.New("etcd ended: exit status 1; the end of /x/etcd.log:\n  many\n  lines")
-	if got := cause(err); got != "etcd ended: exit status 1" {
-		t.Errorf("got %q", got)
 	}
 }

@@ -48,8 +48,7 @@ func (c *Cluster) addLearner(ctx context.Context, m Machine, members []Machine) 
 	if err != nil {
 		return nil, fmt.Errorf("list etcd members: %w", err)
 	}
-	if stale := find(list.Members, m); stale != nil {
-		// An earlier try announced the machine, but its etcd has no data: it can only start anew.
+	for _, stale := range staleMembers(list.Members, m, members) {
 		if _, err := client.MemberRemove(ctx, stale.ID); err != nil {
 			return nil, fmt.Errorf("remove etcd member of an earlier try: %w", err)
 		}
@@ -59,6 +58,43 @@ func (c *Cluster) addLearner(ctx context.Context, m Machine, members []Machine) 
 		return nil, fmt.Errorf("add etcd member: %w", err)
 	}
 	return initialCluster(added.Members, m), nil
+}
+
+// staleMembers are those of earlier tries, which are in the way of a machine that is about to join. It may have been
+// announced itself, but without data it can only start anew. And etcd takes one learner at a time: one that is none
+// of the members was announced for a machine that did not live to become one.
+func staleMembers(list []*etcdserverpb.Member, joining Machine, members []Machine) []*etcdserverpb.Member {
+	var stale []*etcdserverpb.Member
+	for _, member := range list {
+		known := slices.ContainsFunc(members, func(m Machine) bool { return slices.Contains(member.PeerURLs, m.peerURL()) })
+		if slices.Contains(member.PeerURLs, joining.peerURL()) || member.IsLearner && !known {
+			stale = append(stale, member)
+		}
+	}
+	return stale
+}
+
+// Forget takes a machine that is to go out of the etcd of the members, if it is in there.
+func (c *Cluster) Forget(ctx context.Context, m Machine, members []Machine) error {
+	ctx, cancel := context.WithTimeoutCause(ctx, forgetTimeout, fmt.Errorf("no answer within %s", forgetTimeout))
+	defer cancel()
+	client, err := c.etcdClient(ctx, members...)
+	if err != nil {
+		return err
+	}
+	defer client.Close()
+	list, err := client.MemberList(ctx)
+	if err != nil {
+		return fmt.Errorf("list etcd members: %w", err)
+	}
+	member := find(list.Members, m)
+	if member == nil {
+		return nil
+	}
+	if _, err := client.MemberRemove(ctx, member.ID); err != nil && !errors.Is(err, rpctypes.ErrMemberNotFound) {
+		return fmt.Errorf("remove etcd member %s: %w", m.Name, err)
+	}
+	return nil
 }
 
 // initialCluster lists all members in the form of etcd's flag of that name. The new one has no name yet.
@@ -85,8 +121,12 @@ func find(members []*etcdserverpb.Member, m Machine) *etcdserverpb.Member {
 	return members[i]
 }
 
-// promote makes a learner a voting member, once it has caught up.
+// promote makes a machine whose etcd answers a voting member, once it has caught up. The members have to run only if
+// it is none.
 func (c *Cluster) promote(ctx context.Context, m Machine, members []Machine) error {
+	if learner, err := c.isLearner(ctx, m); err != nil || !learner {
+		return err
+	}
 	client, err := c.etcdClient(ctx, members...)
 	if err != nil {
 		return err
@@ -120,4 +160,17 @@ func (c *Cluster) promote(ctx context.Context, m Machine, members []Machine) err
 		case <-time.After(interval):
 		}
 	}
+}
+
+func (c *Cluster) isLearner(ctx context.Context, m Machine) (bool, error) {
+	client, err := c.etcdClient(ctx, m)
+	if err != nil {
+		return false, err
+	}
+	defer client.Close()
+	status, err := client.Status(ctx, m.etcdURL())
+	if err != nil {
+		return false, fmt.Errorf("ask etcd for its status: %w", err)
+	}
+	return status.IsLearner, nil
 }

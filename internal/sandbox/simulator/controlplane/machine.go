@@ -25,6 +25,12 @@ import (
 // readyTimeout is how long a program may take to be ready on a busy machine.
 const readyTimeout = 90 * time.Second
 
+// forgetTimeout is how long etcd may take to let go of a member.
+const forgetTimeout = 5 * time.Second
+
+// ErrDeleted is the cause with which a start is canceled whose machine is to go.
+var ErrDeleted = errors.New("the machine is being deleted")
+
 // Machine is one machine of a control plane.
 type Machine struct {
 	// Name is that of the Node and of the etcd member: Cluster API compares the two.
@@ -70,9 +76,13 @@ type Member struct {
 	etcd, apiServer *program
 }
 
-// Start starts etcd and the API server of a machine and returns when both are ready. The first machine of
-// a cluster has no members to join; every other one joins their etcd, one machine at a time. A start that
-// failed can be repeated.
+// Discard removes the data of a machine that does not run.
+func (m Machine) Discard() error { return os.RemoveAll(m.dataDir()) }
+
+// Start starts etcd and the API server of a machine and returns when both are ready. A machine with data goes on
+// with it; after a restart all machines of a cluster have to be started at once, since their etcds wait for one
+// another. A machine without data joins the etcd of the members, one at a time, or begins a cluster when there are
+// none. A start that failed can be repeated.
 func (c *Cluster) Start(ctx context.Context, m Machine, members []Machine) (_ *Member, err error) {
 	ctx, cancel := context.WithTimeoutCause(ctx, readyTimeout, fmt.Errorf("not ready within %s", readyTimeout))
 	defer cancel()
@@ -81,16 +91,28 @@ func (c *Cluster) Start(ctx context.Context, m Machine, members []Machine) (_ *M
 		return nil, fmt.Errorf("machine %s: %w", m.Name, err)
 	}
 	result := &Member{Machine: m}
+	joins := !m.HasData() && len(members) > 0
 	defer func() {
-		if err != nil {
-			result.Kill(ctx)
-			err = fmt.Errorf("machine %s: %w", m.Name, err)
+		if err == nil {
+			return
 		}
+		if joins && errors.Is(context.Cause(ctx), ErrDeleted) {
+			// While its etcd still runs: of two members, neither can do anything without the other.
+			err = errors.Join(err, c.Forget(context.WithoutCancel(ctx), m, members))
+		}
+		result.Kill(ctx)
+		err = fmt.Errorf("machine %s: %w", m.Name, err)
 	}()
 
 	initial := []string{m.Name + "=" + m.peerURL()}
 	state := "new"
-	if !m.HasData() && len(members) > 0 {
+	if !m.HasData() {
+		// What a start left that was killed before etcd had a log.
+		if err := m.Discard(); err != nil {
+			return nil, err
+		}
+	}
+	if joins {
 		if initial, err = c.addLearner(ctx, m, members); err != nil {
 			return nil, err
 		}
@@ -103,8 +125,9 @@ func (c *Cluster) Start(ctx context.Context, m Machine, members []Machine) (_ *M
 	if err != nil {
 		return nil, err
 	}
-	// The API server tries until its etcd answers, so the first one needs not wait for it. A learner, however,
-	// refuses to serve it.
+	// The API server tries until its etcd answers, so that of a single machine needs not wait for it. A learner,
+	// however, refuses to serve it, and the etcd of a machine that was started again answers only when enough of the
+	// others do.
 	if len(members) > 0 {
 		if err := c.awaitEtcd(ctx, result); err != nil {
 			return nil, err

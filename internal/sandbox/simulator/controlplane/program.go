@@ -5,7 +5,6 @@ package controlplane
 
 import (
 	"context"
-	"strings"
 	"sync"
 	"time"
 
@@ -79,7 +78,7 @@ func (p *program) supervise(ctx context.Context) {
 		if time.Since(started) > steady {
 			pause = firstRestart
 		}
-		p.log.Info("exited and will be started again", "pause", pause.String(), "cause", cause(current.Err()), "log", p.spec.LogFile)
+		p.log.Info("exited and will be started again", "pause", pause.String(), "cause", process.Brief(current.Err()))
 		select {
 		case <-ctx.Done():
 			return
@@ -102,13 +101,4 @@ func (p *program) supervise(ctx context.Context) {
 			p.log.Error(err, "start again")
 		}
 	}
-}
-
-// cause is the error without the lines of the log that it quotes.
-func cause(err error) string {
-	if err == nil {
-		return "stopped"
-	}
-	first, _, _ := strings.Cut(err.Error(), ";")
-	return first
 }

@@ -6,6 +6,8 @@ package infra
 import (
 	"cmp"
 	"context"
+	"errors"
+	"io/fs"
 	"strings"
 
 	"k8s.io/apimachinery/pkg/apis/meta/v1/unstructured"
@@ -46,8 +48,11 @@ func (r *clusterReconciler) reconcile(ctx context.Context, k key) error {
 	if err := r.client.Get(ctx, clusterKey, cluster); client.IgnoreNotFound(err) != nil {
 		return err
 	}
-	if annotations.IsPaused(cluster, object) || annotations.IsExternallyManaged(object) {
+	if annotations.IsExternallyManaged(object) {
 		return nil
+	}
+	if annotations.IsPaused(cluster, object) {
+		return r.resume(ctx, cluster)
 	}
 	if object.GetDeletionTimestamp() != nil {
 		return r.remove(ctx, object, clusterKey)
@@ -55,7 +60,20 @@ func (r *clusterReconciler) reconcile(ctx context.Context, k key) error {
 	if cluster.Name == "" || cluster.DeletionTimestamp != nil {
 		return nil
 	}
-	return r.provision(ctx, object, version, cluster)
+	err = r.provision(ctx, object, version, cluster)
+	if settled(err) == nil && err != nil {
+		return err
+	}
+	return r.report(ctx, object, version, err)
+}
+
+// resume has the load balancer of a cluster listen that nobody may change now, if it has one.
+func (r *clusterReconciler) resume(ctx context.Context, cluster *clusterv1.Cluster) error {
+	_, err := r.fleet.Open(ctx, clusterSpec(cluster))
+	if errors.Is(err, fs.ErrNotExist) {
+		return nil
+	}
+	return err
 }
 
 func (r *clusterReconciler) provision(ctx context.Context, object *unstructured.Unstructured, version contract.Version, cluster *clusterv1.Cluster) error {

@@ -16,6 +16,7 @@ import (
 	"sync"
 	"time"
 
+	"k8s.io/apimachinery/pkg/api/equality"
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/apis/meta/v1/unstructured"
@@ -27,11 +28,14 @@ import (
 	"sigs.k8s.io/controller-runtime/pkg/client"
 	"sigs.k8s.io/controller-runtime/pkg/controller"
 	"sigs.k8s.io/controller-runtime/pkg/controller/controllerutil"
+	"sigs.k8s.io/controller-runtime/pkg/event"
 	"sigs.k8s.io/controller-runtime/pkg/handler"
 	"sigs.k8s.io/controller-runtime/pkg/manager"
+	"sigs.k8s.io/controller-runtime/pkg/predicate"
 	"sigs.k8s.io/controller-runtime/pkg/reconcile"
 	"sigs.k8s.io/controller-runtime/pkg/source"
 
+	"github.com/clusterstacks/cluster-stack-operator/internal/sandbox/process"
 	"github.com/clusterstacks/cluster-stack-operator/internal/sandbox/simulator/contract"
 	"github.com/clusterstacks/cluster-stack-operator/internal/sandbox/simulator/workload"
 )
@@ -42,7 +46,8 @@ const finalizer = "sandbox.clusterstack.x-k8s.io/infrastructure"
 // Machines start in parallel; each start occupies a worker for some seconds.
 const (
 	clusterWorkers = 4
-	machineWorkers = 16
+	// After a restart machines of all clusters start at once, and some wait for others.
+	machineWorkers = 64
 )
 
 // Times between tries of what failed.
@@ -71,6 +76,7 @@ func Setup(mgr manager.Manager, fleet *workload.Fleet) error {
 	if machines.infrastructure, err = newController(mgr, "inframachine", machines, machineWorkers); err != nil {
 		return err
 	}
+	machines.deleting = machines.starts.giveUp
 	err = clusters.watch(source.TypedKind(mgr.GetCache(), &clusterv1.Cluster{},
 		handler.TypedEnqueueRequestsFromMapFunc(func(_ context.Context, c *clusterv1.Cluster) []key { return clusterKeys(c) })))
 	if err != nil {
@@ -116,6 +122,8 @@ type infrastructure struct {
 	client     client.Client
 	cache      cache.Cache
 	controller controller.TypedController[key]
+	// deleting is told about objects that are being deleted, ahead of any reconciliation. It may be nil.
+	deleting func(key)
 
 	mu      sync.Mutex
 	watched map[schema.GroupVersionKind]bool
@@ -171,13 +179,32 @@ func (i *infrastructure) watchKind(gvk schema.GroupVersionKind) error {
 	object.SetGroupVersionKind(gvk)
 	err := i.watch(source.TypedKind(i.cache, object, handler.TypedEnqueueRequestsFromMapFunc(
 		func(_ context.Context, u *unstructured.Unstructured) []key {
-			return []key{{gvk.GroupKind(), client.ObjectKeyFromObject(u)}}
-		})))
+			k := key{gvk.GroupKind(), client.ObjectKeyFromObject(u)}
+			if i.deleting != nil && u.GetDeletionTimestamp() != nil {
+				i.deleting(k)
+			}
+			return []key{k}
+		}), isNews))
 	if err != nil {
 		return err
 	}
 	i.watched[gvk] = true
 	return nil
+}
+
+// isNews leaves out changes of conditions: they are reports, and our own would wake us after each try that failed.
+var isNews = predicate.TypedFuncs[*unstructured.Unstructured]{
+	UpdateFunc: func(e event.TypedUpdateEvent[*unstructured.Unstructured]) bool {
+		return !equality.Semantic.DeepEqual(withoutReports(e.ObjectOld), withoutReports(e.ObjectNew))
+	},
+}
+
+func withoutReports(object *unstructured.Unstructured) map[string]any {
+	object = object.DeepCopy()
+	object.SetResourceVersion("")
+	object.SetManagedFields(nil)
+	unstructured.RemoveNestedField(object.Object, "status", "conditions")
+	return object.Object
 }
 
 // patch writes what change does to an object, if anything. With a lock it fails when the object is not the one
@@ -210,6 +237,28 @@ func (i *infrastructure) write(ctx context.Context, object *unstructured.Unstruc
 		return err
 	}
 	return do(ctx, object, patch)
+}
+
+// Reasons of the condition Ready.
+const (
+	reasonRunning = "Running"
+	reasonFailed  = "Failed"
+)
+
+// report tells in the condition Ready what came of an attempt, and returns its error.
+func (i *infrastructure) report(ctx context.Context, object *unstructured.Unstructured, version contract.Version, result error) error {
+	status, reason, message := metav1.ConditionTrue, reasonRunning, ""
+	if result != nil {
+		status, reason, message = metav1.ConditionFalse, reasonFailed, process.Brief(result)
+	}
+	err := i.patchStatus(ctx, object, func() error { return contract.SetReady(object, version, status, reason, message) })
+	if apierrors.IsInvalid(err) {
+		err = nil // the kind has conditions of another shape, so it has to do without
+	}
+	if result != nil {
+		return result // what else went wrong is found again when this is mended
+	}
+	return err
 }
 
 // hold keeps an object until release.

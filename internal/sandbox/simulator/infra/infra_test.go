@@ -19,8 +19,10 @@ import (
 	"k8s.io/apimachinery/pkg/types"
 	clusterv1 "sigs.k8s.io/cluster-api/api/core/v1beta2"
 	"sigs.k8s.io/controller-runtime/pkg/client"
+	"sigs.k8s.io/controller-runtime/pkg/event"
 
 	"github.com/clusterstacks/cluster-stack-operator/internal/sandbox/simulator/contract"
+	"github.com/clusterstacks/cluster-stack-operator/internal/sandbox/simulator/controlplane"
 	"github.com/clusterstacks/cluster-stack-operator/internal/sandbox/simulator/workload"
 )
 
@@ -83,6 +85,61 @@ func TestClusterSpec(t *testing.T) {
 	}
 }
 
+func TestIsNews(t *testing.T) {
+	object := func(change func(map[string]any)) *unstructured.Unstructured {
+		content := map[string]any{
+			"metadata": map[string]any{"name": "x", "resourceVersion": "1"},
+			"status":   map[string]any{"ready": true, "conditions": []any{map[string]any{"type": "Ready", "status": "True"}}},
+		}
+		change(content)
+		return &unstructured.Unstructured{Object: content}
+	}
+	before := object(func(map[string]any) {})
+	for name, tc := range map[string]struct {
+		why    string
+		change func(map[string]any)
+		want   bool
+	}{
+		"Condition": {
+			"Our own report of a failure would start the next try at once.",
+			func(o map[string]any) {
+				_ = unstructured.SetNestedField(o, "2", "metadata", "resourceVersion")
+				_ = unstructured.SetNestedSlice(o, []any{map[string]any{"type": "Ready", "status": "False"}}, "status", "conditions")
+			}, false,
+		},
+		"Status": {"Somebody took back that it is ready.", func(o map[string]any) { _ = unstructured.SetNestedField(o, false, "status", "ready") }, true},
+		"Deletion": {"", func(o map[string]any) {
+			_ = unstructured.SetNestedField(o, "2026-01-01T00:00:00Z", "metadata", "deletionTimestamp")
+		}, true},
+	} {
+		t.Run(name, func(t *testing.T) {
+			if got := isNews.Update(event.TypedUpdateEvent[*unstructured.Unstructured]{ObjectOld: before, ObjectNew: object(tc.change)}); got != tc.want {
+				t.Errorf("got %t. %s", got, tc.why)
+			}
+		})
+	}
+}
+
+// TestStartIsGivenUpWhenItsMachineIsDeleted and no other start is, nor the next one of the same name.
+func TestStartIsGivenUpWhenItsMachineIsDeleted(t *testing.T) {
+	var s starts
+	one, other := key{NamespacedName: types.NamespacedName{Name: "one"}}, key{NamespacedName: types.NamespacedName{Name: "other"}}
+	first, done := s.begin(t.Context(), one)
+	beside, doneBeside := s.begin(t.Context(), other)
+	defer doneBeside()
+	s.giveUp(one)
+	if cause := context.Cause(first); !errors.Is(cause, controlplane.ErrDeleted) {
+		t.Errorf("the start ended with %v", cause)
+	}
+	done()
+	s.giveUp(one)
+	next, doneNext := s.begin(t.Context(), one)
+	defer doneNext()
+	if next.Err() != nil || beside.Err() != nil {
+		t.Errorf("other starts ended: %v, %v", next.Err(), beside.Err())
+	}
+}
+
 func TestSettled(t *testing.T) {
 	resource := schema.GroupResource{Resource: "things"}
 	cases := map[string]struct {
@@ -119,15 +176,17 @@ func TestNothingIsMadeForAnObjectThatVanishes(t *testing.T) {
 		t.Fatal(err)
 	}
 	t.Cleanup(func() { fleet.Close(context.WithoutCancel(t.Context())) })
-	object := &unstructured.Unstructured{Object: map[string]any{"metadata": map[string]any{"namespace": "n", "name": "x"}}}
+	object := func() *unstructured.Unstructured {
+		return &unstructured.Unstructured{Object: map[string]any{"metadata": map[string]any{"namespace": "n", "name": "x"}}}
+	}
 	cluster := &clusterv1.Cluster{ObjectMeta: metav1.ObjectMeta{Namespace: "n", Name: "c"}}
 	shared := &infrastructure{client: vanished{}}
 	for name, provision := range map[string]func() error{
 		"Cluster": func() error {
-			return (&clusterReconciler{infrastructure: shared, fleet: fleet}).provision(t.Context(), object, contract.V1Beta2, cluster)
+			return (&clusterReconciler{infrastructure: shared, fleet: fleet}).provision(t.Context(), object(), contract.V1Beta2, cluster)
 		},
 		"Machine": func() error {
-			return (&machineReconciler{infrastructure: shared, fleet: fleet}).provision(t.Context(), object, contract.V1Beta2, cluster, &clusterv1.Machine{})
+			return (&machineReconciler{infrastructure: shared, fleet: fleet}).provision(t.Context(), object(), contract.V1Beta2, cluster, &clusterv1.Machine{})
 		},
 	} {
 		if err := provision(); !apierrors.IsNotFound(err) {

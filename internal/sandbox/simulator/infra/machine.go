@@ -9,6 +9,7 @@ import (
 	"errors"
 	"fmt"
 	"io/fs"
+	"sync"
 
 	corev1 "k8s.io/api/core/v1"
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
@@ -29,12 +30,45 @@ import (
 	"github.com/clusterstacks/cluster-stack-operator/internal/sandbox/simulator/workload"
 )
 
+// starts are the starts of machines that are under way. A machine that is to go does not wait until it runs.
+type starts struct {
+	mu     sync.Mutex
+	cancel map[key]context.CancelCauseFunc
+}
+
+// begin gives the context of a start; it is over with done.
+func (s *starts) begin(ctx context.Context, k key) (_ context.Context, done func()) {
+	ctx, cancel := context.WithCancelCause(ctx)
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if s.cancel == nil {
+		s.cancel = map[key]context.CancelCauseFunc{}
+	}
+	s.cancel[k] = cancel
+	return ctx, func() {
+		s.mu.Lock()
+		defer s.mu.Unlock()
+		delete(s.cancel, k)
+		cancel(nil)
+	}
+}
+
+// giveUp cancels the start of a machine, if one is under way.
+func (s *starts) giveUp(k key) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if cancel, ok := s.cancel[k]; ok {
+		cancel(controlplane.ErrDeleted)
+	}
+}
+
 // machineReconciler turns an InfraMachine into a machine that runs.
 type machineReconciler struct {
 	*infrastructure
 	fleet *workload.Fleet
 	// secrets are read without a cache: rarely, and there is no need to keep all keys of all clusters.
 	secrets client.Reader
+	starts  starts
 }
 
 // Reconcile brings what one InfraMachine stands for in line with it.
@@ -43,6 +77,9 @@ func (r *machineReconciler) Reconcile(ctx context.Context, k key) (reconcile.Res
 }
 
 func (r *machineReconciler) reconcile(ctx context.Context, k key) error {
+	// Before the object is read: a deletion is either seen in it, or cancels the start.
+	start, done := r.starts.begin(ctx, k)
+	defer done()
 	object, version, err := r.get(ctx, k)
 	if err != nil {
 		return err
@@ -64,17 +101,40 @@ func (r *machineReconciler) reconcile(ctx context.Context, k key) error {
 	if err := r.client.Get(ctx, clusterKey, cluster); client.IgnoreNotFound(err) != nil {
 		return err
 	}
-	if annotations.IsPaused(cluster, object) {
-		return nil
-	}
+	paused := annotations.IsPaused(cluster, object)
 	if object.GetDeletionTimestamp() != nil {
+		if paused {
+			return nil
+		}
 		return r.remove(ctx, object, cluster)
 	}
 	// The events of Cluster and Machine tell when these have come.
 	if !ptr.Deref(cluster.Status.Initialization.InfrastructureProvisioned, false) || machine.Spec.Bootstrap.DataSecretName == nil {
 		return nil
 	}
-	return r.provision(ctx, object, version, cluster, machine)
+	if paused {
+		return r.resume(start, object, cluster, machine)
+	}
+	err = r.provision(start, object, version, cluster, machine)
+	switch {
+	case errors.Is(context.Cause(start), controlplane.ErrDeleted):
+		return nil // the event of the deletion follows
+	case settled(err) == nil && err != nil:
+		return err
+	}
+	return r.report(ctx, object, version, err)
+}
+
+// resume starts a machine again that nobody may change now, if it was there before the sandbox was restarted.
+func (r *machineReconciler) resume(ctx context.Context, object *unstructured.Unstructured, cluster *clusterv1.Cluster, machine *clusterv1.Machine) error {
+	c, err := r.fleet.Open(ctx, clusterSpec(cluster))
+	if errors.Is(err, fs.ErrNotExist) {
+		return nil
+	}
+	if err != nil || !c.Has(object.GetName()) {
+		return err
+	}
+	return r.run(ctx, c, object, cluster, machine)
 }
 
 func (r *machineReconciler) provision(ctx context.Context, object *unstructured.Unstructured, version contract.Version, cluster *clusterv1.Cluster, machine *clusterv1.Machine) error {
@@ -106,15 +166,24 @@ func (r *machineReconciler) provision(ctx context.Context, object *unstructured.
 		}
 		return contract.SetProvisioned(object, version)
 	})
-	if err != nil || c.IsUp(name) {
+	if err != nil {
 		return err
+	}
+	return r.run(ctx, c, object, cluster, machine)
+}
+
+// run brings a machine up, if it is not.
+func (r *machineReconciler) run(ctx context.Context, c *workload.Cluster, object *unstructured.Unstructured, cluster *clusterv1.Cluster, machine *clusterv1.Machine) error {
+	name := object.GetName()
+	if c.IsUp(name) {
+		return nil
 	}
 	data, err := r.bootstrapData(ctx, machine)
 	if err != nil {
 		return err
 	}
 	err = c.Run(ctx, workload.Machine{
-		Name: name, ProviderID: providerID, Version: machine.Spec.Version, Data: data,
+		Name: name, ProviderID: contract.ProviderID(object), Version: machine.Spec.Version, Data: data,
 		Authorities: func(ctx context.Context) (controlplane.Authorities, error) {
 			return r.authorities(ctx, client.ObjectKeyFromObject(cluster))
 		},

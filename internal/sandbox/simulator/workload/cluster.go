@@ -43,20 +43,26 @@ const (
 )
 
 // errClosed is what a machine is told that comes too late: what it started would belong to nobody.
-var errClosed = errors.New("the cluster was removed")
+var errClosed = errors.New("the cluster is stopped or removed")
 
 // Cluster is one workload cluster.
 type Cluster struct {
 	Spec
 	options  Options
 	dir      string
-	endpoint netip.AddrPort
 	balancer *balancer.Balancer
 	egress   *egress.Proxy
 	log      logr.Logger
 
-	// changing is held while machines of the control plane start or go: etcd takes one change at a time.
-	changing sync.Mutex
+	// life ends when the cluster is stopped or removed: nothing is started after that.
+	life  context.Context //nolint:containedctx // the cluster's own life, longer than that of any call
+	end   context.CancelCauseFunc
+	calls sync.WaitGroup // to Run
+
+	// joining has room for the one machine that joins etcd at a time.
+	joining chan struct{}
+	// managing is held while managers are exchanged.
+	managing sync.Mutex
 
 	mu       sync.Mutex
 	state    clusterState
@@ -66,13 +72,11 @@ type Cluster struct {
 	managers *controlplane.Managers
 	shared   *controlplane.Cluster // set with the first machine of the control plane
 	kubelets *kubelet.Kubelets     // set once the cluster answers
-	closed   bool                  // nothing is started any more
 }
 
 // machineState is what is remembered of a machine.
 type machineState struct {
-	// Number is the last byte of its address.
-	Number byte `json:"number"`
+	Address netip.Addr `json:"address"`
 	// Kubelet is the port of its kubelet.
 	Kubelet uint16 `json:"kubelet"`
 	// ControlPlane has the ports of the programs of a control plane; unused on other machines.
@@ -81,11 +85,11 @@ type machineState struct {
 
 func newCluster(ctx context.Context, o Options, spec Spec, dir string, state clusterState) (*Cluster, error) {
 	c := &Cluster{
-		Spec: spec, options: o, dir: dir,
-		endpoint: netip.AddrPortFrom(address(o.Prefix, state.Number, balancerNumber), state.Port),
-		log:      o.Log.WithValues("cluster", spec.String()),
-		state:    state, machines: map[string]machineState{}, up: map[string]bool{}, members: map[string]*controlplane.Member{},
+		Spec: spec, options: o, dir: dir, joining: make(chan struct{}, 1),
+		log:   o.Log.WithValues("cluster", spec.String()),
+		state: state, machines: map[string]machineState{}, up: map[string]bool{}, members: map[string]*controlplane.Member{},
 	}
+	c.life, c.end = context.WithCancelCause(context.WithoutCancel(ctx))
 	files, err := filepath.Glob(filepath.Join(dir, "machines", "*", machineFile))
 	if err != nil {
 		return nil, err
@@ -97,10 +101,10 @@ func newCluster(ctx context.Context, o Options, spec Spec, dir string, state clu
 		}
 		c.machines[filepath.Base(filepath.Dir(file))] = machine
 	}
-	if c.balancer, err = balancer.Listen(ctx, c.endpoint.String(), c.log); err != nil {
+	if c.balancer, err = balancer.Listen(ctx, state.Endpoint.String(), c.log); err != nil {
 		return nil, fmt.Errorf("cluster %s: %w", spec, err)
 	}
-	if c.egress, err = egress.Listen(ctx, "@cluster-stack-egress-"+c.endpoint.String(), c.log); err != nil {
+	if c.egress, err = egress.Listen(ctx, "@cluster-stack-egress-"+state.Endpoint.String(), c.log); err != nil {
 		c.balancer.Close()
 		return nil, fmt.Errorf("cluster %s: %w", spec, err)
 	}
@@ -108,7 +112,7 @@ func newCluster(ctx context.Context, o Options, spec Spec, dir string, state clu
 }
 
 // Endpoint is where the cluster is reached.
-func (c *Cluster) Endpoint() netip.AddrPort { return c.endpoint }
+func (c *Cluster) Endpoint() netip.AddrPort { return c.state.Endpoint }
 
 // Allocate gives the address of a machine, and keeps it until the machine is removed.
 func (c *Cluster) Allocate(ctx context.Context, name string) (netip.Addr, error) {
@@ -118,27 +122,27 @@ func (c *Cluster) Allocate(ctx context.Context, name string) (netip.Addr, error)
 	if err != nil {
 		return netip.Addr{}, fmt.Errorf("machine %s: %w", name, err)
 	}
-	return address(c.options.Prefix, c.state.Number, state.Number), nil
+	return state.Address, nil
 }
 
 // allocate needs the lock.
 func (c *Cluster) allocate(ctx context.Context, name string) (machineState, error) {
-	if c.closed {
+	if c.life.Err() != nil {
 		return machineState{}, errClosed
 	}
 	if state, ok := c.machines[name]; ok {
 		return state, nil
 	}
-	taken := map[byte]bool{}
+	taken := map[netip.Addr]bool{}
 	for _, other := range c.machines {
-		taken[other.Number] = true
+		taken[other.Address] = true
 	}
 	for number := balancerNumber + 1; number <= 254; number++ {
-		if taken[byte(number)] {
+		ip := address(c.Endpoint().Addr(), byte(number))
+		if taken[ip] {
 			continue
 		}
-		state := machineState{Number: byte(number)}
-		ip := address(c.options.Prefix, c.state.Number, state.Number)
+		state := machineState{Address: ip}
 		for _, port := range []struct {
 			of        *uint16
 			preferred uint16
@@ -176,6 +180,14 @@ type Machine struct {
 	Authorities func(context.Context) (controlplane.Authorities, error)
 }
 
+// Has tells whether a machine was allocated, now or in an earlier run.
+func (c *Cluster) Has(name string) bool {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	_, ok := c.machines[name]
+	return ok
+}
+
 // IsUp tells whether Run has brought a machine up.
 func (c *Cluster) IsUp(name string) bool {
 	c.mu.Lock()
@@ -184,8 +196,14 @@ func (c *Cluster) IsUp(name string) bool {
 }
 
 // Run brings a machine up: etcd and API server when it belongs to the control plane, then its kubelet. A machine
-// that is up already stays as it is; a Run that failed can be repeated.
+// that is up already stays as it is; a Run that failed can be repeated. One whose machine is to go is canceled with
+// controlplane.ErrDeleted as the cause, before RemoveMachine.
 func (c *Cluster) Run(ctx context.Context, m Machine) error {
+	ctx, leave, err := c.enter(ctx)
+	if err != nil {
+		return fmt.Errorf("machine %s: %w", m.Name, err)
+	}
+	defer leave()
 	c.mu.Lock()
 	up := c.up[m.Name]
 	state, err := c.allocate(ctx, m.Name)
@@ -210,26 +228,37 @@ func (c *Cluster) Run(ctx context.Context, m Machine) error {
 	return nil
 }
 
-func (c *Cluster) runControlPlane(ctx context.Context, m Machine, state machineState) error {
-	c.changing.Lock()
-	defer c.changing.Unlock()
+// enter makes a call part of the cluster's life: its context ends when the cluster does, which waits for leave.
+func (c *Cluster) enter(ctx context.Context) (_ context.Context, leave func(), _ error) {
 	c.mu.Lock()
-	_, running := c.members[m.Name]
-	closed := c.closed
-	c.mu.Unlock()
-	if closed { // while this machine waited for its turn
-		return fmt.Errorf("machine %s: %w", m.Name, errClosed)
+	defer c.mu.Unlock()
+	if c.life.Err() != nil {
+		return nil, nil, errClosed
 	}
+	c.calls.Add(1)
+	ctx, cancel := context.WithCancelCause(ctx)
+	stop := context.AfterFunc(c.life, func() { cancel(context.Cause(c.life)) })
+	return ctx, func() {
+		stop()
+		cancel(nil)
+		c.calls.Done()
+	}, nil
+}
+
+func (c *Cluster) runControlPlane(ctx context.Context, m Machine, state machineState) error {
 	shared, err := c.sharedFor(ctx, m)
 	if err != nil {
 		return err
 	}
+	c.mu.Lock()
+	_, running := c.members[m.Name]
+	c.mu.Unlock()
 	if !running {
 		if err := c.startMember(ctx, shared, m, state); err != nil {
 			return fmt.Errorf("cluster %s: %w", c.Spec, err)
 		}
 	}
-	if m.Data.Init && !c.state.Initialized {
+	if m.Data.Init {
 		if err := c.initialize(ctx, shared, m); err != nil {
 			return fmt.Errorf("cluster %s: %w", c.Spec, err)
 		}
@@ -237,20 +266,30 @@ func (c *Cluster) runControlPlane(ctx context.Context, m Machine, state machineS
 	return c.adjustManagers(ctx)
 }
 
-// startMember needs changing to be held.
+// startMember starts etcd and API server of a machine. Those with data start side by side, because their etcds need
+// each other; the others join one after the other.
 func (c *Cluster) startMember(ctx context.Context, shared *controlplane.Cluster, m Machine, state machineState) error {
-	machine := controlplane.Machine{
-		Name: m.Name, Minor: kubeadm.Minor(m.Version), IP: address(c.options.Prefix, c.state.Number, state.Number),
-		Ports: state.ControlPlane, Dir: c.machineDir(m.Name),
+	machine := c.controlPlaneMachine(m.Name, state)
+	machine.Minor = kubeadm.Minor(m.Version)
+	others := c.othersWithData(m.Name)
+	if m.Data.Init && len(others) == 0 && !c.initialized() {
+		// There is nothing in it yet that anybody knows of, and an etcd that was killed while it wrote its first lines
+		// does not find itself again.
+		if err := machine.Discard(); err != nil {
+			return err
+		}
 	}
-	var others []controlplane.Machine
-	c.mu.Lock()
-	for _, member := range c.members {
-		others = append(others, member.Machine)
-	}
-	c.mu.Unlock()
-	if !m.Data.Init && len(others) == 0 && !machine.HasData() {
-		return fmt.Errorf("machine %s has to join, but no other machine of the control plane runs", m.Name)
+	if !machine.HasData() && (len(others) > 0 || !m.Data.Init) {
+		select {
+		case c.joining <- struct{}{}:
+			defer func() { <-c.joining }()
+		case <-ctx.Done():
+			return fmt.Errorf("machine %s waits for another one to join: %w", m.Name, context.Cause(ctx))
+		}
+		others = c.othersThatRun()
+		if len(others) == 0 {
+			return fmt.Errorf("machine %s has to join, but no other machine of the control plane runs", m.Name)
+		}
 	}
 	started := time.Now()
 	member, err := shared.Start(ctx, machine, others)
@@ -267,6 +306,55 @@ func (c *Cluster) startMember(ctx context.Context, shared *controlplane.Cluster,
 	return nil
 }
 
+// controlPlaneMachine is how the other machines know a machine.
+func (c *Cluster) controlPlaneMachine(name string, state machineState) controlplane.Machine {
+	return controlplane.Machine{Name: name, IP: state.Address, Ports: state.ControlPlane, Dir: c.machineDir(name)}
+}
+
+// othersWithData are the machines besides the named one that are members of etcd, whether they run or not.
+func (c *Cluster) othersWithData(name string) []controlplane.Machine {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	var others []controlplane.Machine
+	for other, state := range c.machines {
+		if machine := c.controlPlaneMachine(other, state); other != name && machine.HasData() {
+			others = append(others, machine)
+		}
+	}
+	return others
+}
+
+// othersThatRun are the machines that one can join that does not run itself.
+func (c *Cluster) othersThatRun() []controlplane.Machine {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	var others []controlplane.Machine
+	for _, member := range c.members {
+		others = append(others, member.Machine)
+	}
+	return others
+}
+
+func (c *Cluster) initialized() bool {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	return c.state.Initialized
+}
+
+// setInitialized remembers whether what kubeadm creates was created.
+func (c *Cluster) setInitialized(is bool) error {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	if c.state.Initialized == is {
+		return nil
+	}
+	c.state.Initialized = is
+	if c.life.Err() != nil {
+		return nil // its folder may be gone
+	}
+	return writeJSON(filepath.Join(c.dir, clusterFile), c.state)
+}
+
 // sharedFor gives what the machines of the control plane have in common.
 func (c *Cluster) sharedFor(ctx context.Context, m Machine) (*controlplane.Cluster, error) {
 	c.mu.Lock()
@@ -280,18 +368,23 @@ func (c *Cluster) sharedFor(ctx context.Context, m Machine) (*controlplane.Clust
 		return nil, err
 	}
 	shared := &controlplane.Cluster{
-		Name: c.Name, Programs: c.options.Programs, Authorities: authorities, Endpoint: c.endpoint,
+		Name: c.Name, Programs: c.options.Programs, Authorities: authorities, Endpoint: c.Endpoint(),
 		PodSubnet: c.PodSubnet, ServiceSubnet: c.ServiceSubnet, DNSDomain: c.DNSDomain,
 		Egress: c.egress.Address(), Dir: c.dir, Log: c.log,
 	}
 	c.mu.Lock()
 	defer c.mu.Unlock()
-	c.shared = shared
-	return shared, nil
+	if c.shared == nil { // machines start side by side
+		c.shared = shared
+	}
+	return c.shared, nil
 }
 
 // initialize creates what kubeadm creates in a new cluster, once: users may change or delete it afterwards.
 func (c *Cluster) initialize(ctx context.Context, shared *controlplane.Cluster, m Machine) error {
+	if c.initialized() {
+		return nil
+	}
 	config, err := c.config(ctx)
 	if err != nil {
 		return err
@@ -312,13 +405,17 @@ func (c *Cluster) initialize(ctx context.Context, shared *controlplane.Cluster, 
 			return fmt.Errorf("create %T %s: %w", object, object.GetName(), err)
 		}
 	}
-	c.state.Initialized = true
-	return writeJSON(filepath.Join(c.dir, clusterFile), c.state)
+	return c.setInitialized(true)
 }
 
 // adjustManagers runs the pair of controller manager and scheduler at the lowest version of the control plane:
-// no program of a cluster may be newer than its oldest API server. It needs changing to be held.
+// no program of a cluster may be newer than its oldest API server.
 func (c *Cluster) adjustManagers(ctx context.Context) error {
+	c.managing.Lock()
+	defer c.managing.Unlock()
+	if c.life.Err() != nil {
+		return nil
+	}
 	c.mu.Lock()
 	shared, current := c.shared, c.managers
 	var minors []string
@@ -377,17 +474,16 @@ func (c *Cluster) runKubelet(ctx context.Context, m Machine, state machineState)
 	if err != nil {
 		return err
 	}
-	ip := address(c.options.Prefix, c.state.Number, state.Number)
 	node := kubelet.Node{
 		Name: m.Name, Version: m.Version, ProviderID: m.ProviderID,
 		Labels: m.Data.Node.Labels, Taints: taints(m),
-		Address: netip.AddrPortFrom(ip, state.Kubelet),
+		Address: netip.AddrPortFrom(state.Address, state.Kubelet),
 	}
 	if m.Data.ControlPlane {
 		node.StaticPods = kubeadm.StaticPods(m.Name, m.Version)
 		node.Ports = map[int32]uint16{etcdPort: state.ControlPlane.Etcd, apiServerPort: state.ControlPlane.APIServer}
 	}
-	serving, err := c.servingConfig(m.Name, ip)
+	serving, err := c.servingConfig(m.Name, state.Address)
 	if err != nil {
 		return err
 	}
@@ -451,12 +547,12 @@ func (c *Cluster) ensureKubelets(ctx context.Context) (*kubelet.Kubelets, error)
 			return nil, fmt.Errorf("cluster %s: %w", c.Spec, err)
 		}
 		c.mu.Lock()
-		if c.kubelets == nil && !c.closed {
+		if c.kubelets == nil {
 			c.kubelets = started
 			started = nil
 		}
 		c.mu.Unlock()
-		if started != nil { // another machine was faster, or the cluster is gone
+		if started != nil { // another machine was faster
 			started.Stop()
 		}
 	}
@@ -472,7 +568,7 @@ func (c *Cluster) ensureKubelets(ctx context.Context) (*kubelet.Kubelets, error)
 // tell.
 func (c *Cluster) RemoveMachine(ctx context.Context, name string) error {
 	c.mu.Lock()
-	member, kubelets := c.members[name], c.kubelets
+	member, kubelets, wasUp := c.members[name], c.kubelets, c.up[name]
 	others := len(c.members) > 1
 	delete(c.up, name)
 	c.mu.Unlock()
@@ -488,50 +584,46 @@ func (c *Cluster) RemoveMachine(ctx context.Context, name string) error {
 		}
 		cancel()
 	}
+	if !wasUp {
+		c.leaveEtcd(ctx, name)
+	}
 	if member != nil {
 		if err := c.removeMember(ctx, member); err != nil {
 			return err
 		}
 	}
-	hadData := (controlplane.Machine{Dir: c.machineDir(name)}).HasData()
 	if err := os.RemoveAll(c.machineDir(name)); err != nil {
 		return err
 	}
 	c.mu.Lock()
 	delete(c.machines, name)
 	c.mu.Unlock()
-	if !hadData {
-		return nil
+	if len(c.othersWithData(name)) == 0 {
+		// The next machine that initializes the control plane has to create everything again.
+		return c.setInitialized(false)
 	}
-	return c.beginAnew()
+	return nil
 }
 
-// beginAnew has the next machine that initializes the control plane create everything again, once no machine with
-// data of the cluster is left.
-func (c *Cluster) beginAnew() error {
-	c.changing.Lock()
-	defer c.changing.Unlock()
-	if !c.state.Initialized {
-		return nil
-	}
+// leaveEtcd takes a machine out of etcd that never came up: without a Node, Cluster API does not find its member.
+func (c *Cluster) leaveEtcd(ctx context.Context, name string) {
 	c.mu.Lock()
-	defer c.mu.Unlock()
-	for name := range c.machines {
-		if (controlplane.Machine{Dir: c.machineDir(name)}).HasData() {
-			return nil
-		}
+	shared := c.shared
+	state, known := c.machines[name]
+	c.mu.Unlock()
+	machine := c.controlPlaneMachine(name, state)
+	others := slices.DeleteFunc(c.othersThatRun(), func(m controlplane.Machine) bool { return m.Name == name })
+	if shared == nil || !known || len(others) == 0 || !machine.HasData() {
+		return
 	}
-	c.state.Initialized = false
-	if c.closed {
-		return nil // its folder is gone
+	if err := shared.Forget(ctx, machine, others); err != nil {
+		// Neither does this keep a machine on. Whoever joins next tries again.
+		c.log.Info("etcd member not removed", "machine", name, "cause", err.Error())
 	}
-	return writeJSON(filepath.Join(c.dir, clusterFile), c.state)
 }
 
 // removeMember switches a machine of the control plane off, and with the last one all that needs the cluster.
 func (c *Cluster) removeMember(ctx context.Context, member *controlplane.Member) error {
-	c.changing.Lock()
-	defer c.changing.Unlock()
 	c.balancer.Remove(member.APIServerAddress())
 	member.Kill(ctx)
 	c.mu.Lock()
@@ -555,14 +647,17 @@ func (c *Cluster) kill(ctx context.Context) {
 	c.stop(ctx)
 }
 
-// stop ends everything, by force once ctx is done.
+// stop ends everything, by force once ctx is done. Machines that are about to start give up.
 func (c *Cluster) stop(ctx context.Context) {
-	c.changing.Lock()
-	defer c.changing.Unlock()
+	c.mu.Lock()
+	c.end(errClosed)
+	c.mu.Unlock()
+	c.calls.Wait()
+	c.managing.Lock()
+	defer c.managing.Unlock()
 	c.mu.Lock()
 	kubelets, managers, members := c.kubelets, c.managers, c.members
 	c.kubelets, c.managers, c.members = nil, nil, map[string]*controlplane.Member{}
-	c.closed = true
 	c.mu.Unlock()
 	if kubelets != nil {
 		kubelets.Stop()

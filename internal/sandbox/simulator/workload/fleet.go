@@ -15,6 +15,7 @@ import (
 	"errors"
 	"fmt"
 	"io/fs"
+	"maps"
 	"net"
 	"net/netip"
 	"os"
@@ -43,14 +44,14 @@ type Fleet struct {
 
 	mu       sync.Mutex
 	clusters map[types.NamespacedName]*Cluster
-	// numbers are the third bytes of addresses that are taken, also by clusters that nobody asked for yet.
-	numbers map[byte]types.NamespacedName
+	// endpoints are taken, also by clusters that nobody asked for yet.
+	endpoints map[netip.Addr]types.NamespacedName
 }
 
 const (
 	clusterFile = "cluster.json"
 	machineFile = "machine.json"
-	// firstNumber leaves 127.X.0.* to the management cluster.
+	// firstNumber is the third byte of the addresses of the first cluster. It leaves 127.X.0.* to the management cluster.
 	firstNumber = 1
 	// balancerNumber is the last byte of the address of a cluster's load balancer.
 	balancerNumber = 1
@@ -58,17 +59,15 @@ const (
 
 // clusterState is what is remembered of a cluster.
 type clusterState struct {
-	// Number is the third byte of its addresses.
-	Number byte `json:"number"`
-	// Port of the load balancer.
-	Port uint16 `json:"port"`
+	// Endpoint is where its load balancer listens. Its machines have the other addresses of the same third byte.
+	Endpoint netip.AddrPort `json:"endpoint"`
 	// Initialized says that what kubeadm creates was created.
 	Initialized bool `json:"initialized"`
 }
 
 // New gives the fleet that is kept in the folder; nothing runs yet.
 func New(o Options) (*Fleet, error) {
-	f := &Fleet{Options: o, clusters: map[types.NamespacedName]*Cluster{}, numbers: map[byte]types.NamespacedName{}}
+	f := &Fleet{Options: o, clusters: map[types.NamespacedName]*Cluster{}, endpoints: map[netip.Addr]types.NamespacedName{}}
 	files, err := filepath.Glob(filepath.Join(o.Dir, "*", "*", clusterFile))
 	if err != nil {
 		return nil, err
@@ -79,7 +78,7 @@ func New(o Options) (*Fleet, error) {
 			return nil, err
 		}
 		dir := filepath.Dir(file)
-		f.numbers[state.Number] = types.NamespacedName{Namespace: filepath.Base(filepath.Dir(dir)), Name: filepath.Base(dir)}
+		f.endpoints[state.Endpoint.Addr()] = types.NamespacedName{Namespace: filepath.Base(filepath.Dir(dir)), Name: filepath.Base(dir)}
 	}
 	return f, nil
 }
@@ -106,7 +105,7 @@ func (f *Fleet) Ensure(ctx context.Context, spec Spec) (*Cluster, error) {
 	if err := writeJSON(filepath.Join(f.dir(spec.NamespacedName), clusterFile), state); err != nil {
 		return nil, err
 	}
-	f.numbers[state.Number] = spec.NamespacedName
+	f.endpoints[state.Endpoint.Addr()] = spec.NamespacedName
 	return f.open(ctx, spec)
 }
 
@@ -152,11 +151,7 @@ func (f *Fleet) Remove(ctx context.Context, key types.NamespacedName) error {
 
 	f.mu.Lock()
 	defer f.mu.Unlock()
-	for number, owner := range f.numbers {
-		if owner == key {
-			delete(f.numbers, number)
-		}
-	}
+	maps.DeleteFunc(f.endpoints, func(_ netip.Addr, owner types.NamespacedName) bool { return owner == key })
 	return nil
 }
 
@@ -176,22 +171,25 @@ func (f *Fleet) dir(key types.NamespacedName) string {
 	return filepath.Join(f.Dir, key.Namespace, key.Name)
 }
 
-// allocate needs the lock. It finds a number that nobody has and a port for the load balancer.
+// allocate needs the lock. It finds an address that nobody has and a port for the load balancer.
 func (f *Fleet) allocate(ctx context.Context) (clusterState, error) {
 	for number := firstNumber; number <= 255; number++ {
-		if _, taken := f.numbers[byte(number)]; taken {
+		bytes := f.Prefix.Masked().Addr().As4()
+		bytes[2], bytes[3] = byte(number), balancerNumber
+		ip := netip.AddrFrom4(bytes)
+		if _, taken := f.endpoints[ip]; taken {
 			continue
 		}
-		port, err := freePort(ctx, address(f.Prefix, byte(number), balancerNumber), 6443)
-		return clusterState{Number: byte(number), Port: port}, err
+		port, err := freePort(ctx, ip, apiServerPort)
+		return clusterState{Endpoint: netip.AddrPortFrom(ip, port)}, err
 	}
 	return clusterState{}, errors.New("this sandbox has 255 clusters, which is all it has addresses for: delete one, or start another sandbox")
 }
 
-// address is that of a machine of a cluster.
-func address(prefix netip.Prefix, cluster, machine byte) netip.Addr {
-	bytes := prefix.Masked().Addr().As4()
-	bytes[2], bytes[3] = cluster, machine
+// address is that of a machine of the cluster with an endpoint.
+func address(endpoint netip.Addr, machine byte) netip.Addr {
+	bytes := endpoint.As4()
+	bytes[3] = machine
 	return netip.AddrFrom4(bytes)
 }
 

@@ -121,8 +121,7 @@ func TestRemoveLeavesNoFile(t *testing.T) {
 	}
 }
 
-// TestRemovedClusterStartsNothing: a machine that waited for its turn while its cluster was removed would start
-// programs that nobody ends.
+// TestRemovedClusterStartsNothing: what starts after a cluster was removed would be ended by nobody.
 func TestRemovedClusterStartsNothing(t *testing.T) {
 	dir := t.TempDir()
 	f := fleet(t, dir)
@@ -136,8 +135,7 @@ func TestRemovedClusterStartsNothing(t *testing.T) {
 		return controlplane.Authorities{}, errors.New("too late")
 	}
 	for name, late := range map[string]func() error{
-		"Run":           func() error { return c.Run(t.Context(), m) },
-		"WaitedForTurn": func() error { return c.runControlPlane(t.Context(), m, machineState{Number: 2}) },
+		"Run": func() error { return c.Run(t.Context(), m) },
 		"Allocate": func() error {
 			_, err := c.Allocate(t.Context(), "m")
 			return err
@@ -150,6 +148,45 @@ func TestRemovedClusterStartsNothing(t *testing.T) {
 	left, err := os.ReadDir(dir)
 	if err != nil || len(left) > 0 {
 		t.Errorf("left: %v, %v", left, err)
+	}
+}
+
+// TestStartIsGivenUp: a machine that is to go, or whose cluster goes, does not hold that up until it runs.
+func TestStartIsGivenUp(t *testing.T) {
+	for name, tc := range map[string]struct {
+		giveUp func(*testing.T, *Fleet, *Cluster, context.CancelCauseFunc)
+		want   error
+	}{
+		"MachineDeleted": {func(_ *testing.T, _ *Fleet, _ *Cluster, cancel context.CancelCauseFunc) {
+			cancel(controlplane.ErrDeleted)
+		}, controlplane.ErrDeleted},
+		"ClusterRemoved": {func(t *testing.T, f *Fleet, c *Cluster, _ context.CancelCauseFunc) {
+			if err := f.Remove(t.Context(), c.NamespacedName); err != nil {
+				t.Error(err)
+			}
+		}, errClosed},
+		"SandboxStopped": {func(t *testing.T, f *Fleet, _ *Cluster, _ context.CancelCauseFunc) { f.Close(t.Context()) }, errClosed},
+	} {
+		t.Run(name, func(t *testing.T) {
+			f := fleet(t, t.TempDir())
+			c := ensure(t, f, "one")
+			c.joining <- struct{}{} // another machine joins, and takes its time
+			ctx, cancel := context.WithCancelCause(t.Context())
+			defer cancel(nil)
+			m := Machine{Name: "m", Version: "v1.36.3", Data: bootstrap.Data{ControlPlane: true}}
+			starts := make(chan struct{})
+			m.Authorities = func(context.Context) (controlplane.Authorities, error) {
+				close(starts)
+				return controlplane.Authorities{}, nil
+			}
+			ended := make(chan error, 1)
+			go func() { ended <- c.Run(ctx, m) }()
+			<-starts
+			tc.giveUp(t, f, c, cancel)
+			if err := <-ended; !errors.Is(err, tc.want) {
+				t.Errorf("got %v, want %v", err, tc.want)
+			}
+		})
 	}
 }
 
@@ -211,7 +248,7 @@ func TestPortThatIsTakenOnAllAddresses(t *testing.T) {
 	}
 	t.Cleanup(func() { _ = everywhere.Close() })
 	taken := uint16(everywhere.Addr().(*net.TCPAddr).Port)
-	ip := address(prefix, 200, 2)
+	ip := netip.MustParseAddr("127.63.200.2")
 	got, err := freePort(t.Context(), ip, taken)
 	if err != nil || got == taken || got == 0 {
 		t.Errorf("got %d, %v; want another port than %d", got, err, taken)
