@@ -54,6 +54,7 @@ cluster in it has a real API server too; only machines and kubelets are simulate
 		newSandboxStatusCommand(),
 		newSandboxKubeconfigCommand(),
 		newSandboxLogsCommand(),
+		newSandboxProxyCommand(),
 		newSandboxDownCommand(),
 		newSandboxServeCommand(),
 	)...)
