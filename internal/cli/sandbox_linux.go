@@ -19,13 +19,11 @@ import (
 
 	"github.com/spf13/cobra"
 	"golang.org/x/term"
-	apierrors "k8s.io/apimachinery/pkg/api/errors"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/apis/meta/v1/unstructured"
 	"k8s.io/apimachinery/pkg/runtime/schema"
 	"k8s.io/apimachinery/pkg/util/duration"
 	"k8s.io/client-go/dynamic"
-	"k8s.io/client-go/kubernetes"
 	"k8s.io/client-go/rest"
 	"k8s.io/client-go/tools/clientcmd"
 
@@ -249,7 +247,8 @@ func newSandboxDownCommand() *cobra.Command {
 		Use:   "down",
 		Short: "End a sandbox and remove all that it made",
 		Long: `End a sandbox and remove all that it made: programs, data, logs, and the releases in its own folder. The
-cache of programs stays. A sandbox that was killed or did not come up is removed in the same way.`,
+cache of programs stays. A sandbox that was killed or did not come up is removed in the same way. Contexts that
+csctl sandbox kubeconfig --merge has written are taken out again.`,
 		Example: `  csctl sandbox down
   csctl sandbox down --name openstack`,
 		Args:              cobra.NoArgs,
@@ -257,8 +256,19 @@ cache of programs stays. A sandbox that was killed or did not come up is removed
 	}
 	name := nameFlag(cmd)
 	cmd.RunE = func(cmd *cobra.Command, _ []string) error {
+		dir, err := daemon.Dir(*name)
+		if err != nil {
+			return err
+		}
+		merged, err := mergedFiles(dir)
+		if err != nil {
+			return err
+		}
 		found, err := daemon.Down(cmd.Context(), *name)
 		if err != nil {
+			return err
+		}
+		if err := unmerge(cmd.Context(), dir, merged, cmd.OutOrStdout(), cmd.ErrOrStderr()); err != nil {
 			return err
 		}
 		message := fmt.Sprintf("Sandbox %s is gone.", *name)
@@ -429,65 +439,6 @@ func describeCluster(c unstructured.Unstructured) clusterStatus {
 		}
 	}
 	return status
-}
-
-func newSandboxKubeconfigCommand() *cobra.Command {
-	cmd := &cobra.Command{
-		Use:   "kubeconfig",
-		Short: "Print the kubeconfig of a sandbox, or of a workload cluster in it",
-		Example: `  csctl sandbox kubeconfig > sandbox.kubeconfig
-  csctl sandbox kubeconfig --cluster default/my-cluster > my-cluster.kubeconfig`,
-		Args:              cobra.NoArgs,
-		ValidArgsFunction: cobra.NoFileCompletions,
-	}
-	name := nameFlag(cmd)
-	cluster := cmd.Flags().String("cluster", "", "namespace/name of a workload cluster")
-	mustComplete(cmd, "cluster", completeClusters(name))
-	cmd.RunE = func(cmd *cobra.Command, _ []string) error {
-		state, err := readySandbox(*name)
-		if err != nil {
-			return err
-		}
-		var raw []byte
-		if *cluster == "" {
-			raw, err = os.ReadFile(state.Kubeconfig)
-		} else {
-			raw, err = workloadKubeconfig(cmd.Context(), state, *cluster)
-		}
-		if err != nil {
-			return err
-		}
-		_, err = cmd.OutOrStdout().Write(raw)
-		return err
-	}
-	return cmd
-}
-
-func workloadKubeconfig(ctx context.Context, state daemon.State, cluster string) ([]byte, error) {
-	namespace, name, ok := strings.Cut(cluster, "/")
-	if !ok || namespace == "" || name == "" {
-		return nil, fmt.Errorf("--cluster %s: give it as namespace/name", cluster)
-	}
-	config, err := managementConfig(state.Kubeconfig)
-	if err != nil {
-		return nil, err
-	}
-	client, err := kubernetes.NewForConfig(config)
-	if err != nil {
-		return nil, err
-	}
-	secret, err := client.CoreV1().Secrets(namespace).Get(ctx, name+"-kubeconfig", metav1.GetOptions{})
-	if apierrors.IsNotFound(err) {
-		return nil, fmt.Errorf("cluster %s has no kubeconfig yet, or does not exist; csctl sandbox status%s lists the clusters", cluster, nameArgument(state.Name))
-	}
-	if err != nil {
-		return nil, err
-	}
-	raw := secret.Data["value"]
-	if len(raw) == 0 {
-		return nil, fmt.Errorf("secret %s/%s-kubeconfig has no key value", namespace, name)
-	}
-	return raw, nil
 }
 
 func newSandboxLogsCommand() *cobra.Command {

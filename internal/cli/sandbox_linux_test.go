@@ -31,6 +31,7 @@ import (
 	"github.com/clusterstacks/cluster-stack-operator/internal/sandbox"
 	"github.com/clusterstacks/cluster-stack-operator/internal/sandbox/binaries"
 	"github.com/clusterstacks/cluster-stack-operator/internal/sandbox/daemon"
+	"github.com/clusterstacks/cluster-stack-operator/internal/sandbox/kubeconfig"
 )
 
 // TestMain lets the test binary be csctl for `sandbox up`, which starts its own executable once more.
@@ -194,6 +195,7 @@ func TestSandbox(t *testing.T) {
 		}
 	}
 	fails(t, "has no kubeconfig yet", "sandbox", "kubeconfig", "--cluster", "default/one")
+	testMerge(t)
 	fails(t, "namespace/name", "sandbox", "kubeconfig", "--cluster", "one")
 	secret := &corev1.Secret{ObjectMeta: metav1.ObjectMeta{Name: "one-kubeconfig"}, StringData: map[string]string{"value": "of the cluster"}}
 	if _, err := client.CoreV1().Secrets("default").Create(t.Context(), secret, metav1.CreateOptions{}); err != nil {
@@ -211,9 +213,39 @@ func TestSandbox(t *testing.T) {
 	}
 	fails(t, "csctl sandbox logs", "sandbox", "logs", "nobody")
 
-	if got := csctl(t, "sandbox", "down"); got != "Sandbox default is gone.\n" {
-		t.Errorf("down: %q", got)
+	users := kubeconfig.UsersFile()
+	if got, want := csctl(t, "sandbox", "down"), "Removed from "+users+": sandbox-default.\nSandbox default is gone.\n"; got != want {
+		t.Errorf("down: %q, want %q", got, want)
 	}
+	if left, err := clientcmd.LoadFromFile(users); err != nil || len(left.Contexts)+len(left.Clusters)+len(left.AuthInfos) != 0 {
+		t.Errorf("after down the kubeconfig has %+v, %v", left, err)
+	}
+}
+
+// testMerge merges the running sandbox into a kubeconfig of the test's own.
+func testMerge(t *testing.T) {
+	t.Helper()
+	users := filepath.Join(t.TempDir(), "kube", "config")
+	t.Setenv("KUBECONFIG", users)
+	for range 2 { // the second time changes nothing
+		if got, want := csctl(t, "sandbox", "kubeconfig", "--merge", "--all"), "Merged into "+users+":\n  * sandbox-default\n"; got != want {
+			t.Errorf("merge: %q, want %q", got, want)
+		}
+	}
+	config, err := clientcmd.BuildConfigFromFlags("", users)
+	if err != nil {
+		t.Fatal(err)
+	}
+	client, err := kubernetes.NewForConfig(config)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if _, err := client.Discovery().ServerVersion(); err != nil {
+		t.Errorf("the merged context does not lead to the sandbox: %v", err)
+	}
+	t.Setenv("KUBECONFIG", status(t).Kubeconfig)
+	fails(t, "a sandbox's own kubeconfig", "sandbox", "kubeconfig", "--merge")
+	t.Setenv("KUBECONFIG", users)
 }
 
 func TestSandboxAfterItsProcessWasKilled(t *testing.T) {
