@@ -8,7 +8,6 @@ import (
 	"errors"
 	"fmt"
 	"io"
-	"io/fs"
 	"strings"
 	"text/tabwriter"
 	"time"
@@ -128,18 +127,7 @@ func processesOf(state daemon.State) ([]process.Running, error) {
 	if state.Phase == daemon.PhaseReady || state.Phase == daemon.PhaseStarting {
 		pids = append([]int{state.PID}, pids...)
 	}
-	var running []process.Running
-	for _, pid := range pids {
-		p, err := process.Look(pid)
-		if errors.Is(err, fs.ErrNotExist) {
-			continue // it ended while we looked
-		}
-		if err != nil {
-			return nil, err
-		}
-		running = append(running, p)
-	}
-	return running, nil
+	return process.LookAll(pids)
 }
 
 func printSandboxes(out io.Writer, sandboxes []sandboxSummary, now time.Time) error {
@@ -188,10 +176,13 @@ func firstLine(s string) string {
 	return line
 }
 
-// mebibytes prints memory for people.
-func mebibytes(bytes int64) string {
+// mebibytes prints memory in a table.
+func mebibytes(bytes int64) string { return orDash(amount(bytes)) }
+
+// amount prints memory for people, and nothing for none.
+func amount(bytes int64) string {
 	if bytes == 0 {
-		return "-"
+		return ""
 	}
 	return fmt.Sprintf("%d MiB", (bytes+1<<19)>>20)
 }

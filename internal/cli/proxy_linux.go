@@ -168,11 +168,11 @@ func (f *proxyFlags) start(ctx context.Context, opts faultproxy.Options) (*fault
 		return nil, err
 	}
 	if f.cluster != "" {
-		raw, err := workloadKubeconfig(ctx, state, f.cluster)
+		entry, err := workloadKubeconfig(ctx, state, f.cluster)
 		if err != nil {
 			return nil, err
 		}
-		if config, err = clientcmd.RESTConfigFromKubeConfig(raw); err != nil {
+		if config, err = clientcmd.RESTConfigFromKubeConfig(entry.Kubeconfig); err != nil {
 			return nil, fmt.Errorf("kubeconfig of cluster %s: %w", f.cluster, err)
 		}
 	}

@@ -50,6 +50,7 @@ cluster in it has a real API server too; only machines and kubelets are simulate
 		newSandboxUpCommand(),
 		newSandboxListCommand(),
 		newSandboxStatusCommand(),
+		newSandboxDescribeCommand(),
 		newSandboxKubeconfigCommand(),
 		newSandboxLogsCommand(),
 		newSandboxProxyCommand(),
@@ -315,20 +316,28 @@ func newSandboxStatusCommand() *cobra.Command {
 		if err != nil {
 			return err
 		}
-		status := sandboxStatus{State: state, Clusters: []clusterStatus{}}
-		if state.Phase == daemon.PhaseReady {
-			if clusters, err := listClusters(cmd.Context(), state.Kubeconfig); err != nil {
-				status.ClustersError = err.Error()
-			} else {
-				status.Clusters = clusters
-			}
-		}
+		status := statusOf(cmd.Context(), state)
 		if output.json() {
 			return printJSON(cmd.OutOrStdout(), status)
 		}
 		return printStatus(cmd.OutOrStdout(), status, time.Now())
 	}
 	return cmd
+}
+
+// statusOf adds to the state of a sandbox what its API server knows.
+func statusOf(ctx context.Context, state daemon.State) sandboxStatus {
+	status := sandboxStatus{State: state, Clusters: []clusterStatus{}}
+	if state.Phase != daemon.PhaseReady {
+		return status
+	}
+	clusters, err := listClusters(ctx, state.Kubeconfig)
+	if err != nil {
+		status.ClustersError = err.Error()
+		return status
+	}
+	status.Clusters = clusters
+	return status
 }
 
 func printJSON(out io.Writer, value any) error {
@@ -339,6 +348,26 @@ func printJSON(out io.Writer, value any) error {
 
 func printStatus(out io.Writer, s sandboxStatus, now time.Time) error {
 	text := &strings.Builder{}
+	writeHead(text, s, now)
+	if len(s.Components) > 0 {
+		table := tabwriter.NewWriter(text, 0, 0, 2, ' ', 0)
+		fmt.Fprint(table, "\nCOMPONENT\tSTATE\tPID\tADDRESS\tSINCE\tRESTARTS\n")
+		for _, c := range s.Components {
+			fmt.Fprintf(table, "%s\t%s\t%d\t%s\t%s\t%d\n", c.Name, c.State, c.PID, c.Address, age(c.Since, now), c.Restarts)
+		}
+		if err := table.Flush(); err != nil {
+			return err
+		}
+	}
+	if err := writeClusters(text, s); err != nil {
+		return err
+	}
+	_, err := io.WriteString(out, text.String())
+	return err
+}
+
+// writeHead prints what a sandbox is, and what to do when it is not ready.
+func writeHead(text *strings.Builder, s sandboxStatus, now time.Time) {
 	fmt.Fprintf(text, "Sandbox %s: %s", s.Name, s.Phase)
 	switch s.Phase {
 	case daemon.PhaseReady, daemon.PhaseStarting:
@@ -353,27 +382,21 @@ func printStatus(out io.Writer, s sandboxStatus, now time.Time) error {
 		}
 		fmt.Fprintln(text, sentence(advice(s.State)))
 	}
-	table := tabwriter.NewWriter(text, 0, 0, 2, ' ', 0)
-	if len(s.Components) > 0 {
-		fmt.Fprint(table, "\nCOMPONENT\tSTATE\tPID\tADDRESS\tSINCE\tRESTARTS\n")
-		for _, c := range s.Components {
-			fmt.Fprintf(table, "%s\t%s\t%d\t%s\t%s\t%d\n", c.Name, c.State, c.PID, c.Address, age(c.Since, now), c.Restarts)
-		}
-	}
-	if len(s.Clusters) > 0 {
-		fmt.Fprint(table, "\nNAMESPACE\tCLUSTER\tCLASS\tVERSION\tPHASE\tAVAILABLE\n")
-		for _, c := range s.Clusters {
-			fmt.Fprintf(table, "%s\t%s\t%s\t%s\t%s\t%s\n", c.Namespace, c.Name, c.Class, c.Version, c.Phase, c.Available)
-		}
-	}
-	if err := table.Flush(); err != nil {
-		return err
-	}
+}
+
+func writeClusters(text *strings.Builder, s sandboxStatus) error {
 	if s.ClustersError != "" {
 		fmt.Fprintf(text, "\nClusters: %s\n", s.ClustersError)
 	}
-	_, err := io.WriteString(out, text.String())
-	return err
+	if len(s.Clusters) == 0 {
+		return nil
+	}
+	table := tabwriter.NewWriter(text, 0, 0, 2, ' ', 0)
+	fmt.Fprint(table, "\nNAMESPACE\tCLUSTER\tCLASS\tVERSION\tPHASE\tAVAILABLE\n")
+	for _, c := range s.Clusters {
+		fmt.Fprintf(table, "%s\t%s\t%s\t%s\t%s\t%s\n", c.Namespace, c.Name, c.Class, c.Version, c.Phase, c.Available)
+	}
+	return table.Flush()
 }
 
 // sentence begins with a capital letter and ends with a full stop.

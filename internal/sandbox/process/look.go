@@ -76,12 +76,30 @@ type Running struct {
 	PID int
 	// Program is the name of its executable, without the folder.
 	Program string
+	// Args are the arguments that it was started with.
+	Args []string
 	// Dir is the folder that it was started in, where Start puts its log.
 	Dir   string
 	Since time.Time
 	// Suspended says that it was stopped by a signal: it is there and does not answer.
 	Suspended bool
 	Usage
+}
+
+// LookAll tells how processes are; those that have ended meanwhile are left out.
+func LookAll(pids []int) ([]Running, error) {
+	var running []Running
+	for _, pid := range pids {
+		r, err := Look(pid)
+		if errors.Is(err, fs.ErrNotExist) {
+			continue
+		}
+		if err != nil {
+			return nil, err
+		}
+		running = append(running, r)
+	}
+	return running, nil
 }
 
 // Look tells how a process is. The error is fs.ErrNotExist when there is none of this number any more.
@@ -109,6 +127,11 @@ func look(pid int) (Running, error) {
 	if err != nil {
 		return Running{}, err
 	}
+	line, err := os.ReadFile(procFile(pid, "cmdline"))
+	if err != nil {
+		return Running{}, err
+	}
+	_, args, _ := strings.Cut(strings.TrimSuffix(string(line), "\x00"), "\x00")
 	memory, err := memoryOf(pid)
 	if err != nil {
 		return Running{}, err
@@ -118,7 +141,7 @@ func look(pid int) (Running, error) {
 		return Running{}, err
 	}
 	return Running{
-		PID: pid, Program: strings.TrimSuffix(filepath.Base(program), " (deleted)"), Dir: dir,
+		PID: pid, Program: strings.TrimSuffix(filepath.Base(program), " (deleted)"), Args: strings.Split(args, "\x00"), Dir: dir,
 		Since:     boot.Add(time.Duration(stat.StartTicks) * tick), //nolint:gosec // 63 bits
 		Suspended: stat.State == Suspended,
 		Usage:     Usage{Memory: memory, CPU: stat.CPU},

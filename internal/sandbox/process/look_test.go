@@ -7,6 +7,7 @@ import (
 	"errors"
 	"io/fs"
 	"path/filepath"
+	"slices"
 	"syscall"
 	"testing"
 	"time"
@@ -51,7 +52,7 @@ func TestLook(t *testing.T) {
 	if age := time.Since(got.Since); age < -2*time.Second || age > time.Minute {
 		t.Errorf("started %s ago", age)
 	}
-	if got.PID != sleep.Pid() || got.Dir != dir || got.Program == "" || got.Suspended || got.Memory <= 0 || got.Memory > 64<<20 {
+	if got.PID != sleep.Pid() || !slices.Equal(got.Args, []string{"600"}) || got.Dir != dir || got.Program == "" || got.Suspended || got.Memory <= 0 || got.Memory > 64<<20 {
 		t.Errorf("got %+v", got)
 	}
 
