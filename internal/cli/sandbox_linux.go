@@ -30,6 +30,7 @@ import (
 	"github.com/clusterstacks/cluster-stack-operator/internal/sandbox"
 	"github.com/clusterstacks/cluster-stack-operator/internal/sandbox/crds"
 	"github.com/clusterstacks/cluster-stack-operator/internal/sandbox/daemon"
+	"github.com/clusterstacks/cluster-stack-operator/internal/sandbox/simulator/infra"
 )
 
 func newSandboxCommand() *cobra.Command {
@@ -95,6 +96,7 @@ to use programs that are there already.`,
 	flags.StringArrayVar(&opts.CRDs, "crds", nil, "CustomResourceDefinitions of an infrastructure provider: a file such as the components of its release, a folder, a .tar.gz, or - for stdin; can be given several times. A sandbox that runs already gets them as well")
 	flags.StringVar(&opts.Operator, "operator", "", "path of the cluster-stack-operator to run, or none (default: the one beside csctl, if it is there)")
 	flags.StringVar(&opts.Releases, "releases", "", "folder that the operator reads releases of cluster stacks from (default: releases in the sandbox's own folder)")
+	flags.BoolVar(&opts.Lite, "lite", false, "make workload clusters lite: etcd and API server only, without controllers, scheduler and pods; the annotation "+infra.ControlPlaneAnnotation+" of a Cluster, lite or full, says otherwise")
 	timeout := flags.Duration("wait-timeout", 5*time.Minute, "how long the sandbox may take to become ready, without the time that it takes to build the programs")
 	cmd.RunE = func(cmd *cobra.Command, _ []string) error {
 		opts.Name = *name
@@ -114,7 +116,7 @@ to use programs that are there already.`,
 			return err
 		}
 		if !started {
-			if err := printRunning(out, state, flags.Changed("operator") || flags.Changed("releases")); err != nil {
+			if err := printRunning(out, state, flags.Changed("operator") || flags.Changed("releases") || flags.Changed("lite")); err != nil {
 				return err
 			}
 			return addCRDs(cmd.Context(), out, state, opts.CRDs)

@@ -8,8 +8,6 @@ import (
 	"crypto/tls"
 	"crypto/x509"
 	"errors"
-	"fmt"
-	"io"
 	"net"
 	"net/http"
 	"os"
@@ -20,6 +18,7 @@ import (
 	"k8s.io/client-go/kubernetes"
 
 	"github.com/clusterstacks/cluster-stack-operator/internal/sandbox/pki"
+	"github.com/clusterstacks/cluster-stack-operator/internal/sandbox/probe"
 )
 
 // makeCertificates makes the authority of the management side and every certificate that its programs
@@ -207,22 +206,5 @@ func (s *Sandbox) healthz(url string) (func(context.Context) error, error) {
 			TLSClientConfig:   &tls.Config{RootCAs: pool, Certificates: []tls.Certificate{client}, MinVersion: tls.VersionTLS12},
 		},
 	}
-	return func(ctx context.Context) error {
-		request, err := http.NewRequestWithContext(ctx, http.MethodGet, url, nil)
-		if err != nil {
-			return err
-		}
-		response, err := httpClient.Do(request)
-		if err != nil {
-			return err
-		}
-		body, err := io.ReadAll(io.LimitReader(response.Body, 1<<10))
-		if err := errors.Join(err, response.Body.Close()); err != nil {
-			return err
-		}
-		if response.StatusCode != http.StatusOK {
-			return fmt.Errorf("%s answers %s: %s", url, response.Status, body)
-		}
-		return nil
-	}, nil
+	return func(ctx context.Context) error { return probe.Get(ctx, httpClient, url) }, nil
 }

@@ -40,7 +40,6 @@ type manager struct {
 
 // manifests are everything that is applied before managers start.
 type manifests struct {
-	providers  []installedProvider
 	namespaces []string
 	crds       []*apiextensionsv1.CustomResourceDefinition
 	webhooks   []*unstructured.Unstructured
@@ -57,7 +56,6 @@ func (s *Sandbox) readManifests(context.Context) (string, error) {
 	}
 	var m manifests
 	add := func(p providerManifests) {
-		m.providers = append(m.providers, p.installedProvider)
 		m.namespaces = append(m.namespaces, p.namespace)
 		m.crds = append(m.crds, p.crds...)
 		m.webhooks = append(m.webhooks, p.webhooks...)
@@ -88,10 +86,6 @@ func (s *Sandbox) readManifests(context.Context) (string, error) {
 		return "", err
 	}
 	add(docker)
-	inventory, err := inventoryCRDs(s.opts.Binaries.Manifests)
-	if err != nil {
-		return "", err
-	}
 	own, err := operatorCRDs()
 	if err != nil {
 		return "", err
@@ -101,7 +95,7 @@ func (s *Sandbox) readManifests(context.Context) (string, error) {
 		return "", err
 	}
 	m.namespaces = append(m.namespaces, operatorNamespace)
-	m.crds = crds.LastOfEach(slices.Concat(m.crds, inventory, own, users.CRDs))
+	m.crds = crds.LastOfEach(slices.Concat(m.crds, own, users.CRDs))
 	m.warnings = users.Warnings
 	s.manifests = m
 	return "", nil
@@ -211,6 +205,7 @@ func (s *Sandbox) startSimulator(ctx context.Context) (string, error) {
 			Binaries: s.opts.Binaries,
 			Dir:      s.path("machines"),
 			Network:  simulator.Network{Prefix: s.opts.Block.Prefix},
+			Lite:     s.opts.Lite,
 			Log:      s.opts.Log.WithName("simulator"),
 			Started:  ready,
 		})

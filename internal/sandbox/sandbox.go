@@ -46,6 +46,8 @@ type Options struct {
 	// Operator is the path of cluster-stack-operator; empty runs none. Releases is the folder that it reads
 	// releases of cluster stacks from.
 	Operator, Releases string
+	// Lite makes workload clusters lite that do not say otherwise themselves: see infra.ControlPlaneAnnotation.
+	Lite bool
 
 	Log logr.Logger
 	// Progress is told when a step begins and ends; steps of one group run at once. It may be nil.
@@ -123,7 +125,7 @@ func (s *Sandbox) steps() [][]step {
 	groups = append(groups,
 		[]step{{"kube-apiserver", s.startAPIServer}, {"manifests", s.readManifests}},
 		[]step{{"kube-controller-manager", s.startControllerManager}, {"custom resources", s.installCRDs}},
-		[]step{{"webhooks", s.installWebhooks}, {"inventory of providers", s.writeInventory}},
+		[]step{{"webhooks", s.installWebhooks}},
 		s.managerSteps(),
 	)
 	if s.opts.Operator != "" {

@@ -47,6 +47,7 @@ var exempt = []struct{ page, begin, why string }{
 var beforehand = map[string]string{
 	"docs/how-to/sandbox.md":       `export PATH="$PWD/bin:$PATH"`, // that csctl is on the path
 	"docs/how-to/inject-faults.md": `export PATH="$PWD/bin:$PATH"`,
+	"docs/how-to/many-clusters.md": `export PATH="$PWD/bin:$PATH"`,
 }
 
 func exemption(p page, command string) string {

@@ -33,6 +33,8 @@ type Options struct {
 	Operator string `json:"operator,omitempty"`
 	// Releases is the folder that the operator reads releases from; by default one in the state folder.
 	Releases string `json:"releases,omitempty"`
+	// Lite makes workload clusters lite that do not say otherwise themselves.
+	Lite bool `json:"lite,omitempty"`
 }
 
 // task is what a daemon is to do.
@@ -130,7 +132,7 @@ func (d *daemon) start(ctx context.Context) (*sandbox.Sandbox, error) {
 	}
 	s, err := sandbox.Start(ctx, sandbox.Options{
 		Dir: d.dir, Block: block, Binaries: d.Programs,
-		CRDs: d.CRDs, Operator: d.Operator, Releases: d.Releases,
+		CRDs: d.CRDs, Operator: d.Operator, Releases: d.Releases, Lite: d.Lite,
 		Log:      d.log,
 		Progress: func(e sandbox.Event) { d.tell(message{Event: &e}) },
 		Changed:  func(c []sandbox.Component) { d.update(func(s *State) { s.Components = c }) },

@@ -34,6 +34,7 @@ type StartArgs struct {
 	CRDs          []string
 	Operator      string
 	Releases      string
+	Lite          bool
 }
 
 // Started tells the test where to find what was started.
@@ -51,15 +52,9 @@ type Reaper struct {
 	log logr.Logger
 
 	mu        sync.Mutex
-	block     *sandbox.Block // shared by what is an API server only
-	taken     map[int]bool   // the numbers of sandboxes that start or run; in the shared block, their addresses
-	sandboxes map[int]*running
-}
-
-// running is a sandbox with its addresses.
-type running struct {
-	*sandbox.Sandbox
-	giveBack func() error
+	block     *sandbox.Block
+	taken     map[int]bool // the numbers, and so the addresses, of sandboxes that start or run
+	sandboxes map[int]*sandbox.Sandbox
 }
 
 // take gives the lowest number that no sandbox has: each is an address, of which a block has 254.
@@ -73,11 +68,9 @@ func (r *Reaper) take() (int, error) {
 	return 0, errors.New("254 sandboxes run for this test; stop some")
 }
 
-func (r *Reaper) folder(id int) string { return filepath.Join(r.dir, strconv.Itoa(id)) }
-
 // discard removes what a sandbox leaves, and then frees its number.
 func (r *Reaper) discard(id int) error {
-	err := os.RemoveAll(r.folder(id))
+	err := os.RemoveAll(filepath.Join(r.dir, strconv.Itoa(id)))
 	r.mu.Lock()
 	defer r.mu.Unlock()
 	delete(r.taken, id)
@@ -87,58 +80,35 @@ func (r *Reaper) discard(id int) error {
 // Start starts a sandbox and answers when it is ready.
 func (r *Reaper) Start(args StartArgs, reply *Started) error {
 	r.mu.Lock()
+	if r.block == nil {
+		block, err := sandbox.ReserveBlock()
+		if err != nil {
+			r.mu.Unlock()
+			return err
+		}
+		r.block = block
+	}
 	id, err := r.take()
 	r.mu.Unlock()
 	if err != nil {
 		return err
 	}
-	started, err := r.start(id, args)
+
+	dir := filepath.Join(r.dir, strconv.Itoa(id))
+	s, err := sandbox.Start(r.ctx, sandbox.Options{
+		Dir: dir, Block: r.block, Host: id,
+		Binaries: args.Binaries, APIServerOnly: args.APIServerOnly,
+		CRDs: args.CRDs, Operator: args.Operator, Releases: args.Releases, Lite: args.Lite,
+		Log: r.log.WithValues("sandbox", id),
+	})
 	if err != nil {
 		return errors.Join(err, r.discard(id))
 	}
 	r.mu.Lock()
 	defer r.mu.Unlock()
-	r.sandboxes[id] = started
-	*reply = Started{ID: id, Dir: r.folder(id), Kubeconfig: started.Kubeconfig()}
+	r.sandboxes[id] = s
+	*reply = Started{ID: id, Dir: dir, Kubeconfig: s.Kubeconfig()}
 	return nil
-}
-
-// start starts the sandbox of a number. Workload clusters need a block of their own; API servers share one.
-func (r *Reaper) start(id int, args StartArgs) (*running, error) {
-	opts := sandbox.Options{
-		Dir: r.folder(id), Binaries: args.Binaries, APIServerOnly: args.APIServerOnly,
-		CRDs: args.CRDs, Operator: args.Operator, Releases: args.Releases,
-		Log: r.log.WithValues("sandbox", id),
-	}
-	giveBack := func() error { return nil }
-	var err error
-	if args.APIServerOnly {
-		opts.Host = id
-		opts.Block, err = r.sharedBlock()
-	} else if opts.Block, err = sandbox.ReserveBlock(); err == nil {
-		giveBack = opts.Block.Close
-	}
-	if err != nil {
-		return nil, err
-	}
-	s, err := sandbox.Start(r.ctx, opts)
-	if err != nil {
-		return nil, errors.Join(err, giveBack())
-	}
-	return &running{s, giveBack}, nil
-}
-
-func (r *Reaper) sharedBlock() (*sandbox.Block, error) {
-	r.mu.Lock()
-	defer r.mu.Unlock()
-	if r.block == nil {
-		block, err := sandbox.ReserveBlock()
-		if err != nil {
-			return nil, err
-		}
-		r.block = block
-	}
-	return r.block, nil
 }
 
 // Stop ends a sandbox and removes its folder.
@@ -151,7 +121,7 @@ func (r *Reaper) Stop(id int, _ *struct{}) error {
 		return fmt.Errorf("there is no sandbox %d", id)
 	}
 	s.Stop()
-	return errors.Join(s.giveBack(), r.discard(id))
+	return r.discard(id)
 }
 
 // reap is the main function of the second process. It serves the connection until the test closes it,
@@ -168,7 +138,7 @@ func reap(conn net.Conn) (err error) {
 	ctx, hangUp := context.WithCancel(context.Background()) // the root of this process
 	defer hangUp()
 	r := &Reaper{
-		ctx: ctx, dir: dir, taken: map[int]bool{}, sandboxes: map[int]*running{},
+		ctx: ctx, dir: dir, taken: map[int]bool{}, sandboxes: map[int]*sandbox.Sandbox{},
 	}
 	log, err := os.Create(filepath.Join(dir, "sandbox.log"))
 	if err != nil {

@@ -119,6 +119,12 @@ func WithCRDs(paths ...string) Option {
 	return func(a *StartArgs) { a.CRDs = append(a.CRDs, paths...) }
 }
 
+// WithLite makes workload clusters lite that do not say otherwise themselves: no kube-controller-manager and no
+// kube-scheduler, so no pods of workloads, and Nodes that are Ready without a CNI.
+func WithLite() Option {
+	return func(a *StartArgs) { a.Lite = true }
+}
+
 // Instance is a management cluster with Cluster API and simulated infrastructure.
 type Instance struct {
 	started Started
@@ -151,26 +157,6 @@ func Management(t testing.TB, opts ...Option) *Instance {
 	return management.instance
 }
 
-// NewManagement is a management cluster for one test, which ends with it.
-func NewManagement(t testing.TB, opts ...Option) *Instance {
-	t.Helper()
-	args := StartArgs{}
-	for _, o := range opts {
-		o(&args)
-	}
-	started, err := start(args)
-	if err != nil {
-		t.Fatalf("start a management cluster: %v", err)
-	}
-	i := &Instance{started: started, config: loadConfig(t, started)}
-	t.Cleanup(func() {
-		if err := i.Stop(); err != nil {
-			t.Errorf("stop a management cluster: %v", err)
-		}
-	})
-	return i
-}
-
 // Config is how to reach the management API server, as an administrator.
 func (i *Instance) Config() *rest.Config { return rest.CopyConfig(i.config) }
 
@@ -196,8 +182,7 @@ func (i *Instance) Run(t testing.TB, name, path string, args ...string) *process
 	return p
 }
 
-// Stop ends the cluster before the tests have ended; when it was the package's, the next call of Management
-// starts another.
+// Stop ends the cluster before the tests have ended; the next call of Management starts another.
 func (i *Instance) Stop() error {
 	management.Lock()
 	defer management.Unlock()

@@ -10,7 +10,7 @@
 //
 // What cannot be had without containers: a network between pods. So webhooks and aggregated API servers inside
 // a workload cluster are not reached, and metrics.k8s.io stays without an answer. Not simulated either:
-// MachinePools, external etcd, Ignition, and arguments that a class gives to the programs of the control plane.
+// MachinePools, Ignition, and arguments that a class gives to the programs of the control plane.
 package simulator
 
 import (
@@ -25,6 +25,7 @@ import (
 	"k8s.io/apimachinery/pkg/runtime"
 	"k8s.io/client-go/rest"
 	"k8s.io/utils/ptr"
+	controlplanev1 "sigs.k8s.io/cluster-api/api/controlplane/kubeadm/v1beta2"
 	clusterv1 "sigs.k8s.io/cluster-api/api/core/v1beta2"
 	ctrl "sigs.k8s.io/controller-runtime"
 	"sigs.k8s.io/controller-runtime/pkg/cache"
@@ -57,7 +58,9 @@ type Options struct {
 	// Dir keeps the state of all workload clusters, in <namespace>/<cluster>; logs of their programs are there.
 	Dir     string
 	Network Network
-	Log     logr.Logger
+	// Lite makes clusters lite that do not say otherwise themselves: see infra.ControlPlaneAnnotation.
+	Lite bool
+	Log  logr.Logger
 	// Started is called once the simulator sees Clusters and Machines. It may be nil.
 	Started func()
 }
@@ -80,7 +83,7 @@ func Run(ctx context.Context, o Options) error {
 	if err != nil {
 		return fmt.Errorf("simulator: %w", err)
 	}
-	if err := infra.Setup(mgr, fleet); err != nil {
+	if err := infra.Setup(mgr, fleet, infra.Options{Lite: o.Lite}); err != nil {
 		return fmt.Errorf("simulator: %w", err)
 	}
 	if o.Started != nil {
@@ -113,7 +116,7 @@ func announce(c cache.Cache, started func()) manager.RunnableFunc {
 
 func newManager(o Options) (ctrl.Manager, error) {
 	scheme := runtime.NewScheme()
-	for _, add := range []func(*runtime.Scheme) error{clusterv1.AddToScheme, corev1.AddToScheme} {
+	for _, add := range []func(*runtime.Scheme) error{clusterv1.AddToScheme, controlplanev1.AddToScheme, corev1.AddToScheme} {
 		if err := add(scheme); err != nil {
 			return nil, err
 		}

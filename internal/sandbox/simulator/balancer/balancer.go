@@ -22,6 +22,8 @@ import (
 	"time"
 
 	"github.com/go-logr/logr"
+
+	"github.com/clusterstacks/cluster-stack-operator/internal/sandbox/probe"
 )
 
 const (
@@ -167,7 +169,7 @@ func (b *Balancer) watch(ctx context.Context, of *backend, roots *x509.CertPool)
 
 	slow := false
 	for {
-		err := probe(ctx, client, of.address)
+		err := ready(ctx, client, of.address)
 		// A busy machine may miss one probe; only the second in a row that gets no answer counts.
 		timedOut := errors.Is(err, context.DeadlineExceeded)
 		if !timedOut || slow {
@@ -186,25 +188,10 @@ func (b *Balancer) watch(ctx context.Context, of *backend, roots *x509.CertPool)
 	}
 }
 
-func probe(ctx context.Context, client *http.Client, address string) error {
+func ready(ctx context.Context, client *http.Client, address string) error {
 	ctx, cancel := context.WithTimeout(ctx, probeTimeout)
 	defer cancel()
-	request, err := http.NewRequestWithContext(ctx, http.MethodGet, "https://"+address+"/readyz", nil)
-	if err != nil {
-		return err
-	}
-	response, err := client.Do(request)
-	if err != nil {
-		return err
-	}
-	defer response.Body.Close()
-	if _, err := io.Copy(io.Discard, response.Body); err != nil {
-		return err
-	}
-	if response.StatusCode != http.StatusOK {
-		return errors.New(response.Status)
-	}
-	return nil
+	return probe.Get(ctx, client, "https://"+address+"/readyz")
 }
 
 func (b *Balancer) accept(ctx context.Context) {

@@ -29,6 +29,8 @@ type Data struct {
 	Init bool
 	// ClusterConfiguration is kubeadm's document as it was found; only the machine with Init has it.
 	ClusterConfiguration string
+	// ExternalEtcd says that ClusterConfiguration names an etcd that does not run on the machines.
+	ExternalEtcd bool
 	// Node is how the kubelet registers.
 	Node Node
 	// Skip lists the phases of kubeadm that are left out, such as addon/kube-proxy.
@@ -138,8 +140,9 @@ func (d *Data) read(document string) (bool, error) {
 	}
 	switch kind.Kind {
 	case "ClusterConfiguration":
-		d.ClusterConfiguration = document
-		return false, nil
+		c, err := ParseClusterConfiguration(document)
+		d.ClusterConfiguration, d.ExternalEtcd = document, c.Etcd.External != nil
+		return false, err
 	case "InitConfiguration", "JoinConfiguration":
 	default:
 		return false, nil

@@ -45,9 +45,6 @@ func ParseClusterConfiguration(document string) (ClusterConfiguration, error) {
 	if err := yaml.Unmarshal([]byte(document), &c); err != nil {
 		return c, fmt.Errorf("ClusterConfiguration: %w", err)
 	}
-	if c.Etcd.External != nil {
-		return c, fmt.Errorf("ClusterConfiguration: etcd.external is set; in a sandbox each control plane machine runs its own etcd, so leave it out")
-	}
 	c.ImageRepository = cmp.Or(c.ImageRepository, defaultRepository)
 	c.Networking.ServiceSubnet = cmp.Or(c.Networking.ServiceSubnet, DefaultServiceSubnet)
 	c.Networking.DNSDomain = cmp.Or(c.Networking.DNSDomain, DefaultDNSDomain)

@@ -22,7 +22,7 @@ import (
 	"github.com/clusterstacks/cluster-stack-operator/internal/sandbox/pki"
 )
 
-// Authorities sign the certificates of a cluster.
+// Authorities sign the certificates of a cluster. That of etcd is nil where Cluster API does not have its key.
 type Authorities struct {
 	Cluster, Etcd, FrontProxy *pki.CA
 	// ServiceAccount signs tokens.
@@ -34,6 +34,9 @@ type Cluster struct {
 	Name        string
 	Programs    binaries.Set
 	Authorities Authorities
+	// SharedEtcd is where the API servers keep their objects, below EtcdPrefix. Without it each machine runs an etcd.
+	SharedEtcd *SharedEtcd
+	EtcdPrefix string
 	// Endpoint is the address of the load balancer, host:port.
 	Endpoint netip.AddrPort
 	// Egress is the Unix socket of the proxy through which API servers reach kubelets, pods and services.

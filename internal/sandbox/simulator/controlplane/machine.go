@@ -9,7 +9,6 @@ import (
 	"crypto/x509"
 	"errors"
 	"fmt"
-	"io"
 	"net"
 	"net/http"
 	"net/netip"
@@ -19,6 +18,7 @@ import (
 	"time"
 
 	"github.com/clusterstacks/cluster-stack-operator/internal/sandbox/pki"
+	"github.com/clusterstacks/cluster-stack-operator/internal/sandbox/probe"
 	"github.com/clusterstacks/cluster-stack-operator/internal/sandbox/process"
 )
 
@@ -82,7 +82,7 @@ func (m Machine) Discard() error { return os.RemoveAll(m.dataDir()) }
 // Start starts etcd and the API server of a machine and returns when both are ready. A machine with data goes on
 // with it; after a restart all machines of a cluster have to be started at once, since their etcds wait for one
 // another. A machine without data joins the etcd of the members, one at a time, or begins a cluster when there are
-// none. A start that failed can be repeated.
+// none. Where the cluster shares an etcd there is only the API server. A start that failed can be repeated.
 func (c *Cluster) Start(ctx context.Context, m Machine, members []Machine) (_ *Member, err error) {
 	ctx, cancel := context.WithTimeoutCause(ctx, readyTimeout, fmt.Errorf("not ready within %s", readyTimeout))
 	defer cancel()
@@ -91,7 +91,7 @@ func (c *Cluster) Start(ctx context.Context, m Machine, members []Machine) (_ *M
 		return nil, fmt.Errorf("machine %s: %w", m.Name, err)
 	}
 	result := &Member{Machine: m}
-	joins := !m.HasData() && len(members) > 0
+	joins := c.SharedEtcd == nil && !m.HasData() && len(members) > 0
 	defer func() {
 		if err == nil {
 			return
@@ -104,35 +104,8 @@ func (c *Cluster) Start(ctx context.Context, m Machine, members []Machine) (_ *M
 		err = fmt.Errorf("machine %s: %w", m.Name, err)
 	}()
 
-	initial := []string{m.Name + "=" + m.peerURL()}
-	state := "new"
-	if !m.HasData() {
-		// What a start left that was killed before etcd had a log.
-		if err := m.Discard(); err != nil {
-			return nil, err
-		}
-	}
-	if joins {
-		if initial, err = c.addLearner(ctx, m, members); err != nil {
-			return nil, err
-		}
-		state = "existing"
-	}
-	result.etcd, err = launch(ctx, process.Spec{
-		Name: "etcd", Path: c.Programs.Etcd, Args: etcdArgs(m, initial, state),
-		Env: []string{"GOGC=50"}, LogFile: filepath.Join(m.Dir, "etcd.log"),
-	}, c.Log.WithValues("machine", m.Name))
-	if err != nil {
-		return nil, err
-	}
-	// The API server tries until its etcd answers, so that of a single machine needs not wait for it. A learner,
-	// however, refuses to serve it, and the etcd of a machine that was started again answers only when enough of the
-	// others do.
-	if len(members) > 0 {
-		if err := c.awaitEtcd(ctx, result); err != nil {
-			return nil, err
-		}
-		if err := c.promote(ctx, m, members); err != nil {
+	if c.SharedEtcd == nil {
+		if err := c.startEtcd(ctx, result, members, joins); err != nil {
 			return nil, err
 		}
 	}
@@ -145,6 +118,43 @@ func (c *Cluster) Start(ctx context.Context, m Machine, members []Machine) (_ *M
 		return nil, err
 	}
 	return result, c.awaitAPIServer(ctx, result)
+}
+
+func (c *Cluster) startEtcd(ctx context.Context, of *Member, members []Machine, joins bool) error {
+	m := of.Machine
+	initial := []string{m.Name + "=" + m.peerURL()}
+	state := "new"
+	if !m.HasData() {
+		// What a start left that was killed before etcd had a log.
+		if err := m.Discard(); err != nil {
+			return err
+		}
+	}
+	if joins {
+		var err error
+		if initial, err = c.addLearner(ctx, m, members); err != nil {
+			return err
+		}
+		state = "existing"
+	}
+	var err error
+	of.etcd, err = launch(ctx, process.Spec{
+		Name: "etcd", Path: c.Programs.Etcd, Args: etcdArgs(m, initial, state),
+		Env: []string{"GOGC=50"}, LogFile: filepath.Join(m.Dir, "etcd.log"),
+	}, c.Log.WithValues("machine", m.Name))
+	if err != nil {
+		return err
+	}
+	// The API server tries until its etcd answers, so that of a single machine needs not wait for it. A learner,
+	// however, refuses to serve it, and the etcd of a machine that was started again answers only when enough of the
+	// others do.
+	if len(members) == 0 {
+		return nil
+	}
+	if err := c.awaitEtcd(ctx, of); err != nil {
+		return err
+	}
+	return c.promote(ctx, m, members)
 }
 
 // Kill ends the programs at once, like a machine that is switched off.
@@ -169,6 +179,9 @@ func noGrace(ctx context.Context) context.Context {
 
 func (c *Cluster) writeMachinePKI(m Machine) error {
 	a := c.Authorities
+	if a.Etcd == nil {
+		return errors.New("the Secret with the certificate authority of etcd has no private key (tls.key), but the cluster's configuration names no external etcd")
+	}
 	err := writeFiles(m.pki(), map[string][]byte{
 		"ca.crt":             a.Cluster.CertPEM(),
 		"etcd-ca.crt":        a.Etcd.CertPEM(),
@@ -185,11 +198,12 @@ func (c *Cluster) writeMachinePKI(m Machine) error {
 	}
 	local := []net.IP{m.IP.AsSlice(), net.IPv4(127, 0, 0, 1)}
 	names := []string{m.Name, "localhost"}
-	requests := []struct {
+	type request struct {
 		name    string
 		ca      *pki.CA
 		request pki.Request
-	}{
+	}
+	requests := []request{
 		// Cluster API finds this certificate by its name, to report when it expires.
 		{"apiserver", a.Cluster, pki.Request{
 			CommonName: "kube-apiserver", Server: true,
@@ -199,8 +213,10 @@ func (c *Cluster) writeMachinePKI(m Machine) error {
 		{"apiserver-kubelet-client", a.Cluster, pki.Request{CommonName: "kube-apiserver-kubelet-client", Organizations: []string{"system:masters"}, Client: true}},
 		{"front-proxy-client", a.FrontProxy, pki.Request{CommonName: "front-proxy-client", Client: true}},
 		{"apiserver-etcd-client", a.Etcd, pki.Request{CommonName: "kube-apiserver-etcd-client", Client: true}},
-		{"etcd-server", a.Etcd, pki.Request{CommonName: m.Name, DNSNames: names, IPs: local, Client: true, Server: true}},
-		{"etcd-peer", a.Etcd, pki.Request{CommonName: m.Name, DNSNames: names, IPs: local, Client: true, Server: true}},
+	}
+	if c.SharedEtcd == nil {
+		member := pki.Request{CommonName: m.Name, DNSNames: names, IPs: local, Client: true, Server: true}
+		requests = append(requests, request{"etcd-server", a.Etcd, member}, request{"etcd-peer", a.Etcd, member})
 	}
 	for _, r := range requests {
 		if err := issueFiles(m.pki(), r.name, r.ca, r.request); err != nil {
@@ -254,6 +270,10 @@ func etcdArgs(m Machine, initialCluster []string, state string) []string {
 // apiServerArgs are kubeadm's, besides the emulated version and the reconciler: an address on loopback cannot
 // be an endpoint of a Service.
 func (c *Cluster) apiServerArgs(m Machine) []string {
+	etcd, prefix := m.etcdURL(), "/registry"
+	if c.SharedEtcd != nil {
+		etcd, prefix = c.SharedEtcd.URL(), c.EtcdPrefix
+	}
 	file := func(name string) string { return filepath.Join(m.pki(), name) }
 	return []string{
 		"--emulated-version=kube=" + m.Minor,
@@ -270,7 +290,8 @@ func (c *Cluster) apiServerArgs(m Machine) []string {
 		"--client-ca-file=" + file("ca.crt"),
 		"--tls-cert-file=" + file("apiserver.crt"),
 		"--tls-private-key-file=" + file("apiserver.key"),
-		"--etcd-servers=" + m.etcdURL(),
+		"--etcd-servers=" + etcd,
+		"--etcd-prefix=" + prefix,
 		"--etcd-cafile=" + file("etcd-ca.crt"),
 		"--etcd-certfile=" + file("apiserver-etcd-client.crt"),
 		"--etcd-keyfile=" + file("apiserver-etcd-client.key"),
@@ -295,7 +316,7 @@ func (c *Cluster) awaitAPIServer(ctx context.Context, m *Member) error {
 	client, done := httpClient(c.Authorities.Cluster, nil)
 	defer done()
 	return m.apiServer.await(ctx, func(ctx context.Context) error {
-		return get(ctx, client, "https://"+m.APIServerAddress()+"/readyz")
+		return probe.Get(ctx, client, "https://"+m.APIServerAddress()+"/readyz")
 	})
 }
 
@@ -307,7 +328,7 @@ func (c *Cluster) awaitEtcd(ctx context.Context, m *Member) error {
 	client, done := httpClient(c.Authorities.Etcd, certificate)
 	defer done()
 	return m.etcd.await(ctx, func(ctx context.Context) error {
-		return get(ctx, client, m.etcdURL()+"/health?serializable=true")
+		return probe.Get(ctx, client, m.etcdURL()+"/health?serializable=true")
 	})
 }
 
@@ -336,23 +357,4 @@ func tlsConfig(ca *pki.CA, certificate *tls.Certificate) *tls.Config {
 func httpClient(ca *pki.CA, certificate *tls.Certificate) (client *http.Client, done func()) {
 	transport := &http.Transport{TLSClientConfig: tlsConfig(ca, certificate)}
 	return &http.Client{Transport: transport, Timeout: 5 * time.Second}, transport.CloseIdleConnections
-}
-
-func get(ctx context.Context, client *http.Client, url string) error {
-	request, err := http.NewRequestWithContext(ctx, http.MethodGet, url, nil)
-	if err != nil {
-		return err
-	}
-	response, err := client.Do(request)
-	if err != nil {
-		return err
-	}
-	defer response.Body.Close()
-	if _, err := io.Copy(io.Discard, response.Body); err != nil {
-		return err
-	}
-	if response.StatusCode != http.StatusOK {
-		return errors.New(url + ": " + response.Status)
-	}
-	return nil
 }

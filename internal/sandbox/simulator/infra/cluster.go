@@ -7,11 +7,13 @@ import (
 	"cmp"
 	"context"
 	"errors"
+	"fmt"
 	"io/fs"
 	"strings"
 
 	"k8s.io/apimachinery/pkg/apis/meta/v1/unstructured"
 	"k8s.io/apimachinery/pkg/types"
+	"k8s.io/utils/ptr"
 	clusterv1 "sigs.k8s.io/cluster-api/api/core/v1beta2"
 	"sigs.k8s.io/cluster-api/util/annotations"
 	"sigs.k8s.io/controller-runtime/pkg/client"
@@ -69,7 +71,7 @@ func (r *clusterReconciler) reconcile(ctx context.Context, k key) error {
 
 // resume has the load balancer of a cluster listen that nobody may change now, if it has one.
 func (r *clusterReconciler) resume(ctx context.Context, cluster *clusterv1.Cluster) error {
-	_, err := r.fleet.Open(ctx, clusterSpec(cluster))
+	_, err := r.fleet.Open(ctx, r.clusterSpec(cluster))
 	if errors.Is(err, fs.ErrNotExist) {
 		return nil
 	}
@@ -82,8 +84,14 @@ func (r *clusterReconciler) provision(ctx context.Context, object *unstructured.
 	if err := r.hold(ctx, object); err != nil {
 		return err
 	}
-	c, err := r.fleet.Ensure(ctx, clusterSpec(cluster))
+	if _, err := isLite(cluster); err != nil {
+		return err
+	}
+	c, err := r.fleet.Ensure(ctx, r.clusterSpec(cluster))
 	if err != nil {
+		return err
+	}
+	if err := r.lendEtcd(ctx, cluster); err != nil {
 		return err
 	}
 	err = r.patch(ctx, object, func() error {
@@ -92,7 +100,14 @@ func (r *clusterReconciler) provision(ctx context.Context, object *unstructured.
 	if err != nil {
 		return err
 	}
-	return r.patchStatus(ctx, object, func() error { return contract.SetProvisioned(object, version) })
+	err = r.patchStatus(ctx, object, func() error { return contract.SetProvisioned(object, version) })
+	if err != nil {
+		return err
+	}
+	if err := c.Adjust(ctx); err != nil {
+		return workloadError{err}
+	}
+	return nil
 }
 
 func (r *clusterReconciler) remove(ctx context.Context, object *unstructured.Unstructured, cluster types.NamespacedName) error {
@@ -105,11 +120,36 @@ func (r *clusterReconciler) remove(ctx context.Context, object *unstructured.Uns
 	return r.release(ctx, object)
 }
 
-// clusterSpec takes over the networks of a cluster.
-func clusterSpec(cluster *clusterv1.Cluster) workload.Spec {
+// ControlPlaneAnnotation of a Cluster says which programs its control plane has, with one of the two values below.
+// It can be changed at any time.
+const (
+	ControlPlaneAnnotation = "sandbox.clusterstack.x-k8s.io/control-plane"
+	// ControlPlaneLite is etcd and kube-apiserver only. Nothing acts on what is in the cluster: no pod comes to be.
+	// Nodes are Ready without a CNI.
+	ControlPlaneLite = "lite"
+	// ControlPlaneFull has kube-controller-manager and kube-scheduler as well.
+	ControlPlaneFull = "full"
+)
+
+// isLite reads the annotation; nil when there is none.
+func isLite(cluster *clusterv1.Cluster) (*bool, error) {
+	switch value, set := cluster.Annotations[ControlPlaneAnnotation]; {
+	case !set:
+		return nil, nil
+	case value == ControlPlaneLite, value == ControlPlaneFull:
+		return ptr.To(value == ControlPlaneLite), nil
+	default:
+		return nil, fmt.Errorf("annotation %s of Cluster %s is %q: set it to %s or %s, or remove it", ControlPlaneAnnotation, client.ObjectKeyFromObject(cluster), value, ControlPlaneLite, ControlPlaneFull)
+	}
+}
+
+// clusterSpec takes over what matters of a Cluster.
+func (i *infrastructure) clusterSpec(cluster *clusterv1.Cluster) workload.Spec {
 	network := cluster.Spec.ClusterNetwork
+	lite, _ := isLite(cluster) // an annotation that is wrong keeps nobody from deleting the cluster
 	return workload.Spec{
 		NamespacedName: client.ObjectKeyFromObject(cluster),
+		Lite:           ptr.Deref(lite, i.Lite),
 		PodSubnet:      strings.Join(network.Pods.CIDRBlocks, ","),
 		ServiceSubnet:  cmp.Or(strings.Join(network.Services.CIDRBlocks, ","), bootstrap.DefaultServiceSubnet),
 		DNSDomain:      cmp.Or(network.ServiceDomain, bootstrap.DefaultDNSDomain),

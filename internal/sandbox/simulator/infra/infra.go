@@ -23,6 +23,7 @@ import (
 	"k8s.io/apimachinery/pkg/runtime/schema"
 	"k8s.io/apimachinery/pkg/types"
 	"k8s.io/client-go/util/workqueue"
+	controlplanev1 "sigs.k8s.io/cluster-api/api/controlplane/kubeadm/v1beta2"
 	clusterv1 "sigs.k8s.io/cluster-api/api/core/v1beta2"
 	"sigs.k8s.io/controller-runtime/pkg/cache"
 	"sigs.k8s.io/controller-runtime/pkg/client"
@@ -64,16 +65,22 @@ type key struct {
 
 func (k key) String() string { return k.Kind + " " + k.NamespacedName.String() }
 
+// Options of the provider.
+type Options struct {
+	// Lite makes clusters lite that do not say otherwise by ControlPlaneAnnotation.
+	Lite bool
+}
+
 // Setup adds the controllers to a manager.
-func Setup(mgr manager.Manager, fleet *workload.Fleet) error {
+func Setup(mgr manager.Manager, fleet *workload.Fleet, o Options) error {
 	clusters := &clusterReconciler{fleet: fleet}
 	machines := &machineReconciler{fleet: fleet, secrets: mgr.GetAPIReader()}
 
 	var err error
-	if clusters.infrastructure, err = newController(mgr, "infracluster", clusters, clusterWorkers); err != nil {
+	if clusters.infrastructure, err = newController(mgr, "infracluster", o, clusters, clusterWorkers); err != nil {
 		return err
 	}
-	if machines.infrastructure, err = newController(mgr, "inframachine", machines, machineWorkers); err != nil {
+	if machines.infrastructure, err = newController(mgr, "inframachine", o, machines, machineWorkers); err != nil {
 		return err
 	}
 	machines.deleting = machines.starts.giveUp
@@ -84,6 +91,21 @@ func Setup(mgr manager.Manager, fleet *workload.Fleet) error {
 	}
 	err = machines.watch(source.TypedKind(mgr.GetCache(), &clusterv1.Machine{},
 		handler.TypedEnqueueRequestsFromMapFunc(func(_ context.Context, m *clusterv1.Machine) []key { return machineKeys(m) })))
+	if err != nil {
+		return err
+	}
+	// Only the control plane knows whether it wants an external etcd.
+	err = clusters.watch(source.TypedKind(mgr.GetCache(), &controlplanev1.KubeadmControlPlane{},
+		handler.TypedEnqueueRequestsFromMapFunc(func(ctx context.Context, k *controlplanev1.KubeadmControlPlane) []key {
+			if !k.Spec.KubeadmConfigSpec.ClusterConfiguration.Etcd.External.IsDefined() {
+				return nil
+			}
+			c := &clusterv1.Cluster{}
+			if err := mgr.GetClient().Get(ctx, types.NamespacedName{Namespace: k.Namespace, Name: k.Labels[clusterv1.ClusterNameLabel]}, c); err != nil {
+				return nil // it is not there yet, and leads here itself
+			}
+			return clusterKeys(c)
+		})))
 	if err != nil {
 		return err
 	}
@@ -119,6 +141,7 @@ func keys(namespace string, ref clusterv1.ContractVersionedObjectReference) []ke
 // infrastructure reads and writes objects of kinds that are known by name only, and begins to watch each kind
 // when the first object of it is asked for.
 type infrastructure struct {
+	Options
 	client     client.Client
 	cache      cache.Cache
 	controller controller.TypedController[key]
@@ -129,7 +152,7 @@ type infrastructure struct {
 	watched map[schema.GroupVersionKind]bool
 }
 
-func newController(mgr manager.Manager, name string, r reconcile.TypedReconciler[key], workers int) (*infrastructure, error) {
+func newController(mgr manager.Manager, name string, o Options, r reconcile.TypedReconciler[key], workers int) (*infrastructure, error) {
 	unique := true // a process, such as that of a test, may hold several simulators
 	c, err := controller.NewTyped(name, mgr, controller.TypedOptions[key]{
 		Reconciler:              r,
@@ -140,7 +163,7 @@ func newController(mgr manager.Manager, name string, r reconcile.TypedReconciler
 	if err != nil {
 		return nil, err
 	}
-	return &infrastructure{client: mgr.GetClient(), cache: mgr.GetCache(), controller: c, watched: map[schema.GroupVersionKind]bool{}}, nil
+	return &infrastructure{Options: o, client: mgr.GetClient(), cache: mgr.GetCache(), controller: c, watched: map[schema.GroupVersionKind]bool{}}, nil
 }
 
 func (i *infrastructure) watch(src source.TypedSource[key]) error { return i.controller.Watch(src) }

@@ -58,19 +58,29 @@ func TestOwner(t *testing.T) {
 
 func TestClusterSpec(t *testing.T) {
 	name := types.NamespacedName{Namespace: "n", Name: "c"}
+	defaults := workload.Spec{NamespacedName: name, ServiceSubnet: "10.96.0.0/12", DNSDomain: "cluster.local"}
+	lite := defaults
+	lite.Lite = true
 	cases := map[string]struct {
-		give clusterv1.ClusterNetwork
-		want workload.Spec
+		why        string
+		give       clusterv1.ClusterNetwork
+		annotation string
+		sandbox    Options
+		want       workload.Spec
 	}{
-		"Defaults": {clusterv1.ClusterNetwork{}, workload.Spec{NamespacedName: name, ServiceSubnet: "10.96.0.0/12", DNSDomain: "cluster.local"}},
-		"Given": {
-			clusterv1.ClusterNetwork{
+		"Defaults": {want: defaults},
+		"Networks": {
+			give: clusterv1.ClusterNetwork{
 				Pods:          clusterv1.NetworkRanges{CIDRBlocks: []string{"192.168.0.0/16", "fd01::/64"}},
 				Services:      clusterv1.NetworkRanges{CIDRBlocks: []string{"10.128.0.0/12"}},
 				ServiceDomain: "c.example.com",
 			},
-			workload.Spec{NamespacedName: name, PodSubnet: "192.168.0.0/16,fd01::/64", ServiceSubnet: "10.128.0.0/12", DNSDomain: "c.example.com"},
+			want: workload.Spec{NamespacedName: name, PodSubnet: "192.168.0.0/16,fd01::/64", ServiceSubnet: "10.128.0.0/12", DNSDomain: "c.example.com"},
 		},
+		"Lite":              {annotation: "lite", want: lite},
+		"LiteSandbox":       {sandbox: Options{Lite: true}, want: lite},
+		"FullInLiteSandbox": {why: "What the Cluster says counts more.", annotation: "full", sandbox: Options{Lite: true}, want: defaults},
+		"Mistyped":          {why: "It is reported, and must not keep anybody from deleting the Cluster.", annotation: "light", want: defaults},
 	}
 	for name, c := range cases {
 		t.Run(name, func(t *testing.T) {
@@ -78,8 +88,14 @@ func TestClusterSpec(t *testing.T) {
 				ObjectMeta: metav1.ObjectMeta{Namespace: "n", Name: "c"},
 				Spec:       clusterv1.ClusterSpec{ClusterNetwork: c.give},
 			}
-			if diff := cmp.Diff(c.want, clusterSpec(cluster)); diff != "" {
-				t.Errorf("-want +got:\n%s", diff)
+			if c.annotation != "" {
+				cluster.Annotations = map[string]string{ControlPlaneAnnotation: c.annotation}
+			}
+			if diff := cmp.Diff(c.want, (&infrastructure{Options: c.sandbox}).clusterSpec(cluster)); diff != "" {
+				t.Errorf("%s -want +got:\n%s", c.why, diff)
+			}
+			if _, err := isLite(cluster); (err != nil) != (c.annotation == "light") {
+				t.Errorf("annotation %q: %v", c.annotation, err)
 			}
 		})
 	}
@@ -192,7 +208,7 @@ func TestNothingIsMadeForAnObjectThatVanishes(t *testing.T) {
 		if err := provision(); !apierrors.IsNotFound(err) {
 			t.Errorf("%s: %v", name, err)
 		}
-		if _, err := fleet.Open(t.Context(), clusterSpec(cluster)); !errors.Is(err, fs.ErrNotExist) {
+		if _, err := fleet.Open(t.Context(), shared.clusterSpec(cluster)); !errors.Is(err, fs.ErrNotExist) {
 			t.Errorf("%s: the cluster was made (%v)", name, err)
 		}
 	}

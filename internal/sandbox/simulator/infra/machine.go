@@ -127,7 +127,7 @@ func (r *machineReconciler) reconcile(ctx context.Context, k key) error {
 
 // resume starts a machine again that nobody may change now, if it was there before the sandbox was restarted.
 func (r *machineReconciler) resume(ctx context.Context, object *unstructured.Unstructured, cluster *clusterv1.Cluster, machine *clusterv1.Machine) error {
-	c, err := r.fleet.Open(ctx, clusterSpec(cluster))
+	c, err := r.fleet.Open(ctx, r.clusterSpec(cluster))
 	if errors.Is(err, fs.ErrNotExist) {
 		return nil
 	}
@@ -148,7 +148,7 @@ func (r *machineReconciler) provision(ctx context.Context, object *unstructured.
 	if err != nil {
 		return err
 	}
-	c, err := r.fleet.Open(ctx, clusterSpec(cluster))
+	c, err := r.fleet.Open(ctx, r.clusterSpec(cluster))
 	if errors.Is(err, fs.ErrNotExist) {
 		return fmt.Errorf("cluster %s has no load balancer: its infrastructure object was deleted, or is not this sandbox's", client.ObjectKeyFromObject(cluster))
 	}
@@ -199,7 +199,7 @@ func (r *machineReconciler) remove(ctx context.Context, object *unstructured.Uns
 		return nil
 	}
 	if cluster.Name != "" {
-		c, err := r.fleet.Open(ctx, clusterSpec(cluster))
+		c, err := r.fleet.Open(ctx, r.clusterSpec(cluster))
 		switch {
 		case errors.Is(err, fs.ErrNotExist): // the cluster went first, and this machine with it
 		case err != nil:
@@ -252,6 +252,9 @@ func (r *machineReconciler) authorities(ctx context.Context, cluster types.Names
 		cert, privateKey, err := read(purpose)
 		if err != nil {
 			return result, err
+		}
+		if purpose == secret.EtcdCA && len(privateKey) == 0 {
+			continue // that of an external etcd, which issues nothing here
 		}
 		if *ca, err = pki.LoadCA(cert, privateKey); err != nil {
 			return result, fmt.Errorf("secret %s/%s: %w", cluster.Namespace, secret.Name(cluster.Name, purpose), err)

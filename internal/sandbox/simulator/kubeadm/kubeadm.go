@@ -88,14 +88,20 @@ func Objects(c Cluster) ([]client.Object, error) {
 	return objects, nil
 }
 
-// StaticPods are the mirrors of the pods that run on every machine of a control plane.
-func StaticPods(node, version string) []*corev1.Pod {
-	images := map[string]string{"etcd": etcdImage}
-	for _, name := range []string{"kube-apiserver", "kube-controller-manager", "kube-scheduler"} {
+// StaticPods are the mirrors of the pods that run on every machine of a control plane; that of etcd where the cluster
+// has its own.
+func StaticPods(node, version string, etcd bool) []*corev1.Pod {
+	images := map[string]string{}
+	names := []string{"kube-apiserver", "kube-controller-manager", "kube-scheduler"}
+	for _, name := range names {
 		images[name] = name + ":" + version
 	}
+	if etcd {
+		images["etcd"] = etcdImage
+		names = append(names, "etcd")
+	}
 	var pods []*corev1.Pod
-	for _, name := range []string{"etcd", "kube-apiserver", "kube-controller-manager", "kube-scheduler"} {
+	for _, name := range names {
 		pods = append(pods, &corev1.Pod{
 			ObjectMeta: metav1.ObjectMeta{
 				Name: name + "-" + node, Namespace: metav1.NamespaceSystem,

@@ -106,9 +106,14 @@ func TestCoreDNSLeavesACordonedNode(t *testing.T) {
 }
 
 func TestStaticPods(t *testing.T) {
-	var names []string
-	for _, pod := range StaticPods("m", "v1.35.4") {
-		names = append(names, pod.Name)
+	names := func(pods []*corev1.Pod) (names []string) {
+		for _, pod := range pods {
+			names = append(names, pod.Name)
+		}
+		return names
+	}
+	pods := StaticPods("m", "v1.35.4", true)
+	for _, pod := range pods {
 		if pod.Annotations[corev1.MirrorPodAnnotationKey] == "" {
 			t.Errorf("%s is no mirror, so that a drain would evict it", pod.Name)
 		}
@@ -116,8 +121,12 @@ func TestStaticPods(t *testing.T) {
 			t.Errorf("%s: %+v", pod.Name, pod.Spec)
 		}
 	}
-	if want := []string{"etcd-m", "kube-apiserver-m", "kube-controller-manager-m", "kube-scheduler-m"}; !slices.Equal(names, want) {
-		t.Errorf("got %v, want %v", names, want)
+	want := []string{"kube-apiserver-m", "kube-controller-manager-m", "kube-scheduler-m"}
+	if got := names(StaticPods("m", "v1.35.4", false)); !slices.Equal(got, want) {
+		t.Errorf("without etcd: got %v, want %v", got, want)
+	}
+	if got := names(pods); !slices.Equal(got, append(want, "etcd-m")) {
+		t.Errorf("got %v, want etcd-m and %v", got, want)
 	}
 }
 

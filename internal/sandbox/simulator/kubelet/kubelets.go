@@ -9,6 +9,8 @@
 // Secrets and ConfigMaps that it mounts. An image with the tag fail cannot be pulled. Probes are taken to
 // succeed, and pods that are not restarted forever are taken to end well at once.
 //
+// In a cluster without controllers no pod of a DaemonSet comes to be; there Nodes can be given a network for nothing.
+//
 // There is no network between pods: Services have endpoints, but nobody answers there. Webhooks and aggregated
 // API servers inside the cluster, such as metrics.k8s.io, therefore cannot be reached. Of the API of a kubelet
 // only port-forward works, to programs that really run on the machine; there are no logs and no exec.
@@ -81,8 +83,9 @@ type Kubelets struct {
 	secrets    cache.GenericLister
 	configMaps cache.GenericLister
 
-	mu    sync.Mutex
-	known map[string]*machine
+	mu           sync.Mutex
+	known        map[string]*machine
+	networkGiven bool
 
 	stop func()
 }
@@ -197,9 +200,10 @@ func (k *Kubelets) Add(ctx context.Context, n Node, serving *tls.Config) error {
 		endpoint.close()
 		return fmt.Errorf("register node %s: %w", n.Name, err)
 	}
-	m.network = isReady(registered)
 	m.lease.owner = registered
 	k.mu.Lock()
+	// A given network leaves nothing on the machine.
+	m.network = isReady(registered) && !k.networkGiven
 	k.known[n.Name] = m
 	k.mu.Unlock()
 	k.renewLease(ctx, m)
@@ -233,6 +237,10 @@ func (k *Kubelets) removeNode(ctx context.Context, name string) error {
 	}
 	group, ctx := errgroup.WithContext(ctx)
 	group.SetLimit(workers)
+	// The garbage collector would do it as well, where there is one.
+	group.Go(func() error {
+		return client.IgnoreNotFound(k.client.CoordinationV1().Leases(corev1.NamespaceNodeLease).Delete(ctx, name, metav1.DeleteOptions{}))
+	})
 	for _, pod := range k.podsOf(name) {
 		group.Go(func() error { return k.deleteNow(ctx, pod) })
 	}
@@ -249,7 +257,23 @@ func (k *Kubelets) machine(node string) *machine {
 func (k *Kubelets) hasNetwork(m *machine) bool {
 	k.mu.Lock()
 	defer k.mu.Unlock()
-	return m.network
+	return m.network || k.networkGiven
+}
+
+// GiveNetwork says whether every Node has a network without anybody having installed one. When it is taken back, the
+// Nodes on which a pod of a CNI ran keep theirs.
+func (k *Kubelets) GiveNetwork(given bool) {
+	k.mu.Lock()
+	changed := k.networkGiven != given
+	k.networkGiven = given
+	k.mu.Unlock()
+	if !changed {
+		return
+	}
+	for _, name := range k.names() {
+		k.queue.Add(item{name: name})
+		k.enqueuePodsOf(name)
+	}
 }
 
 // setNetwork reports whether the network is new.

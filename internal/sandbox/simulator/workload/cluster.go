@@ -48,7 +48,7 @@ var errClosed = errors.New("the cluster is stopped or removed")
 // Cluster is one workload cluster.
 type Cluster struct {
 	Spec
-	options  Options
+	fleet    *Fleet
 	dir      string
 	balancer *balancer.Balancer
 	egress   *egress.Proxy
@@ -66,6 +66,7 @@ type Cluster struct {
 
 	mu       sync.Mutex
 	state    clusterState
+	lite     bool // what Spec.Lite last was
 	machines map[string]machineState
 	up       map[string]bool // machines that Run has brought up completely
 	members  map[string]*controlplane.Member
@@ -83,11 +84,11 @@ type machineState struct {
 	ControlPlane controlplane.Ports `json:"controlPlane"`
 }
 
-func newCluster(ctx context.Context, o Options, spec Spec, dir string, state clusterState) (*Cluster, error) {
+func newCluster(ctx context.Context, f *Fleet, spec Spec, dir string, state clusterState) (*Cluster, error) {
 	c := &Cluster{
-		Spec: spec, options: o, dir: dir, joining: make(chan struct{}, 1),
-		log:   o.Log.WithValues("cluster", spec.String()),
-		state: state, machines: map[string]machineState{}, up: map[string]bool{}, members: map[string]*controlplane.Member{},
+		Spec: spec, fleet: f, dir: dir, joining: make(chan struct{}, 1),
+		log:   f.Log.WithValues("cluster", spec.String()),
+		state: state, lite: spec.Lite, machines: map[string]machineState{}, up: map[string]bool{}, members: map[string]*controlplane.Member{},
 	}
 	c.life, c.end = context.WithCancelCause(context.WithoutCancel(ctx))
 	files, err := filepath.Glob(filepath.Join(dir, "machines", "*", machineFile))
@@ -246,6 +247,11 @@ func (c *Cluster) enter(ctx context.Context) (_ context.Context, leave func(), _
 }
 
 func (c *Cluster) runControlPlane(ctx context.Context, m Machine, state machineState) error {
+	if m.Data.Init && m.Data.ExternalEtcd {
+		if err := c.remember(func(s *clusterState) { s.SharedEtcd = true }); err != nil {
+			return err
+		}
+	}
 	shared, err := c.sharedFor(ctx, m)
 	if err != nil {
 		return err
@@ -263,7 +269,7 @@ func (c *Cluster) runControlPlane(ctx context.Context, m Machine, state machineS
 			return fmt.Errorf("cluster %s: %w", c.Spec, err)
 		}
 	}
-	return c.adjustManagers(ctx)
+	return c.Adjust(ctx)
 }
 
 // startMember starts etcd and API server of a machine. Those with data start side by side, because their etcds need
@@ -279,7 +285,7 @@ func (c *Cluster) startMember(ctx context.Context, shared *controlplane.Cluster,
 			return err
 		}
 	}
-	if !machine.HasData() && (len(others) > 0 || !m.Data.Init) {
+	if shared.SharedEtcd == nil && !machine.HasData() && (len(others) > 0 || !m.Data.Init) {
 		select {
 		case c.joining <- struct{}{}:
 			defer func() { <-c.joining }()
@@ -341,14 +347,26 @@ func (c *Cluster) initialized() bool {
 	return c.state.Initialized
 }
 
-// setInitialized remembers whether what kubeadm creates was created.
-func (c *Cluster) setInitialized(is bool) error {
+func (c *Cluster) sharesEtcd() bool {
 	c.mu.Lock()
 	defer c.mu.Unlock()
-	if c.state.Initialized == is {
+	return c.state.SharedEtcd
+}
+
+// setInitialized remembers whether what kubeadm creates was created.
+func (c *Cluster) setInitialized(is bool) error {
+	return c.remember(func(s *clusterState) { s.Initialized = is })
+}
+
+// remember changes what is kept of the cluster.
+func (c *Cluster) remember(change func(*clusterState)) error {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	before := c.state
+	change(&c.state)
+	if c.state == before {
 		return nil
 	}
-	c.state.Initialized = is
 	if c.life.Err() != nil {
 		return nil // its folder may be gone
 	}
@@ -368,9 +386,15 @@ func (c *Cluster) sharedFor(ctx context.Context, m Machine) (*controlplane.Clust
 		return nil, err
 	}
 	shared := &controlplane.Cluster{
-		Name: c.Name, Programs: c.options.Programs, Authorities: authorities, Endpoint: c.Endpoint(),
+		Name: c.Name, Programs: c.fleet.Programs, Authorities: authorities, Endpoint: c.Endpoint(),
 		PodSubnet: c.PodSubnet, ServiceSubnet: c.ServiceSubnet, DNSDomain: c.DNSDomain,
 		Egress: c.egress.Address(), Dir: c.dir, Log: c.log,
+	}
+	if c.sharesEtcd() {
+		if shared.SharedEtcd, err = c.fleet.SharedEtcd(ctx); err != nil {
+			return nil, err
+		}
+		shared.EtcdPrefix, shared.Authorities.Etcd = etcdPrefix(c.NamespacedName), shared.SharedEtcd.CA()
 	}
 	c.mu.Lock()
 	defer c.mu.Unlock()
@@ -408,24 +432,35 @@ func (c *Cluster) initialize(ctx context.Context, shared *controlplane.Cluster, 
 	return c.setInitialized(true)
 }
 
-// adjustManagers runs the pair of controller manager and scheduler at the lowest version of the control plane:
-// no program of a cluster may be newer than its oldest API server.
-func (c *Cluster) adjustManagers(ctx context.Context) error {
+// setLite says what Adjust shall come to.
+func (c *Cluster) setLite(lite bool) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	c.lite = lite
+}
+
+// Adjust runs the pair of controller manager and scheduler at the lowest version of the control plane: no program of a
+// cluster may be newer than its oldest API server. In a lite cluster it ends the pair and gives Nodes a network, since
+// nobody would create the pods of a CNI.
+func (c *Cluster) Adjust(ctx context.Context) error {
 	c.managing.Lock()
 	defer c.managing.Unlock()
 	if c.life.Err() != nil {
 		return nil
 	}
 	c.mu.Lock()
-	shared, current := c.shared, c.managers
+	shared, current, lite, kubelets := c.shared, c.managers, c.lite, c.kubelets
 	var minors []string
 	for _, member := range c.members {
 		minors = append(minors, member.Minor)
 	}
 	c.mu.Unlock()
 
+	if kubelets != nil {
+		kubelets.GiveNetwork(lite)
+	}
 	var wanted string
-	if len(minors) > 0 {
+	if len(minors) > 0 && !lite {
 		wanted = slices.MinFunc(minors, compareMinors)
 	}
 	if current != nil {
@@ -480,8 +515,12 @@ func (c *Cluster) runKubelet(ctx context.Context, m Machine, state machineState)
 		Address: netip.AddrPortFrom(state.Address, state.Kubelet),
 	}
 	if m.Data.ControlPlane {
-		node.StaticPods = kubeadm.StaticPods(m.Name, m.Version)
-		node.Ports = map[int32]uint16{etcdPort: state.ControlPlane.Etcd, apiServerPort: state.ControlPlane.APIServer}
+		etcd := !c.sharesEtcd()
+		node.StaticPods = kubeadm.StaticPods(m.Name, m.Version, etcd)
+		node.Ports = map[int32]uint16{apiServerPort: state.ControlPlane.APIServer}
+		if etcd {
+			node.Ports[etcdPort] = state.ControlPlane.Etcd
+		}
 	}
 	serving, err := c.servingConfig(m.Name, state.Address)
 	if err != nil {
@@ -549,6 +588,7 @@ func (c *Cluster) ensureKubelets(ctx context.Context) (*kubelet.Kubelets, error)
 		c.mu.Lock()
 		if c.kubelets == nil {
 			c.kubelets = started
+			c.kubelets.GiveNetwork(c.lite)
 			started = nil
 		}
 		c.mu.Unlock()
@@ -598,7 +638,7 @@ func (c *Cluster) RemoveMachine(ctx context.Context, name string) error {
 	c.mu.Lock()
 	delete(c.machines, name)
 	c.mu.Unlock()
-	if len(c.othersWithData(name)) == 0 {
+	if !c.sharesEtcd() && len(c.othersWithData(name)) == 0 {
 		// The next machine that initializes the control plane has to create everything again.
 		return c.setInitialized(false)
 	}
@@ -637,7 +677,7 @@ func (c *Cluster) removeMember(ctx context.Context, member *controlplane.Member)
 	if orphans != nil {
 		orphans.Stop()
 	}
-	return c.adjustManagers(ctx)
+	return c.Adjust(ctx)
 }
 
 // kill ends everything at once.

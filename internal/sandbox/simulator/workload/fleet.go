@@ -26,6 +26,7 @@ import (
 	"k8s.io/apimachinery/pkg/types"
 
 	"github.com/clusterstacks/cluster-stack-operator/internal/sandbox/binaries"
+	"github.com/clusterstacks/cluster-stack-operator/internal/sandbox/simulator/controlplane"
 )
 
 // Options of a fleet.
@@ -46,6 +47,11 @@ type Fleet struct {
 	clusters map[types.NamespacedName]*Cluster
 	// endpoints are taken, also by clusters that nobody asked for yet.
 	endpoints map[netip.Addr]types.NamespacedName
+
+	etcd struct {
+		sync.Mutex
+		running *controlplane.SharedEtcd // nil before it is asked for
+	}
 }
 
 const (
@@ -63,6 +69,8 @@ type clusterState struct {
 	Endpoint netip.AddrPort `json:"endpoint"`
 	// Initialized says that what kubeadm creates was created.
 	Initialized bool `json:"initialized"`
+	// SharedEtcd says that its objects are in the etcd that clusters share.
+	SharedEtcd bool `json:"sharedEtcd,omitempty"`
 }
 
 // New gives the fleet that is kept in the folder; nothing runs yet.
@@ -83,9 +91,11 @@ func New(o Options) (*Fleet, error) {
 	return f, nil
 }
 
-// Spec is what a cluster is like. It cannot change.
+// Spec is what a cluster is like. Only Lite can change.
 type Spec struct {
 	types.NamespacedName
+	// Lite clusters have neither kube-controller-manager nor kube-scheduler, and their Nodes a network for nothing.
+	Lite bool
 	// PodSubnet, ServiceSubnet and DNSDomain as the API server takes them; the first may be empty.
 	PodSubnet, ServiceSubnet, DNSDomain string
 }
@@ -119,6 +129,7 @@ func (f *Fleet) Open(ctx context.Context, spec Spec) (*Cluster, error) {
 // open needs the lock.
 func (f *Fleet) open(ctx context.Context, spec Spec) (*Cluster, error) {
 	if c, ok := f.clusters[spec.NamespacedName]; ok {
+		c.setLite(spec.Lite)
 		return c, nil
 	}
 	dir := f.dir(spec.NamespacedName)
@@ -126,7 +137,7 @@ func (f *Fleet) open(ctx context.Context, spec Spec) (*Cluster, error) {
 	if err := readJSON(filepath.Join(dir, clusterFile), &state); err != nil {
 		return nil, err
 	}
-	c, err := newCluster(ctx, f.Options, spec, dir, state)
+	c, err := newCluster(ctx, f, spec, dir, state)
 	if err != nil {
 		return nil, err
 	}
@@ -144,6 +155,12 @@ func (f *Fleet) Remove(ctx context.Context, key types.NamespacedName) error {
 		c.kill(ctx)
 	}
 	dir := f.dir(key)
+	var state clusterState
+	if err := readJSON(filepath.Join(dir, clusterFile), &state); err == nil && state.SharedEtcd {
+		if err := f.forgetShared(ctx, etcdPrefix(key)); err != nil {
+			return err
+		}
+	}
 	if err := os.RemoveAll(dir); err != nil {
 		return err
 	}
@@ -165,6 +182,12 @@ func (f *Fleet) Close(ctx context.Context) {
 	}
 	all.Wait()
 	clear(f.clusters)
+	f.etcd.Lock()
+	defer f.etcd.Unlock()
+	if f.etcd.running != nil {
+		f.etcd.running.Stop(ctx)
+		f.etcd.running = nil
+	}
 }
 
 func (f *Fleet) dir(key types.NamespacedName) string {
