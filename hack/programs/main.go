@@ -1,8 +1,8 @@
 // Copyright The Cluster Stack Operator Authors.
 // SPDX-License-Identifier: Apache-2.0
 
-// Command programs builds the real Kubernetes and Cluster API programs that sandboxes run, unless the
-// cache below the user's cache folder has them, and prints where they are. It lets `make test` show
+// Command programs builds the real Kubernetes and Cluster API programs that sandboxes and their tests run,
+// unless the cache below the user's cache folder has them, and prints where they are. It lets `make test` show
 // minutes of building as progress rather than as a silent first test.
 package main
 
@@ -19,7 +19,11 @@ import (
 
 func main() {
 	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM)
-	set, err := binaries.Ensure(ctx, func(line string) { fmt.Fprintln(os.Stderr, line) })
+	progress := func(line string) { fmt.Fprintln(os.Stderr, line) }
+	set, err := binaries.Ensure(ctx, progress)
+	if err == nil {
+		_, err = binaries.Clusterctl(ctx, progress)
+	}
 	stop()
 	if err != nil {
 		fmt.Fprintf(os.Stderr, "Error: %v\n", err)

@@ -40,6 +40,7 @@ type manager struct {
 
 // manifests are everything that is applied before managers start.
 type manifests struct {
+	providers  []installedProvider
 	namespaces []string
 	crds       []*apiextensionsv1.CustomResourceDefinition
 	webhooks   []*unstructured.Unstructured
@@ -56,6 +57,7 @@ func (s *Sandbox) readManifests(context.Context) (string, error) {
 	}
 	var m manifests
 	add := func(p providerManifests) {
+		m.providers = append(m.providers, p.installedProvider)
 		m.namespaces = append(m.namespaces, p.namespace)
 		m.crds = append(m.crds, p.crds...)
 		m.webhooks = append(m.webhooks, p.webhooks...)
@@ -86,6 +88,10 @@ func (s *Sandbox) readManifests(context.Context) (string, error) {
 		return "", err
 	}
 	add(docker)
+	inventory, err := inventoryCRDs(s.opts.Binaries.Manifests)
+	if err != nil {
+		return "", err
+	}
 	own, err := operatorCRDs()
 	if err != nil {
 		return "", err
@@ -95,7 +101,7 @@ func (s *Sandbox) readManifests(context.Context) (string, error) {
 		return "", err
 	}
 	m.namespaces = append(m.namespaces, operatorNamespace)
-	m.crds = crds.LastOfEach(slices.Concat(m.crds, own, users.CRDs))
+	m.crds = crds.LastOfEach(slices.Concat(m.crds, inventory, own, users.CRDs))
 	m.warnings = users.Warnings
 	s.manifests = m
 	return "", nil

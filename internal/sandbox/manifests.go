@@ -13,6 +13,7 @@ import (
 	"path/filepath"
 
 	apiextensionsv1 "k8s.io/apiextensions-apiserver/pkg/apis/apiextensions/v1"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/apis/meta/v1/unstructured"
 	utilyaml "k8s.io/apimachinery/pkg/util/yaml"
 
@@ -22,10 +23,13 @@ import (
 // providerManifests are the parts of a provider's config folder that a sandbox needs, as kustomize would
 // put them out: with the prefix on names and the labels.
 type providerManifests struct {
-	namespace string
-	crds      []*apiextensionsv1.CustomResourceDefinition
-	webhooks  []*unstructured.Unstructured
+	installedProvider
+	crds     []*apiextensionsv1.CustomResourceDefinition
+	webhooks []*unstructured.Unstructured
 }
+
+// installedProvider is who a provider is: its label, such as bootstrap-kubeadm, and its namespace.
+type installedProvider struct{ label, namespace string }
 
 // webhookServer is where a manager serves admission and conversion.
 type webhookServer struct {
@@ -41,7 +45,9 @@ func readProvider(dir string, server *webhookServer) (providerManifests, error) 
 	if err != nil {
 		return providerManifests{}, fmt.Errorf("%s: %w", dir, err)
 	}
-	m := providerManifests{namespace: top.Namespace}
+	var labelled metav1.ObjectMeta
+	top.Label(&labelled)
+	m := providerManifests{installedProvider: installedProvider{label: labelled.Labels[providerLabel], namespace: top.Namespace}}
 	if m.crds, err = crds.ReadFolder(files, "crd"); err != nil {
 		return providerManifests{}, fmt.Errorf("%s: %w", dir, err)
 	}

@@ -125,7 +125,7 @@ func (s *Sandbox) steps() [][]step {
 	groups = append(groups,
 		[]step{{"kube-apiserver", s.startAPIServer}, {"manifests", s.readManifests}},
 		[]step{{"kube-controller-manager", s.startControllerManager}, {"custom resources", s.installCRDs}},
-		[]step{{"webhooks", s.installWebhooks}},
+		[]step{{"webhooks", s.installWebhooks}, {"inventory of providers", s.writeInventory}},
 		s.managerSteps(),
 	)
 	if s.opts.Operator != "" {

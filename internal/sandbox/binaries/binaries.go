@@ -54,7 +54,7 @@ type Set struct {
 	KubeadmControlPlane   string
 
 	// Manifests is a folder with the config folders of Cluster API's providers: core, bootstrap-kubeadm,
-	// control-plane-kubeadm and infrastructure-docker.
+	// control-plane-kubeadm and infrastructure-docker, and that of clusterctl's inventory of them.
 	Manifests string
 }
 
@@ -80,71 +80,9 @@ type Progress func(line string)
 // Ensure returns the programs, from the folder that AssetsVariable names, else from the cache. What the
 // cache lacks is built, which needs the go command and takes minutes the first time.
 func Ensure(ctx context.Context, progress Progress) (Set, error) {
-	if dir := os.Getenv(AssetsVariable); dir != "" {
-		set, err := open(dir)
-		if err != nil {
-			return Set{}, fmt.Errorf("%s=%s: %w; unset it to have the programs built", AssetsVariable, dir, err)
-		}
-		return set, nil
-	}
-	goVersion, err := goVersion(ctx)
+	dir, err := sandboxBundle.obtain(ctx, progress)
 	if err != nil {
 		return Set{}, err
-	}
-	cache, err := os.UserCacheDir()
-	if err != nil {
-		return Set{}, fmt.Errorf("find the cache folder for the sandbox's programs: %w", err)
-	}
-	root := filepath.Join(cache, "cluster-stack", "binaries")
-	dir := filepath.Join(root, key(goVersion))
-	if exists(dir) {
-		return openCached(dir)
-	}
-	if err := os.MkdirAll(root, 0o755); err != nil {
-		return Set{}, err
-	}
-	unlock, err := lock(ctx, dir+".lock", progress)
-	if err != nil {
-		return Set{}, err
-	}
-	defer unlock()
-	if exists(dir) { // built by the process that we waited for
-		return openCached(dir)
-	}
-	return build(ctx, dir, progress)
-}
-
-func openCached(dir string) (Set, error) {
-	set, err := open(dir)
-	if err != nil {
-		return Set{}, fmt.Errorf("the cached programs in %s are incomplete: %w; remove the folder to have them built again", dir, err)
-	}
-	return set, nil
-}
-
-// open checks that a folder has everything.
-func open(dir string) (Set, error) {
-	dir, err := filepath.Abs(dir)
-	if err != nil {
-		return Set{}, err
-	}
-	var missing []string
-	for _, p := range programs {
-		file := filepath.Join("bin", p.name)
-		if unix.Access(filepath.Join(dir, file), unix.X_OK) != nil {
-			missing = append(missing, file)
-		}
-	}
-	for _, p := range providers {
-		folder := filepath.Join("manifests", p.name)
-		for _, part := range p.parts {
-			if !exists(filepath.Join(dir, folder, part)) {
-				missing = append(missing, filepath.Join(folder, part))
-			}
-		}
-	}
-	if len(missing) > 0 {
-		return Set{}, errors.New("lacks " + strings.Join(missing, ", "))
 	}
 	bin := func(name string) string { return filepath.Join(dir, "bin", name) }
 	return Set{
@@ -160,10 +98,93 @@ func open(dir string) (Set, error) {
 	}, nil
 }
 
+// Clusterctl returns the path of clusterctl, in the way of Ensure. A sandbox does not run it: it is for
+// those who look at one or move a cluster out of it, and nobody else waits for it to be built.
+func Clusterctl(ctx context.Context, progress Progress) (string, error) {
+	dir, err := clusterctlBundle.obtain(ctx, progress)
+	if err != nil {
+		return "", err
+	}
+	return filepath.Join(dir, "bin", clusterctl), nil
+}
+
+// obtain returns the folder of a bundle, from the environment, the cache or a build.
+func (b bundle) obtain(ctx context.Context, progress Progress) (string, error) {
+	if dir := os.Getenv(AssetsVariable); dir != "" {
+		found, err := b.check(dir)
+		if err != nil {
+			return "", fmt.Errorf("%s=%s: %w; unset it to have the programs built", AssetsVariable, dir, err)
+		}
+		return found, nil
+	}
+	goVersion, err := goVersion(ctx)
+	if err != nil {
+		return "", err
+	}
+	cache, err := os.UserCacheDir()
+	if err != nil {
+		return "", fmt.Errorf("find the cache folder for the sandbox's programs: %w", err)
+	}
+	root := filepath.Join(cache, "cluster-stack", "binaries")
+	dir := filepath.Join(root, b.key(goVersion))
+	if exists(dir) {
+		return b.cached(dir)
+	}
+	if err := os.MkdirAll(root, 0o755); err != nil {
+		return "", err
+	}
+	unlock, err := lock(ctx, dir+".lock", progress)
+	if err != nil {
+		return "", err
+	}
+	defer unlock()
+	if !exists(dir) { // not built by the process that we waited for
+		if err := b.build(ctx, dir, progress); err != nil {
+			return "", err
+		}
+	}
+	return b.cached(dir)
+}
+
+func (b bundle) cached(dir string) (string, error) {
+	found, err := b.check(dir)
+	if err != nil {
+		return "", fmt.Errorf("the cached programs in %s are incomplete: %w; remove the folder to have them built again", dir, err)
+	}
+	return found, nil
+}
+
+// check finds out whether a folder has everything, and gives its absolute path.
+func (b bundle) check(dir string) (string, error) {
+	dir, err := filepath.Abs(dir)
+	if err != nil {
+		return "", err
+	}
+	var missing []string
+	for _, p := range b.programs {
+		file := filepath.Join("bin", p.name)
+		if unix.Access(filepath.Join(dir, file), unix.X_OK) != nil {
+			missing = append(missing, file)
+		}
+	}
+	for _, p := range b.providers {
+		folder := filepath.Join("manifests", p.name)
+		for _, part := range p.parts {
+			if !exists(filepath.Join(dir, folder, part)) {
+				missing = append(missing, filepath.Join(folder, part))
+			}
+		}
+	}
+	if len(missing) > 0 {
+		return "", errors.New("lacks " + strings.Join(missing, ", "))
+	}
+	return dir, nil
+}
+
 // key names everything that decides what is built.
-func key(goVersion string) string {
-	parts := []string{string(goMod), string(goSum), goVersion, runtime.GOOS, runtime.GOARCH, strings.Join(buildArgs(), " "), fmt.Sprint(providers)}
-	for _, p := range programs {
+func (b bundle) key(goVersion string) string {
+	parts := []string{string(goMod), string(goSum), goVersion, runtime.GOOS, runtime.GOARCH, strings.Join(buildArgs(), " "), fmt.Sprint(b.providers)}
+	for _, p := range b.programs {
 		parts = append(parts, p.name, p.pkg)
 	}
 	h := sha256.New()

@@ -49,10 +49,10 @@ func TestBuildArgsTellTheVersion(t *testing.T) {
 }
 
 func TestKey(t *testing.T) {
-	if key("go1.26.1") == key("go1.26.2") {
+	if sandboxBundle.key("go1.26.1") == sandboxBundle.key("go1.26.2") {
 		t.Error("another Go builds other programs, under the same key")
 	}
-	if first, second := key("go1.26.1"), key("go1.26.1"); first != second {
+	if first, second := sandboxBundle.key("go1.26.1"), sandboxBundle.key("go1.26.1"); first != second {
 		t.Errorf("the key is not stable: %s, then %s", first, second)
 	}
 }
@@ -60,10 +60,10 @@ func TestKey(t *testing.T) {
 func TestAssetsFolder(t *testing.T) {
 	complete := func(t *testing.T) string {
 		dir := t.TempDir()
-		for _, p := range programs {
+		for _, p := range sandboxBundle.programs {
 			write(t, filepath.Join(dir, "bin", p.name), 0o755)
 		}
-		for _, p := range providers {
+		for _, p := range sandboxBundle.providers {
 			for _, part := range p.parts {
 				write(t, filepath.Join(dir, "manifests", p.name, part, "kustomization.yaml"), 0o644)
 			}
@@ -98,6 +98,21 @@ func TestAssetsFolder(t *testing.T) {
 				t.Errorf("got %v, want %q (%s)", err, tc.want, tc.why)
 			}
 		})
+	}
+}
+
+// A sandbox runs without clusterctl; who asks for it is told that it is not there.
+func TestClusterctlOfAnAssetsFolder(t *testing.T) {
+	dir := t.TempDir()
+	t.Setenv(AssetsVariable, dir)
+	_, err := Clusterctl(t.Context(), func(string) {})
+	if err == nil || !strings.Contains(err.Error(), "lacks bin/clusterctl") {
+		t.Errorf("got %v from an empty folder", err)
+	}
+	want := filepath.Join(dir, "bin", "clusterctl")
+	write(t, want, 0o755)
+	if got, err := Clusterctl(t.Context(), func(string) {}); got != want || err != nil {
+		t.Errorf("got %s, %v", got, err)
 	}
 }
 

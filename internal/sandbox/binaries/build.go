@@ -30,25 +30,22 @@ const (
 	clusterAPICore        = "cluster-api-core"
 	kubeadmBootstrap      = "cluster-api-kubeadm-bootstrap"
 	kubeadmControlPlane   = "cluster-api-kubeadm-control-plane"
+	clusterctl            = "clusterctl"
 )
+
+const clusterAPIModule = "sigs.k8s.io/cluster-api"
+
+// bundle is what is built and kept together: programs, in the order they are built, and manifests.
+type bundle struct {
+	programs  []program
+	providers []provider
+}
 
 type program struct {
 	name string
 	pkg  string
 	// cold is what a build takes on two cores when Go's cache is empty; it is shown to whoever waits.
 	cold string
-}
-
-// programs in the order they are built.
-var programs = []program{
-	{etcd, "go.etcd.io/etcd/server/v3", "1 min"},
-	{kubeAPIServer, "k8s.io/kubernetes/cmd/kube-apiserver", "5 min"},
-	{kubeControllerManager, "k8s.io/kubernetes/cmd/kube-controller-manager", "1 min"},
-	{kubeScheduler, "k8s.io/kubernetes/cmd/kube-scheduler", "30 s"},
-	{kubectl, "k8s.io/kubernetes/cmd/kubectl", "30 s"},
-	{clusterAPICore, "sigs.k8s.io/cluster-api/core", "1 min"},
-	{kubeadmBootstrap, "sigs.k8s.io/cluster-api/bootstrap/kubeadm", "10 s"},
-	{kubeadmControlPlane, "sigs.k8s.io/cluster-api/controlplane/kubeadm", "15 s"},
 }
 
 type provider struct {
@@ -59,13 +56,30 @@ type provider struct {
 	parts []string
 }
 
-var providers = []provider{
-	{"core", "sigs.k8s.io/cluster-api", "core/config", []string{"crd", "default", "webhook"}},
-	{"bootstrap-kubeadm", "sigs.k8s.io/cluster-api", "bootstrap/kubeadm/config", []string{"crd", "default", "webhook"}},
-	{"control-plane-kubeadm", "sigs.k8s.io/cluster-api", "controlplane/kubeadm/config", []string{"crd", "default", "webhook"}},
-	// The simulator stands in for this provider's manager, so there is nobody to call its webhooks.
-	{"infrastructure-docker", "sigs.k8s.io/cluster-api/test", "infrastructure/docker/config", []string{"crd", "default"}},
+// sandboxBundle is what a sandbox consists of.
+var sandboxBundle = bundle{
+	programs: []program{
+		{etcd, "go.etcd.io/etcd/server/v3", "1 min"},
+		{kubeAPIServer, "k8s.io/kubernetes/cmd/kube-apiserver", "5 min"},
+		{kubeControllerManager, "k8s.io/kubernetes/cmd/kube-controller-manager", "1 min"},
+		{kubeScheduler, "k8s.io/kubernetes/cmd/kube-scheduler", "30 s"},
+		{kubectl, "k8s.io/kubernetes/cmd/kubectl", "30 s"},
+		{clusterAPICore, "sigs.k8s.io/cluster-api/core", "1 min"},
+		{kubeadmBootstrap, "sigs.k8s.io/cluster-api/bootstrap/kubeadm", "10 s"},
+		{kubeadmControlPlane, "sigs.k8s.io/cluster-api/controlplane/kubeadm", "15 s"},
+	},
+	providers: []provider{
+		{"core", clusterAPIModule, "core/config", []string{"crd", "default", "webhook"}},
+		{"bootstrap-kubeadm", clusterAPIModule, "bootstrap/kubeadm/config", []string{"crd", "default", "webhook"}},
+		{"control-plane-kubeadm", clusterAPIModule, "controlplane/kubeadm/config", []string{"crd", "default", "webhook"}},
+		// The simulator stands in for this provider's manager, so there is nobody to call its webhooks.
+		{"infrastructure-docker", "sigs.k8s.io/cluster-api/test", "infrastructure/docker/config", []string{"crd", "default"}},
+		{"clusterctl", clusterAPIModule, "cmd/clusterctl/config", []string{"crd"}},
+	},
 }
+
+// clusterctlBundle is built only for those who ask for it.
+var clusterctlBundle = bundle{programs: []program{{clusterctl, "sigs.k8s.io/cluster-api/cmd/clusterctl", "30 s"}}}
 
 // buildArgs are the arguments of go build that all programs share. The linker flags are what the release
 // builds of Kubernetes and Cluster API set: Cluster API refuses an API server without a version.
@@ -73,7 +87,7 @@ func buildArgs() []string {
 	var flags []string
 	for _, v := range []struct{ pkg, version string }{
 		{"k8s.io/component-base/version", Pinned().Kubernetes},
-		{"sigs.k8s.io/cluster-api/version", Pinned().ClusterAPI},
+		{clusterAPIModule + "/version", Pinned().ClusterAPI},
 	} {
 		major, rest, _ := strings.Cut(strings.TrimPrefix(v.version, "v"), ".")
 		minor, _, _ := strings.Cut(rest, ".")
@@ -86,13 +100,13 @@ func buildArgs() []string {
 }
 
 // build makes the folder beside its final place and renames it. The caller holds the lock.
-func build(ctx context.Context, dir string, progress Progress) (set Set, err error) {
+func (b bundle) build(ctx context.Context, dir string, progress Progress) (err error) {
 	if err := removeLeftovers(dir); err != nil {
-		return Set{}, err
+		return err
 	}
 	tmp, err := os.MkdirTemp(filepath.Dir(dir), filepath.Base(dir)+".tmp-")
 	if err != nil {
-		return Set{}, err
+		return err
 	}
 	defer func() {
 		if err != nil {
@@ -100,40 +114,37 @@ func build(ctx context.Context, dir string, progress Progress) (set Set, err err
 		}
 	}()
 	if err := os.Chmod(tmp, 0o755); err != nil { //nolint:gosec // a cache of public programs
-		return Set{}, err
+		return err
 	}
 	module := filepath.Join(tmp, "module")
 	if err := os.Mkdir(module, 0o755); err != nil {
-		return Set{}, err
+		return err
 	}
 	if err := errors.Join(
 		os.WriteFile(filepath.Join(module, "go.mod"), goMod, 0o644),
 		os.WriteFile(filepath.Join(module, "go.sum"), goSum, 0o644),
 	); err != nil {
-		return Set{}, err
+		return err
 	}
 
-	if err := copyManifests(ctx, module, filepath.Join(tmp, "manifests"), progress); err != nil {
-		return Set{}, err
+	if err := b.copyManifests(ctx, module, filepath.Join(tmp, "manifests"), progress); err != nil {
+		return err
 	}
-	for _, p := range programs {
+	for _, p := range b.programs {
 		progress(fmt.Sprintf("%s: building (first time only, about %s)…", p.name, p.cold))
 		start := time.Now()
 		args := append([]string{"build"}, buildArgs()...)
 		args = append(args, "-o", filepath.Join(tmp, "bin", p.name), p.pkg)
 		if _, err := goCommand(ctx, module, args...); err != nil {
-			return Set{}, fmt.Errorf("build %s: %w", p.name, err)
+			return fmt.Errorf("build %s: %w", p.name, err)
 		}
 		progress(fmt.Sprintf("%s: built in %s", p.name, time.Since(start).Round(time.Second)))
 	}
 
 	if err := os.RemoveAll(module); err != nil {
-		return Set{}, err
+		return err
 	}
-	if err := os.Rename(tmp, dir); err != nil {
-		return Set{}, err
-	}
-	return openCached(dir)
+	return os.Rename(tmp, dir)
 }
 
 // removeLeftovers removes what a killed build left behind.
@@ -150,10 +161,13 @@ func removeLeftovers(dir string) error {
 	return nil
 }
 
-func copyManifests(ctx context.Context, module, dst string, progress Progress) error {
+func (b bundle) copyManifests(ctx context.Context, module, dst string, progress Progress) error {
+	if len(b.providers) == 0 {
+		return nil
+	}
 	progress("modules: downloading what is not there yet…")
 	args := []string{"mod", "download", "-json"}
-	for _, p := range providers {
+	for _, p := range b.providers {
 		args = append(args, p.module)
 	}
 	out, failed := goCommand(ctx, module, args...)
@@ -177,7 +191,7 @@ func copyManifests(ctx context.Context, module, dst string, progress Progress) e
 	if failed != nil {
 		return fmt.Errorf("download the manifests of Cluster API: %w", failed)
 	}
-	for _, p := range providers {
+	for _, p := range b.providers {
 		config := filepath.Join(dirs[p.module], filepath.FromSlash(p.config))
 		for _, part := range p.parts {
 			if err := copyFolder(filepath.Join(dst, p.name, part), filepath.Join(config, part)); err != nil {

@@ -21,12 +21,24 @@ import (
 // concurrency is how many objects are sent to the API server at once.
 const concurrency = 8
 
+// Labels of clusterctl.
+const (
+	// ClusterctlLabel is on everything that clusterctl installs. What `clusterctl move` looks at are the kinds
+	// whose CustomResourceDefinition has it.
+	ClusterctlLabel = "clusterctl.cluster.x-k8s.io"
+	// InventoryLabel is on what clusterctl keeps for itself.
+	InventoryLabel = "clusterctl.cluster.x-k8s.io/core"
+)
+
 // Install creates CustomResourceDefinitions, or changes those that are there to be as given, and waits until all
-// their kinds are served.
+// their kinds are served. They are labelled as if clusterctl had installed them.
 func Install(ctx context.Context, config *rest.Config, crds []*apiextensionsv1.CustomResourceDefinition) error {
 	client, err := apiextensionsclient.NewForConfig(config)
 	if err != nil {
 		return err
+	}
+	for _, crd := range crds {
+		label(crd)
 	}
 	group, groupCtx := errgroup.WithContext(ctx)
 	group.SetLimit(concurrency)
@@ -42,6 +54,16 @@ func Install(ctx context.Context, config *rest.Config, crds []*apiextensionsv1.C
 		return err
 	}
 	return awaitServed(ctx, client.CustomResourceDefinitions(), crds)
+}
+
+func label(crd *apiextensionsv1.CustomResourceDefinition) {
+	if _, internal := crd.Labels[InventoryLabel]; internal {
+		return
+	}
+	if crd.Labels == nil {
+		crd.Labels = map[string]string{}
+	}
+	crd.Labels[ClusterctlLabel] = ""
 }
 
 func put(ctx context.Context, client apiextensionsclient.CustomResourceDefinitionInterface, crd *apiextensionsv1.CustomResourceDefinition) error {

@@ -52,9 +52,15 @@ type Reaper struct {
 	log logr.Logger
 
 	mu        sync.Mutex
-	block     *sandbox.Block
-	taken     map[int]bool // the numbers, and so the addresses, of sandboxes that start or run
-	sandboxes map[int]*sandbox.Sandbox
+	block     *sandbox.Block // shared by what is an API server only
+	taken     map[int]bool   // the numbers of sandboxes that start or run; in the shared block, their addresses
+	sandboxes map[int]*running
+}
+
+// running is a sandbox with its addresses.
+type running struct {
+	*sandbox.Sandbox
+	giveBack func() error
 }
 
 // take gives the lowest number that no sandbox has: each is an address, of which a block has 254.
@@ -68,9 +74,11 @@ func (r *Reaper) take() (int, error) {
 	return 0, errors.New("254 sandboxes run for this test; stop some")
 }
 
+func (r *Reaper) folder(id int) string { return filepath.Join(r.dir, strconv.Itoa(id)) }
+
 // discard removes what a sandbox leaves, and then frees its number.
 func (r *Reaper) discard(id int) error {
-	err := os.RemoveAll(filepath.Join(r.dir, strconv.Itoa(id)))
+	err := os.RemoveAll(r.folder(id))
 	r.mu.Lock()
 	defer r.mu.Unlock()
 	delete(r.taken, id)
@@ -80,35 +88,58 @@ func (r *Reaper) discard(id int) error {
 // Start starts a sandbox and answers when it is ready.
 func (r *Reaper) Start(args StartArgs, reply *Started) error {
 	r.mu.Lock()
-	if r.block == nil {
-		block, err := sandbox.ReserveBlock()
-		if err != nil {
-			r.mu.Unlock()
-			return err
-		}
-		r.block = block
-	}
 	id, err := r.take()
 	r.mu.Unlock()
 	if err != nil {
 		return err
 	}
-
-	dir := filepath.Join(r.dir, strconv.Itoa(id))
-	s, err := sandbox.Start(r.ctx, sandbox.Options{
-		Dir: dir, Block: r.block, Host: id,
-		Binaries: args.Binaries, APIServerOnly: args.APIServerOnly,
-		CRDs: args.CRDs, Operator: args.Operator, Releases: args.Releases, Lite: args.Lite,
-		Log: r.log.WithValues("sandbox", id),
-	})
+	started, err := r.start(id, args)
 	if err != nil {
 		return errors.Join(err, r.discard(id))
 	}
 	r.mu.Lock()
 	defer r.mu.Unlock()
-	r.sandboxes[id] = s
-	*reply = Started{ID: id, Dir: dir, Kubeconfig: s.Kubeconfig()}
+	r.sandboxes[id] = started
+	*reply = Started{ID: id, Dir: r.folder(id), Kubeconfig: started.Kubeconfig()}
 	return nil
+}
+
+// start starts the sandbox of a number. Workload clusters need a block of their own; API servers share one.
+func (r *Reaper) start(id int, args StartArgs) (*running, error) {
+	opts := sandbox.Options{
+		Dir: r.folder(id), Binaries: args.Binaries, APIServerOnly: args.APIServerOnly,
+		CRDs: args.CRDs, Operator: args.Operator, Releases: args.Releases, Lite: args.Lite,
+		Log: r.log.WithValues("sandbox", id),
+	}
+	giveBack := func() error { return nil }
+	var err error
+	if args.APIServerOnly {
+		opts.Host = id
+		opts.Block, err = r.sharedBlock()
+	} else if opts.Block, err = sandbox.ReserveBlock(); err == nil {
+		giveBack = opts.Block.Close
+	}
+	if err != nil {
+		return nil, err
+	}
+	s, err := sandbox.Start(r.ctx, opts)
+	if err != nil {
+		return nil, errors.Join(err, giveBack())
+	}
+	return &running{s, giveBack}, nil
+}
+
+func (r *Reaper) sharedBlock() (*sandbox.Block, error) {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	if r.block == nil {
+		block, err := sandbox.ReserveBlock()
+		if err != nil {
+			return nil, err
+		}
+		r.block = block
+	}
+	return r.block, nil
 }
 
 // Stop ends a sandbox and removes its folder.
@@ -121,7 +152,7 @@ func (r *Reaper) Stop(id int, _ *struct{}) error {
 		return fmt.Errorf("there is no sandbox %d", id)
 	}
 	s.Stop()
-	return r.discard(id)
+	return errors.Join(s.giveBack(), r.discard(id))
 }
 
 // reap is the main function of the second process. It serves the connection until the test closes it,
@@ -138,7 +169,7 @@ func reap(conn net.Conn) (err error) {
 	ctx, hangUp := context.WithCancel(context.Background()) // the root of this process
 	defer hangUp()
 	r := &Reaper{
-		ctx: ctx, dir: dir, taken: map[int]bool{}, sandboxes: map[int]*sandbox.Sandbox{},
+		ctx: ctx, dir: dir, taken: map[int]bool{}, sandboxes: map[int]*running{},
 	}
 	log, err := os.Create(filepath.Join(dir, "sandbox.log"))
 	if err != nil {

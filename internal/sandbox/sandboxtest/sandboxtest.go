@@ -157,6 +157,26 @@ func Management(t testing.TB, opts ...Option) *Instance {
 	return management.instance
 }
 
+// NewManagement is a management cluster for one test, which ends with it.
+func NewManagement(t testing.TB, opts ...Option) *Instance {
+	t.Helper()
+	args := StartArgs{}
+	for _, o := range opts {
+		o(&args)
+	}
+	started, err := start(args)
+	if err != nil {
+		t.Fatalf("start a management cluster: %v", err)
+	}
+	i := &Instance{started: started, config: loadConfig(t, started)}
+	t.Cleanup(func() {
+		if err := i.Stop(); err != nil {
+			t.Errorf("stop a management cluster: %v", err)
+		}
+	})
+	return i
+}
+
 // Config is how to reach the management API server, as an administrator.
 func (i *Instance) Config() *rest.Config { return rest.CopyConfig(i.config) }
 
@@ -182,7 +202,8 @@ func (i *Instance) Run(t testing.TB, name, path string, args ...string) *process
 	return p
 }
 
-// Stop ends the cluster before the tests have ended; the next call of Management starts another.
+// Stop ends the cluster before the tests have ended; when it was the package's, the next call of Management
+// starts another.
 func (i *Instance) Stop() error {
 	management.Lock()
 	defer management.Unlock()
