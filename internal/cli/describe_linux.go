@@ -66,8 +66,10 @@ type sandboxDescription struct {
 	Advice string `json:"advice,omitempty"`
 	// MemoryBytes is what all its processes take, those of workload clusters included.
 	MemoryBytes int64 `json:"memoryBytes"`
-	// Memory is what one process takes, by its id.
-	Memory map[int]int64 `json:"-"`
+	// ProcessMemory is what one process takes, by its id.
+	ProcessMemory map[int]int64 `json:"-"`
+	// ClusterMemory is what the processes of a workload cluster take, in bytes by NAMESPACE/CLUSTER.
+	ClusterMemory map[string]int64 `json:"clusterMemoryBytes,omitempty"`
 	// Failures that are being rehearsed, by NAMESPACE/CLUSTER.
 	Failures map[string][]inspect.Failure `json:"failures,omitempty"`
 	Logs     string                       `json:"logs"`
@@ -86,15 +88,18 @@ func describeSandbox(ctx context.Context, name string) (sandboxDescription, erro
 	}
 	d := sandboxDescription{
 		sandboxStatus: statusOf(ctx, state), Advice: advice(state),
-		Memory: map[int]int64{}, Logs: filepath.Join(dir, "logs"),
+		ProcessMemory: map[int]int64{}, ClusterMemory: map[string]int64{}, Logs: filepath.Join(dir, "logs"),
 	}
 	running, err := processesOf(state)
 	if err != nil {
 		return d, err
 	}
 	for _, p := range running {
-		d.Memory[p.PID] = p.Memory
+		d.ProcessMemory[p.PID] = p.Memory
 		d.MemoryBytes += p.Memory
+		if cluster := clusterOf(dir, p.Dir); cluster != "" {
+			d.ClusterMemory[cluster] += p.Memory
+		}
 	}
 	if d.Merged, err = mergedFiles(dir); err != nil {
 		return d, err
@@ -112,6 +117,19 @@ func describeSandbox(ctx context.Context, name string) (sandboxDescription, erro
 	}
 	d.Failures, err = inspect.Failures(ctx, reader, "")
 	return d, err
+}
+
+// machinesFolder, in the state folder of a sandbox, has NAMESPACE/CLUSTER/ for each workload cluster.
+const machinesFolder = "machines"
+
+// clusterOf tells which workload cluster, as NAMESPACE/NAME, has a folder; none for folders of the management side.
+func clusterOf(sandbox, folder string) string {
+	rel, err := filepath.Rel(filepath.Join(sandbox, machinesFolder), folder)
+	parts := strings.Split(rel, string(filepath.Separator))
+	if err != nil || len(parts) < 2 || parts[0] == ".." {
+		return ""
+	}
+	return parts[0] + "/" + parts[1]
 }
 
 func describeWorkload(ctx context.Context, sandbox, cluster string) (inspect.Cluster, error) {
@@ -135,7 +153,7 @@ func describeWorkload(ctx context.Context, sandbox, cluster string) (inspect.Clu
 	if err != nil {
 		return inspect.Cluster{}, err
 	}
-	description, err := inspect.Describe(ctx, reader, types.NamespacedName{Namespace: namespace, Name: name}, filepath.Join(dir, "machines", namespace, name))
+	description, err := inspect.Describe(ctx, reader, types.NamespacedName{Namespace: namespace, Name: name}, filepath.Join(dir, machinesFolder, namespace, name))
 	if apierrors.IsNotFound(err) {
 		meant := ""
 		if near := nearestCluster(ctx, state, cluster); near != "" {
@@ -148,8 +166,7 @@ func describeWorkload(ctx context.Context, sandbox, cluster string) (inspect.Clu
 
 func printSandbox(out io.Writer, d sandboxDescription, now time.Time) error {
 	text := &strings.Builder{}
-	writeHead(text, d.sandboxStatus, now)
-	facts(text, [][2]string{
+	writeHead(text, d.sandboxStatus, now, [][2]string{
 		{"Addresses", d.Addresses},
 		{"Memory", amount(d.MemoryBytes)},
 		{"Logs", d.Logs},
@@ -159,7 +176,7 @@ func printSandbox(out io.Writer, d sandboxDescription, now time.Time) error {
 	if len(d.Components) > 0 {
 		fmt.Fprint(table, "\nPROGRAM\tSTATE\tPID\tSINCE\tRESTARTS\tMEMORY\tADDRESS\n")
 		for _, c := range d.Components {
-			fmt.Fprintf(table, "%s\t%s\t%d\t%s\t%d\t%s\t%s\n", c.Name, c.State, c.PID, age(c.Since, now), c.Restarts, mebibytes(d.Memory[c.PID]), orDash(c.Address))
+			fmt.Fprintf(table, "%s\t%s\t%d\t%s\t%d\t%s\t%s\n", c.Name, c.State, c.PID, age(c.Since, now), c.Restarts, mebibytes(d.ProcessMemory[c.PID]), orDash(c.Address))
 		}
 	}
 	if err := table.Flush(); err != nil {
@@ -170,7 +187,7 @@ func printSandbox(out io.Writer, d sandboxDescription, now time.Time) error {
 			fmt.Fprintf(text, "\n%s ended before: %s\n", c.Name, indent(c.LastError))
 		}
 	}
-	if err := writeClusters(text, d.sandboxStatus); err != nil {
+	if err := writeClusters(text, d.sandboxStatus, d.ClusterMemory); err != nil {
 		return err
 	}
 	clusters := make([]string, 0, len(d.Failures))
@@ -193,7 +210,9 @@ func printCluster(out io.Writer, c inspect.Cluster, now time.Time) error {
 	facts(text, [][2]string{
 		{"Class", c.Class},
 		{"Kubernetes", c.Version},
+		{"Size", c.Size},
 		{"Endpoint", c.Endpoint},
+		{"Etcd", c.SharedEtcd},
 		{"Memory", amount(c.MemoryBytes)},
 		{"Logs", c.Logs},
 	})
@@ -290,7 +309,7 @@ func indent(lines string) string {
 
 // facts prints names and values below each other, without those that have no value.
 func facts(text *strings.Builder, all [][2]string) {
-	width := len("KUBECONFIG:")
+	width := 0
 	for _, f := range all {
 		if f[1] != "" {
 			width = max(width, len(f[0])+1)

@@ -57,8 +57,8 @@ etcd            one-cp   Running     5    1s     60 MiB  127.64.1.2:2379  leader
 kube-apiserver  one-cp   NotRunning  -    -      -       -                -
 
 Addons: not ready: waits for cni
-Applied:    docker-starter-1-36-v1
-Target:     docker-starter-1-36-v2
+Applied: docker-starter-1-36-v1
+Target:  docker-starter-1-36-v2
 
 ADDON  PHASE    MESSAGE
 cni    waiting  not healthy:
@@ -76,6 +76,21 @@ f     APIServerDown  true    hits one-cp
 	}
 }
 
+func TestClusterOf(t *testing.T) {
+	for folder, want := range map[string]string{
+		"/s":                                     "",
+		"/s/logs":                                "",
+		"/s-2/machines/default/one":              "",
+		"/s/machines/.etcd":                      "",
+		"/s/machines/default/one":                "default/one",
+		"/s/machines/default/one/machines/one-x": "default/one",
+	} {
+		if got := clusterOf("/s", folder); got != want {
+			t.Errorf("%s is of %q, want %q", folder, got, want)
+		}
+	}
+}
+
 func TestPrintSandbox(t *testing.T) {
 	now := time.Date(2026, 1, 1, 12, 0, 0, 0, time.UTC)
 	d := sandboxDescription{
@@ -86,7 +101,7 @@ func TestPrintSandbox(t *testing.T) {
 			},
 			Clusters: []clusterStatus{{Namespace: "default", Name: "one", Phase: "Provisioned", Available: "True"}},
 		},
-		MemoryBytes: 700 << 20, Memory: map[int]int64{1: 50 << 20}, Logs: "/state/logs", Merged: []string{"/home/me/.kube/config"},
+		MemoryBytes: 700 << 20, ProcessMemory: map[int]int64{1: 50 << 20}, ClusterMemory: map[string]int64{"default/one": 300 << 20}, Logs: "/state/logs", Merged: []string{"/home/me/.kube/config"},
 		Failures: map[string][]inspect.Failure{"default/one": {{Name: "f", Type: "EtcdDown"}}},
 	}
 	const want = `Sandbox a: Ready for 60m
@@ -101,8 +116,8 @@ etcd     Ready  1    60s    2         50 MiB  127.64.0.1:2379
 etcd ended before: exited: killed
   last line
 
-NAMESPACE  CLUSTER  CLASS  VERSION  PHASE        AVAILABLE
-default    one                      Provisioned  True
+NAMESPACE  CLUSTER  CLASS  VERSION  PHASE        AVAILABLE  MEMORY
+default    one                      Provisioned  True       300 MiB
 
 Failures in default/one that are being rehearsed:
 NAME  TYPE      ACTIVE  MESSAGE

@@ -350,7 +350,7 @@ func printJSON(out io.Writer, value any) error {
 
 func printStatus(out io.Writer, s sandboxStatus, now time.Time) error {
 	text := &strings.Builder{}
-	writeHead(text, s, now)
+	writeHead(text, s, now, nil)
 	if len(s.Components) > 0 {
 		table := tabwriter.NewWriter(text, 0, 0, 2, ' ', 0)
 		fmt.Fprint(table, "\nCOMPONENT\tSTATE\tPID\tADDRESS\tSINCE\tRESTARTS\n")
@@ -361,21 +361,26 @@ func printStatus(out io.Writer, s sandboxStatus, now time.Time) error {
 			return err
 		}
 	}
-	if err := writeClusters(text, s); err != nil {
+	if err := writeClusters(text, s, nil); err != nil {
 		return err
 	}
 	_, err := io.WriteString(out, text.String())
 	return err
 }
 
-// writeHead prints what a sandbox is, and what to do when it is not ready.
-func writeHead(text *strings.Builder, s sandboxStatus, now time.Time) {
+// writeHead prints what a sandbox is, what to do when it is not ready, and further facts.
+func writeHead(text *strings.Builder, s sandboxStatus, now time.Time, further [][2]string) {
 	fmt.Fprintf(text, "Sandbox %s: %s", s.Name, s.Phase)
+	var known [][2]string
 	switch s.Phase {
 	case daemon.PhaseReady, daemon.PhaseStarting:
 		fmt.Fprintf(text, " for %s\n", age(s.Since, now))
 		if s.Endpoint != "" {
-			fmt.Fprintf(text, "API server: %s (Kubernetes %s, Cluster API %s)\nKUBECONFIG: %s\nReleases:   %s\n", s.Endpoint, s.Versions.Kubernetes, s.Versions.ClusterAPI, s.Kubeconfig, s.Releases)
+			known = [][2]string{
+				{"API server", fmt.Sprintf("%s (Kubernetes %s, Cluster API %s)", s.Endpoint, s.Versions.Kubernetes, s.Versions.ClusterAPI)},
+				{"KUBECONFIG", s.Kubeconfig},
+				{"Releases", s.Releases},
+			}
 		}
 	default:
 		fmt.Fprintln(text)
@@ -384,9 +389,11 @@ func writeHead(text *strings.Builder, s sandboxStatus, now time.Time) {
 		}
 		fmt.Fprintln(text, sentence(advice(s.State)))
 	}
+	facts(text, append(known, further...))
 }
 
-func writeClusters(text *strings.Builder, s sandboxStatus) error {
+// writeClusters lists workload clusters, with their memory where it is known.
+func writeClusters(text *strings.Builder, s sandboxStatus, memory map[string]int64) error {
 	if s.ClustersError != "" {
 		fmt.Fprintf(text, "\nClusters: %s\n", s.ClustersError)
 	}
@@ -394,9 +401,17 @@ func writeClusters(text *strings.Builder, s sandboxStatus) error {
 		return nil
 	}
 	table := tabwriter.NewWriter(text, 0, 0, 2, ' ', 0)
-	fmt.Fprint(table, "\nNAMESPACE\tCLUSTER\tCLASS\tVERSION\tPHASE\tAVAILABLE\n")
+	fmt.Fprint(table, "\nNAMESPACE\tCLUSTER\tCLASS\tVERSION\tPHASE\tAVAILABLE")
+	if memory != nil {
+		fmt.Fprint(table, "\tMEMORY")
+	}
+	fmt.Fprintln(table)
 	for _, c := range s.Clusters {
-		fmt.Fprintf(table, "%s\t%s\t%s\t%s\t%s\t%s\n", c.Namespace, c.Name, c.Class, c.Version, c.Phase, c.Available)
+		fmt.Fprintf(table, "%s\t%s\t%s\t%s\t%s\t%s", c.Namespace, c.Name, c.Class, c.Version, c.Phase, c.Available)
+		if memory != nil {
+			fmt.Fprintf(table, "\t%s", mebibytes(memory[c.Namespace+"/"+c.Name]))
+		}
+		fmt.Fprintln(table)
 	}
 	return table.Flush()
 }

@@ -84,6 +84,16 @@ func argument(r process.Running, name string) string {
 	return ""
 }
 
+// sharedEtcd tells where API servers keep objects that have a part of an etcd only; empty for all others.
+func sharedEtcd(running []process.Running) string {
+	for _, r := range running {
+		if prefix := argument(r, "etcd-prefix"); r.Program == apiServer && prefix != "" {
+			return fmt.Sprintf("shared, %s at %s", prefix, argument(r, "etcd-servers"))
+		}
+	}
+	return ""
+}
+
 func ask(ctx context.Context, r process.Running) (health string, err error) {
 	if r.Program == etcd {
 		return askEtcd(ctx, r)

@@ -28,6 +28,7 @@ import (
 
 	"github.com/clusterstacks/cluster-stack-operator/api/v1alpha1"
 	"github.com/clusterstacks/cluster-stack-operator/internal/sandbox/process"
+	"github.com/clusterstacks/cluster-stack-operator/internal/sandbox/simulator/infra"
 )
 
 // Cluster is how a workload cluster is.
@@ -39,6 +40,10 @@ type Cluster struct {
 	// Version of Kubernetes that is wanted, with a leading v.
 	Version string `json:"version,omitempty"`
 	Phase   string `json:"phase"`
+	// Size is lite or full where the Cluster says it; else it is as the sandbox makes them.
+	Size string `json:"size,omitempty"`
+	// SharedEtcd says where its objects are when it has no etcd of its own.
+	SharedEtcd string `json:"sharedEtcd,omitempty"`
 	// Endpoint is the URL of the load balancer; empty before there is one.
 	Endpoint string `json:"endpoint,omitempty"`
 	// Problems are the conditions of the Cluster that tell what is missing.
@@ -173,6 +178,7 @@ func Describe(ctx context.Context, c client.Reader, key types.NamespacedName, fo
 		return Cluster{}, err
 	}
 	result.Programs = programs(folder, running, logs)
+	result.SharedEtcd = sharedEtcd(running)
 	for _, p := range result.Programs {
 		result.MemoryBytes += p.MemoryBytes
 	}
@@ -192,7 +198,7 @@ func Describe(ctx context.Context, c client.Reader, key types.NamespacedName, fo
 func describeCluster(c *clusterv1.Cluster) Cluster {
 	result := Cluster{
 		Namespace: c.Namespace, Name: c.Name, Version: c.Spec.Topology.Version, Phase: c.Status.Phase,
-		Class: c.Spec.Topology.ClassRef.Name, Machines: []Machine{}, Problems: problems(c.Status.Conditions, clusterv1.ClusterAvailableCondition),
+		Class: c.Spec.Topology.ClassRef.Name, Size: c.Annotations[infra.ControlPlaneAnnotation], Machines: []Machine{}, Problems: problems(c.Status.Conditions, clusterv1.ClusterAvailableCondition),
 	}
 	if from := c.Spec.Topology.ClassRef.Namespace; from != "" && from != c.Namespace {
 		result.Class = from + "/" + result.Class

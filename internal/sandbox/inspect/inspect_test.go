@@ -20,6 +20,7 @@ import (
 	clusterv1 "sigs.k8s.io/cluster-api/api/core/v1beta2"
 
 	"github.com/clusterstacks/cluster-stack-operator/internal/sandbox/process"
+	"github.com/clusterstacks/cluster-stack-operator/internal/sandbox/simulator/infra"
 )
 
 func TestPrograms(t *testing.T) {
@@ -67,6 +68,17 @@ func TestPrograms(t *testing.T) {
 	}
 }
 
+func TestSharedEtcd(t *testing.T) {
+	own := process.Running{Program: apiServer, Args: []string{"--etcd-servers=https://127.64.1.2:2379"}}
+	part := process.Running{Program: apiServer, Args: []string{"--etcd-servers=https://127.64.0.255:2379", "--etcd-prefix=/default/one"}}
+	if got := sharedEtcd([]process.Running{own}); got != "" {
+		t.Errorf("with an etcd of its own: %q", got)
+	}
+	if got := sharedEtcd([]process.Running{part}); got != "shared, /default/one at https://127.64.0.255:2379" {
+		t.Errorf("got %q", got)
+	}
+}
+
 func TestDescribeMachine(t *testing.T) {
 	m := &clusterv1.Machine{
 		ObjectMeta: metav1.ObjectMeta{Name: "m", Labels: map[string]string{clusterv1.MachineControlPlaneLabel: ""}},
@@ -96,7 +108,7 @@ func TestDescribeMachine(t *testing.T) {
 
 func TestDescribeCluster(t *testing.T) {
 	c := &clusterv1.Cluster{
-		ObjectMeta: metav1.ObjectMeta{Namespace: "team", Name: "one"},
+		ObjectMeta: metav1.ObjectMeta{Namespace: "team", Name: "one", Annotations: map[string]string{infra.ControlPlaneAnnotation: infra.ControlPlaneLite}},
 		Spec: clusterv1.ClusterSpec{
 			ControlPlaneEndpoint: clusterv1.APIEndpoint{Host: "127.64.1.1", Port: 6443},
 			Topology:             clusterv1.Topology{Version: "v1.36.3", ClassRef: clusterv1.ClusterClassRef{Name: "class", Namespace: "classes"}},
@@ -106,7 +118,7 @@ func TestDescribeCluster(t *testing.T) {
 			{Type: clusterv1.ClusterDeletingCondition, Status: metav1.ConditionTrue, Reason: "WaitingForWorkers", Message: "one left"},
 		}},
 	}
-	want := Cluster{Namespace: "team", Name: "one", Class: "classes/class", Version: "v1.36.3", Phase: "Provisioned", Endpoint: "https://127.64.1.1:6443", Machines: []Machine{}}
+	want := Cluster{Namespace: "team", Name: "one", Class: "classes/class", Version: "v1.36.3", Phase: "Provisioned", Size: "lite", Endpoint: "https://127.64.1.1:6443", Machines: []Machine{}}
 	if diff := cmp.Diff(want, describeCluster(c)); diff != "" {
 		t.Error(diff)
 	}
