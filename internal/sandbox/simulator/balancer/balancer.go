@@ -6,6 +6,8 @@
 // A backend takes part while its /readyz says so. When it stops saying so, its connections are closed:
 // an API server whose etcd was removed keeps running, and a watch that stays there would never hear
 // anything again. Connections that come while no backend is healthy wait a moment for one.
+//
+// A backend that is about to go is drained first: others take its connections over, each between two requests.
 package balancer
 
 import (
@@ -32,6 +34,15 @@ const (
 	dialTimeout   = time.Second
 	// hold is how long a new connection waits for a healthy backend.
 	hold = 4 * time.Second
+
+	// Cluster API takes the etcd of a machine away about a second after it decided to. By then a drain has to be
+	// through.
+	drainInterval = 20 * time.Millisecond
+	// pause is how long nothing has to follow an answer.
+	pause = 50 * time.Millisecond
+	// silence is how long nothing has to be said at all, when the client had the last word: there is more than
+	// requests in HTTP/2.
+	silence = 500 * time.Millisecond
 )
 
 // Balancer listens on one address and forwards each connection to a healthy backend, in turn.
@@ -49,10 +60,12 @@ type Balancer struct {
 }
 
 type backend struct {
-	address string
-	stop    context.CancelFunc
-	healthy bool
-	conns   map[net.Conn]struct{} // both ends of what is forwarded
+	address  string
+	gone     <-chan struct{} // closed by stop
+	stop     context.CancelFunc
+	healthy  bool
+	draining bool
+	sessions map[session]struct{}
 }
 
 // Listen starts a balancer without backends.
@@ -81,9 +94,45 @@ func (b *Balancer) Add(ctx context.Context, address string, roots *x509.CertPool
 		}
 	}
 	ctx, stop := context.WithCancel(context.WithoutCancel(ctx))
-	added := &backend{address: address, stop: stop, conns: map[net.Conn]struct{}{}}
+	added := &backend{address: address, gone: ctx.Done(), stop: stop, sessions: map[session]struct{}{}}
 	b.backends = append(b.backends, added)
 	b.work.Go(func() { b.watch(ctx, added, roots) })
+}
+
+// Drain prepares a backend for its removal, as long as there is a healthy one besides: it gets no new connections, and
+// those that it has are closed as soon as no request is under way on them. Clients find another backend then.
+func (b *Balancer) Drain(address string) {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	for _, known := range b.backends {
+		if known.address == address && !known.draining {
+			known.draining = true
+			b.work.Go(func() { b.drain(known) })
+		}
+	}
+}
+
+// drain closes quiet connections of a backend until it is gone.
+func (b *Balancer) drain(of *backend) {
+	ticker := time.NewTicker(drainInterval)
+	defer ticker.Stop()
+	for {
+		b.mu.Lock()
+		if next := b.pick(nil); next != nil && !next.draining {
+			for s := range of.sessions {
+				if s.quiet() {
+					s.close()
+					delete(of.sessions, s)
+				}
+			}
+		}
+		b.mu.Unlock()
+		select {
+		case <-of.gone:
+			return
+		case <-ticker.C:
+		}
+	}
 }
 
 // Remove takes a backend out and closes its connections.
@@ -134,10 +183,10 @@ func (b *Balancer) Close() {
 // setHealthy needs the lock.
 func (b *Balancer) setHealthy(of *backend, healthy bool) {
 	if !healthy {
-		for conn := range of.conns {
-			_ = conn.Close() // whoever uses it notices
+		for s := range of.sessions {
+			s.close() // whoever uses it notices
 		}
-		clear(of.conns)
+		clear(of.sessions)
 	}
 	if of.healthy == healthy {
 		return
@@ -148,15 +197,22 @@ func (b *Balancer) setHealthy(of *backend, healthy bool) {
 	b.log.V(1).Info("API server changed", "backend", of.address, "healthy", healthy)
 }
 
-// pick needs the lock. It gives the next healthy backend that is not among the tried ones.
+// pick needs the lock. It gives the next healthy backend that is not among the tried ones; one that is drained only
+// when there is no other.
 func (b *Balancer) pick(tried map[*backend]bool) *backend {
+	var draining *backend
 	for range b.backends {
 		b.next = (b.next + 1) % len(b.backends)
-		if candidate := b.backends[b.next]; candidate.healthy && !tried[candidate] {
+		candidate := b.backends[b.next]
+		switch {
+		case !candidate.healthy || tried[candidate]:
+		case candidate.draining:
+			draining = candidate
+		default:
 			return candidate
 		}
 	}
-	return nil
+	return draining
 }
 
 // watch keeps the health of a backend until ctx ends.
@@ -225,12 +281,12 @@ func (b *Balancer) serve(ctx context.Context, client *net.TCPConn) {
 		b.mu.Unlock()
 		return
 	}
-	of.conns[client], of.conns[server] = struct{}{}, struct{}{}
+	s := session{client: client, server: server}
+	of.sessions[s] = struct{}{}
 	b.mu.Unlock()
 	defer func() {
 		b.mu.Lock()
-		delete(of.conns, client)
-		delete(of.conns, server)
+		delete(of.sessions, s)
 		b.mu.Unlock()
 	}()
 

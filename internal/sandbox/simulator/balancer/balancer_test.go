@@ -143,6 +143,65 @@ func TestOpenConnectionsOfASickBackendAreClosed(t *testing.T) {
 	}
 }
 
+// TestDrain asks over one connection again and again while the backend that serves it is drained: the connection moves
+// to the other one, between two requests.
+func TestDrain(t *testing.T) {
+	servers := map[string]*apiServer{"one": startAPIServer(t, "one", true), "two": startAPIServer(t, "two", true)}
+	b, client := start(t, servers["one"], servers["two"])
+	client.Transport.(*http.Transport).DisableKeepAlives = false
+	drained, err := get(t, client, b, "/name")
+	if err != nil {
+		t.Fatal(err)
+	}
+	b.Drain(servers[drained].address())
+	deadline := time.After(20 * time.Second)
+	for {
+		name, err := get(t, client, b, "/name")
+		if err != nil {
+			t.Fatal(err)
+		}
+		if name != drained {
+			return
+		}
+		select {
+		case <-deadline:
+			t.Fatal("the connection stays at the backend that is drained")
+		case <-time.After(2 * pause):
+		}
+	}
+}
+
+// TestDrainOfTheLastBackend goes on to serve: a bad answer is better than none.
+func TestDrainOfTheLastBackend(t *testing.T) {
+	one := startAPIServer(t, "one", true)
+	b, client := start(t, one)
+	b.Drain(one.address())
+	if name, err := get(t, client, b, "/name"); err != nil || name != "one" {
+		t.Errorf("got %q, %v", name, err)
+	}
+}
+
+func TestIsQuiet(t *testing.T) {
+	cases := map[string]struct {
+		asked, answered time.Duration
+		want            bool
+	}{
+		"RequestUnderWay":       {asked: 10 * time.Millisecond, answered: time.Minute, want: false},
+		"SlowRequest":           {asked: 400 * time.Millisecond, answered: time.Minute, want: false},
+		"JustAnswered":          {asked: 20 * time.Millisecond, answered: 10 * time.Millisecond, want: false},
+		"Answered":              {asked: time.Second, answered: 60 * time.Millisecond, want: true},
+		"WatchThatSaysNothing":  {asked: time.Minute, answered: time.Minute, want: true},
+		"OnlyTheClientIsActive": {asked: 600 * time.Millisecond, answered: time.Second, want: true},
+	}
+	for name, c := range cases {
+		t.Run(name, func(t *testing.T) {
+			if got := isQuiet(c.asked, c.answered); got != c.want {
+				t.Errorf("got %t", got)
+			}
+		})
+	}
+}
+
 func TestRemoveAndClose(t *testing.T) {
 	one, two := startAPIServer(t, "one", true), startAPIServer(t, "two", true)
 	b, client := start(t, one, two)

@@ -108,6 +108,12 @@ func (r *machineReconciler) reconcile(ctx context.Context, k key) error {
 		}
 		return r.remove(ctx, object, cluster)
 	}
+	if machine.DeletionTimestamp != nil {
+		// Cluster API takes etcd off a control plane machine before it deletes its InfraMachine.
+		if err := r.drain(ctx, object.GetName(), cluster); err != nil {
+			return err
+		}
+	}
 	// The events of Cluster and Machine tell when these have come.
 	if !ptr.Deref(cluster.Status.Initialization.InfrastructureProvisioned, false) || machine.Spec.Bootstrap.DataSecretName == nil {
 		return nil
@@ -191,6 +197,19 @@ func (r *machineReconciler) run(ctx context.Context, c *workload.Cluster, object
 	if err != nil {
 		return workloadError{err}
 	}
+	return nil
+}
+
+// drain tells a machine that runs that it is about to go.
+func (r *machineReconciler) drain(ctx context.Context, name string, cluster *clusterv1.Cluster) error {
+	c, err := r.fleet.Open(ctx, r.clusterSpec(cluster))
+	if errors.Is(err, fs.ErrNotExist) {
+		return nil
+	}
+	if err != nil {
+		return err
+	}
+	c.Drain(name)
 	return nil
 }
 

@@ -604,6 +604,16 @@ func (c *Cluster) ensureKubelets(ctx context.Context) (*kubelet.Kubelets, error)
 	return c.kubelets, nil
 }
 
+// Drain prepares for the end of a control plane machine while its API server still works: the load balancer lets the
+// other machines take over. Of any other machine there is nothing to prepare.
+func (c *Cluster) Drain(name string) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	if member := c.members[name]; member != nil {
+		c.balancer.Drain(member.APIServerAddress())
+	}
+}
+
 // RemoveMachine switches a machine off and forgets it. Its Node goes as well, when there still is an API server to
 // tell.
 func (c *Cluster) RemoveMachine(ctx context.Context, name string) error {
