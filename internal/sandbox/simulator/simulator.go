@@ -10,7 +10,8 @@
 //
 // What cannot be had without containers: a network between pods. So webhooks and aggregated API servers inside
 // a workload cluster are not reached, and metrics.k8s.io stays without an answer. Not simulated either:
-// MachinePools, Ignition, and arguments that a class gives to the programs of the control plane.
+// MachinePools, Ignition, and files and patches for the programs of the control plane. Of the arguments
+// that a class gives to these programs, they get those that work without files and containers.
 package simulator
 
 import (

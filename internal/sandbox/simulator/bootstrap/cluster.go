@@ -15,7 +15,15 @@ type ClusterConfiguration struct {
 	ImageRepository string `json:"imageRepository"`
 	DNS             Addon  `json:"dns"`
 	Proxy           Addon  `json:"proxy"`
-	Etcd            struct {
+	APIServer       struct {
+		Program
+		// CertSANs are further names of the API server.
+		CertSANs []string `json:"certSANs"`
+	} `json:"apiServer"`
+	ControllerManager Program `json:"controllerManager"`
+	Scheduler         Program `json:"scheduler"`
+	Etcd              struct {
+		Local    Program   `json:"local"`
 		External *struct{} `json:"external"`
 	} `json:"etcd"`
 	Networking struct {
@@ -23,6 +31,11 @@ type ClusterConfiguration struct {
 		ServiceSubnet string `json:"serviceSubnet"`
 		DNSDomain     string `json:"dnsDomain"`
 	} `json:"networking"`
+}
+
+// Program is how a program of the control plane is configured.
+type Program struct {
+	ExtraArgs extraArgs `json:"extraArgs"`
 }
 
 // Addon is how kubeadm's own addons are configured.

@@ -6,7 +6,8 @@
 //
 // They are the real programs with the flags that kubeadm gives them, and their certificates come from the
 // authorities that Cluster API made for the cluster. One binary serves older minors by emulation.
-// Arguments, files and patches that a user gives to kubeadm for these programs are not looked at.
+// Of the arguments that a user gives to kubeadm for these programs they get those that work without files and
+// containers; files and patches are not looked at.
 package controlplane
 
 import (

@@ -44,10 +44,10 @@ func TestArguments(t *testing.T) {
 			[]string{"--name=m", "--listen-peer-urls=https://127.63.1.2:12380", "--initial-cluster=a=https://127.63.1.3:2380,m=https://127.63.1.2:12380", "--initial-cluster-state=existing"},
 		},
 		"ControllerManager": {
-			"Nodes get ranges of addresses only where the cluster has some.", withPods.controllerManagerArgs("1.35"),
+			"Nodes get ranges of addresses only where the cluster has some.", withPods.controllerManagerArgs(ManagersSpec{Minor: "1.35"}),
 			[]string{"--allocate-node-cidrs=true", "--cluster-cidr=192.168.0.0/16", "--emulated-version=kube=1.35"},
 		},
-		"Scheduler": {"", c.schedulerArgs("1.36"), []string{"--emulated-version=kube=1.36"}},
+		"Scheduler": {"", c.schedulerArgs(ManagersSpec{Minor: "1.36"}), []string{"--emulated-version=kube=1.36"}},
 	}
 	for name, test := range cases {
 		t.Run(name, func(t *testing.T) {
@@ -58,7 +58,7 @@ func TestArguments(t *testing.T) {
 			}
 		})
 	}
-	if slices.Contains(c.controllerManagerArgs("1.35"), "--allocate-node-cidrs=true") {
+	if slices.Contains(c.controllerManagerArgs(ManagersSpec{Minor: "1.35"}), "--allocate-node-cidrs=true") {
 		t.Error("ranges of addresses from nowhere")
 	}
 }

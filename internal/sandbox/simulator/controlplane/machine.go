@@ -14,12 +14,14 @@ import (
 	"net/netip"
 	"os"
 	"path/filepath"
+	"slices"
 	"strings"
 	"time"
 
 	"github.com/clusterstacks/cluster-stack-operator/internal/sandbox/pki"
 	"github.com/clusterstacks/cluster-stack-operator/internal/sandbox/probe"
 	"github.com/clusterstacks/cluster-stack-operator/internal/sandbox/process"
+	"github.com/clusterstacks/cluster-stack-operator/internal/sandbox/simulator/bootstrap"
 )
 
 // readyTimeout is how long a program may take to be ready on a busy machine.
@@ -39,6 +41,8 @@ type Machine struct {
 	Minor string
 	IP    netip.Addr
 	Ports Ports
+	// Configuration is what the user sets for the programs of the control plane.
+	Configuration bootstrap.ClusterConfiguration
 	// Dir is the folder of this machine. When it holds the data of an earlier run, the machine goes on with it.
 	Dir string
 }
@@ -110,9 +114,9 @@ func (c *Cluster) Start(ctx context.Context, m Machine, members []Machine) (_ *M
 		}
 	}
 	result.apiServer, err = launch(ctx, process.Spec{
-		Name: "kube-apiserver", Path: c.Programs.KubeAPIServer, Args: c.apiServerArgs(m),
+		Name: apiServer, Path: c.Programs.KubeAPIServer, Args: c.apiServerArgs(m),
 		// A smaller heap for a little more work: there are many API servers on one machine.
-		Env: []string{"GOGC=50"}, LogFile: filepath.Join(m.Dir, "kube-apiserver.log"),
+		Env: []string{"GOGC=50"}, LogFile: filepath.Join(m.Dir, apiServer+".log"),
 	}, c.Log.WithValues("machine", m.Name))
 	if err != nil {
 		return nil, err
@@ -139,8 +143,8 @@ func (c *Cluster) startEtcd(ctx context.Context, of *Member, members []Machine, 
 	}
 	var err error
 	of.etcd, err = launch(ctx, process.Spec{
-		Name: "etcd", Path: c.Programs.Etcd, Args: etcdArgs(m, initial, state),
-		Env: []string{"GOGC=50"}, LogFile: filepath.Join(m.Dir, "etcd.log"),
+		Name: etcd, Path: c.Programs.Etcd, Args: etcdArgs(m, initial, state),
+		Env: []string{"GOGC=50"}, LogFile: filepath.Join(m.Dir, etcd+".log"),
 	}, c.Log.WithValues("machine", m.Name))
 	if err != nil {
 		return err
@@ -198,6 +202,15 @@ func (c *Cluster) writeMachinePKI(m Machine) error {
 	}
 	local := []net.IP{m.IP.AsSlice(), net.IPv4(127, 0, 0, 1)}
 	names := []string{m.Name, "localhost"}
+	var furtherNames []string
+	var furtherIPs []net.IP
+	for _, san := range m.Configuration.APIServer.CertSANs {
+		if ip := net.ParseIP(san); ip != nil {
+			furtherIPs = append(furtherIPs, ip)
+		} else {
+			furtherNames = append(furtherNames, san)
+		}
+	}
 	type request struct {
 		name    string
 		ca      *pki.CA
@@ -207,8 +220,8 @@ func (c *Cluster) writeMachinePKI(m Machine) error {
 		// Cluster API finds this certificate by its name, to report when it expires.
 		{"apiserver", a.Cluster, pki.Request{
 			CommonName: "kube-apiserver", Server: true,
-			DNSNames: append([]string{"kubernetes", "kubernetes.default", "kubernetes.default.svc", "kubernetes.default.svc." + c.DNSDomain}, names...),
-			IPs:      append([]net.IP{c.Endpoint.Addr().AsSlice(), service.AsSlice()}, local...),
+			DNSNames: slices.Concat([]string{"kubernetes", "kubernetes.default", "kubernetes.default.svc", "kubernetes.default.svc." + c.DNSDomain}, names, furtherNames),
+			IPs:      slices.Concat([]net.IP{c.Endpoint.Addr().AsSlice(), service.AsSlice()}, local, furtherIPs),
 		}},
 		{"apiserver-kubelet-client", a.Cluster, pki.Request{CommonName: "kube-apiserver-kubelet-client", Organizations: []string{"system:masters"}, Client: true}},
 		{"front-proxy-client", a.FrontProxy, pki.Request{CommonName: "front-proxy-client", Client: true}},
@@ -245,7 +258,7 @@ egressSelections:
 // etcdArgs are the arguments of etcd. Nothing is synced to disk: the data of a sandbox outlives its processes,
 // and needs not outlive the machine.
 func etcdArgs(m Machine, initialCluster []string, state string) []string {
-	return []string{
+	return merge(etcd, []string{
 		"--name=" + m.Name,
 		"--data-dir=" + m.dataDir(),
 		"--unsafe-no-fsync",
@@ -264,10 +277,10 @@ func etcdArgs(m Machine, initialCluster []string, state string) []string {
 		"--peer-trusted-ca-file=" + filepath.Join(m.pki(), "etcd-ca.crt"),
 		"--peer-cert-file=" + filepath.Join(m.pki(), "etcd-peer.crt"),
 		"--peer-key-file=" + filepath.Join(m.pki(), "etcd-peer.key"),
-	}
+	}, m.Configuration.Etcd.Local.ExtraArgs)
 }
 
-// apiServerArgs are kubeadm's, besides the emulated version and the reconciler: an address on loopback cannot
+// apiServerArgs are kubeadm's and the user's, besides the emulated version and the reconciler: an address on loopback cannot
 // be an endpoint of a Service.
 func (c *Cluster) apiServerArgs(m Machine) []string {
 	etcd, prefix := m.etcdURL(), "/registry"
@@ -275,7 +288,7 @@ func (c *Cluster) apiServerArgs(m Machine) []string {
 		etcd, prefix = c.SharedEtcd.URL(), c.EtcdPrefix
 	}
 	file := func(name string) string { return filepath.Join(m.pki(), name) }
-	return []string{
+	return merge(apiServer, []string{
 		"--emulated-version=kube=" + m.Minor,
 		"--bind-address=" + m.IP.String(),
 		"--advertise-address=" + m.IP.String(),
@@ -309,7 +322,7 @@ func (c *Cluster) apiServerArgs(m Machine) []string {
 		"--service-account-issuer=https://kubernetes.default.svc." + c.DNSDomain,
 		"--service-account-key-file=" + file("sa.pub"),
 		"--service-account-signing-key-file=" + file("sa.key"),
-	}
+	}, m.Configuration.APIServer.ExtraArgs)
 }
 
 func (c *Cluster) awaitAPIServer(ctx context.Context, m *Member) error {

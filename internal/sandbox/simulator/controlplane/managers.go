@@ -10,32 +10,45 @@ import (
 
 	"github.com/clusterstacks/cluster-stack-operator/internal/sandbox/pki"
 	"github.com/clusterstacks/cluster-stack-operator/internal/sandbox/process"
+	"github.com/clusterstacks/cluster-stack-operator/internal/sandbox/simulator/bootstrap"
 )
 
 // Managers are kube-controller-manager and kube-scheduler, one pair for a cluster. They speak with it through
 // its load balancer and hold files of the cluster, not of a machine, so that machines may come and go.
 type Managers struct {
-	// Minor is the Kubernetes minor that they behave like.
-	Minor                 string
+	ManagersSpec
 	controllers, schedule *program
 }
 
+// ManagersSpec is how the pair runs. To change it they have to be started again.
+type ManagersSpec struct {
+	// Minor is the Kubernetes minor that they behave like.
+	Minor string
+	// ControllerManager and Scheduler are what the user sets for them.
+	ControllerManager, Scheduler bootstrap.Program
+}
+
+// Managers is how the pair runs as part of the machine.
+func (m Machine) Managers() ManagersSpec {
+	return ManagersSpec{Minor: m.Minor, ControllerManager: m.Configuration.ControllerManager, Scheduler: m.Configuration.Scheduler}
+}
+
 // StartManagers starts the pair. It does not wait: both try until the cluster answers.
-func (c *Cluster) StartManagers(ctx context.Context, minor string) (*Managers, error) {
+func (c *Cluster) StartManagers(ctx context.Context, spec ManagersSpec) (*Managers, error) {
 	if err := c.writeManagerFiles(); err != nil {
 		return nil, err
 	}
 	controllers, err := launch(ctx, process.Spec{
-		Name: "kube-controller-manager", Path: c.Programs.KubeControllerManager, Args: c.controllerManagerArgs(minor),
-		Env: []string{"GOGC=50"}, LogFile: filepath.Join(c.Dir, "kube-controller-manager.log"),
+		Name: controllerManager, Path: c.Programs.KubeControllerManager, Args: c.controllerManagerArgs(spec),
+		Env: []string{"GOGC=50"}, LogFile: filepath.Join(c.Dir, controllerManager+".log"),
 	}, c.Log)
 	if err != nil {
 		return nil, err
 	}
-	result := &Managers{Minor: minor, controllers: controllers}
+	result := &Managers{ManagersSpec: spec, controllers: controllers}
 	result.schedule, err = launch(ctx, process.Spec{
-		Name: "kube-scheduler", Path: c.Programs.KubeScheduler, Args: c.schedulerArgs(minor),
-		Env: []string{"GOGC=50"}, LogFile: filepath.Join(c.Dir, "kube-scheduler.log"),
+		Name: scheduler, Path: c.Programs.KubeScheduler, Args: c.schedulerArgs(spec),
+		Env: []string{"GOGC=50"}, LogFile: filepath.Join(c.Dir, scheduler+".log"),
 	}, c.Log)
 	if err != nil {
 		result.Kill(ctx)
@@ -68,7 +81,7 @@ func (c *Cluster) writeManagerFiles() error {
 		"ca.key": key,
 		"sa.key": c.Authorities.ServiceAccount.PrivatePEM,
 	}
-	for _, name := range []string{"kube-controller-manager", "kube-scheduler"} {
+	for _, name := range []string{controllerManager, scheduler} {
 		pair, err := c.Authorities.Cluster.Issue(pki.Request{CommonName: "system:" + name, Client: true})
 		if err != nil {
 			return err
@@ -80,11 +93,11 @@ func (c *Cluster) writeManagerFiles() error {
 	return writeFiles(c.Dir, files)
 }
 
-func (c *Cluster) controllerManagerArgs(minor string) []string {
+func (c *Cluster) controllerManagerArgs(spec ManagersSpec) []string {
 	file := func(name string) string { return filepath.Join(c.Dir, name) }
 	args := []string{
-		"--emulated-version=kube=" + minor,
-		"--kubeconfig=" + file("kube-controller-manager.kubeconfig"),
+		"--emulated-version=kube=" + spec.Minor,
+		"--kubeconfig=" + file(controllerManager+".kubeconfig"),
 		"--controllers=*,bootstrapsigner,tokencleaner",
 		"--leader-elect=false",
 		"--secure-port=0", // nobody asks it anything; a port less that could be taken
@@ -99,14 +112,14 @@ func (c *Cluster) controllerManagerArgs(minor string) []string {
 	if c.PodSubnet != "" {
 		args = append(args, "--allocate-node-cidrs=true", "--cluster-cidr="+c.PodSubnet)
 	}
-	return args
+	return merge(controllerManager, args, spec.ControllerManager.ExtraArgs)
 }
 
-func (c *Cluster) schedulerArgs(minor string) []string {
-	return []string{
-		"--emulated-version=kube=" + minor,
-		"--kubeconfig=" + filepath.Join(c.Dir, "kube-scheduler.kubeconfig"),
+func (c *Cluster) schedulerArgs(spec ManagersSpec) []string {
+	return merge(scheduler, []string{
+		"--emulated-version=kube=" + spec.Minor,
+		"--kubeconfig=" + filepath.Join(c.Dir, scheduler+".kubeconfig"),
 		"--leader-elect=false",
 		"--secure-port=0",
-	}
+	}, spec.Scheduler.ExtraArgs)
 }

@@ -41,6 +41,12 @@ var coreDNS = map[string]string{
 	"1.36": "v1.14.2",
 }
 
+// Where kubeadm leaves its configuration, for machines that join later; in namespace kube-system.
+const (
+	ConfigMapName           = "kubeadm-config"
+	ClusterConfigurationKey = "ClusterConfiguration"
+)
+
 // newestCoreDNS is for minors that are not listed.
 const newestCoreDNS = "v1.14.2"
 
@@ -75,7 +81,7 @@ func Objects(c Cluster) ([]client.Object, error) {
 		return nil, err
 	}
 	objects := []client.Object{
-		configMap("kubeadm-config", map[string]string{"ClusterConfiguration": c.Data.ClusterConfiguration}),
+		configMap(ConfigMapName, map[string]string{ClusterConfigurationKey: c.Data.ClusterConfiguration}),
 		configMap("kubelet-config", map[string]string{"kubelet": kubeletConfiguration(dns, c.DNSDomain)}),
 	}
 	objects = append(objects, info...)

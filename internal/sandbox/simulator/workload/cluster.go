@@ -22,7 +22,9 @@ import (
 
 	"github.com/go-logr/logr"
 	corev1 "k8s.io/api/core/v1"
+	"k8s.io/apimachinery/pkg/api/equality"
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/client-go/kubernetes/scheme"
 	"k8s.io/client-go/rest"
 	"sigs.k8s.io/controller-runtime/pkg/client"
@@ -297,6 +299,10 @@ func (c *Cluster) startMember(ctx context.Context, shared *controlplane.Cluster,
 			return fmt.Errorf("machine %s has to join, but no other machine of the control plane runs", m.Name)
 		}
 	}
+	var err error
+	if machine.Configuration, err = c.configuration(ctx, m); err != nil {
+		return fmt.Errorf("machine %s: %w", m.Name, err)
+	}
 	started := time.Now()
 	member, err := shared.Start(ctx, machine, others)
 	if err != nil {
@@ -310,6 +316,50 @@ func (c *Cluster) startMember(ctx context.Context, shared *controlplane.Cluster,
 	c.mu.Unlock()
 	c.log.Info("control plane machine is up", "machine", m.Name, "version", m.Version, "took", time.Since(started).Round(time.Millisecond).String())
 	return nil
+}
+
+// configurationFile is where the machine keeps what it was started with, as kubeadm does.
+const configurationFile = "kubeadm.yaml"
+
+// configuration is what a user sets for the programs of a control plane machine. The first machine finds it in its
+// bootstrap data; one that joins asks the cluster, as kubeadm does. It stays for the life of the machine.
+func (c *Cluster) configuration(ctx context.Context, m Machine) (bootstrap.ClusterConfiguration, error) {
+	file := filepath.Join(c.machineDir(m.Name), configurationFile)
+	known, err := os.ReadFile(file)
+	if err == nil {
+		return bootstrap.ParseClusterConfiguration(string(known))
+	}
+	document := m.Data.ClusterConfiguration
+	if !m.Data.Init {
+		if document, err = c.uploadedConfiguration(ctx); err != nil {
+			return bootstrap.ClusterConfiguration{}, err
+		}
+	}
+	parsed, err := bootstrap.ParseClusterConfiguration(document)
+	if err != nil {
+		return parsed, err
+	}
+	if ignored := controlplane.Ignored(parsed); len(ignored) > 0 {
+		c.log.Info("arguments that have no effect in a sandbox are left out", "machine", m.Name, "arguments", ignored)
+	}
+	return parsed, writeFile(file, []byte(document))
+}
+
+// uploadedConfiguration reads what kubeadm leaves in a cluster, and Cluster API keeps up to date.
+func (c *Cluster) uploadedConfiguration(ctx context.Context) (string, error) {
+	config, err := c.config(ctx)
+	if err != nil {
+		return "", err
+	}
+	cl, err := client.New(config, client.Options{Scheme: scheme.Scheme})
+	if err != nil {
+		return "", err
+	}
+	uploaded := &corev1.ConfigMap{}
+	if err := cl.Get(ctx, client.ObjectKey{Namespace: metav1.NamespaceSystem, Name: kubeadm.ConfigMapName}, uploaded); err != nil {
+		return "", fmt.Errorf("configuration to join with: %w", err)
+	}
+	return uploaded.Data[kubeadm.ClusterConfigurationKey], nil
 }
 
 // controlPlaneMachine is how the other machines know a machine.
@@ -439,8 +489,8 @@ func (c *Cluster) setLite(lite bool) {
 	c.lite = lite
 }
 
-// Adjust runs the pair of controller manager and scheduler at the lowest version of the control plane: no program of a
-// cluster may be newer than its oldest API server. In a lite cluster it ends the pair and gives Nodes a network, since
+// Adjust runs the pair of controller manager and scheduler as one of the machines with the lowest version of the control
+// plane has it: no program of a cluster may be newer than its oldest API server. In a lite cluster it ends the pair and gives Nodes a network, since
 // nobody would create the pods of a CNI.
 func (c *Cluster) Adjust(ctx context.Context) error {
 	c.managing.Lock()
@@ -450,34 +500,45 @@ func (c *Cluster) Adjust(ctx context.Context) error {
 	}
 	c.mu.Lock()
 	shared, current, lite, kubelets := c.shared, c.managers, c.lite, c.kubelets
-	var minors []string
-	for _, member := range c.members {
-		minors = append(minors, member.Minor)
-	}
+	leader := c.leader()
 	c.mu.Unlock()
 
 	if kubelets != nil {
 		kubelets.GiveNetwork(lite)
 	}
-	var wanted string
-	if len(minors) > 0 && !lite {
-		wanted = slices.MinFunc(minors, compareMinors)
+	if lite {
+		leader = nil
+	}
+	var wanted controlplane.ManagersSpec
+	if leader != nil {
+		wanted = leader.Managers()
 	}
 	if current != nil {
-		if current.Minor == wanted {
+		if equality.Semantic.DeepEqual(current.ManagersSpec, wanted) {
 			return nil
 		}
 		current.Kill(ctx)
 		current = nil
 	}
 	var err error
-	if wanted != "" {
+	if leader != nil {
 		current, err = shared.StartManagers(ctx, wanted)
 	}
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	c.managers = current
 	return err
+}
+
+// leader needs the lock. It is the machine that the managers run as, nil without any.
+func (c *Cluster) leader() *controlplane.Member {
+	var leader *controlplane.Member
+	for name, member := range c.members {
+		if leader == nil || cmp.Or(compareMinors(member.Minor, leader.Minor), cmp.Compare(name, leader.Name)) < 0 {
+			leader = member
+		}
+	}
+	return leader
 }
 
 // config reaches the cluster through its load balancer, once it answers.

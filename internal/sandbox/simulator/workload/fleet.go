@@ -240,12 +240,16 @@ func readJSON(file string, into any) error {
 	return nil
 }
 
-// writeJSON makes the file appear whole or not at all.
 func writeJSON(file string, from any) error {
 	data, err := json.Marshal(from)
 	if err != nil {
 		return err
 	}
+	return writeFile(file, data)
+}
+
+// writeFile makes the file appear whole or not at all.
+func writeFile(file string, data []byte) error {
 	if err := os.MkdirAll(filepath.Dir(file), 0o700); err != nil {
 		return err
 	}
