@@ -91,7 +91,7 @@ func (r *clusterReconciler) provision(ctx context.Context, object *unstructured.
 	if err != nil {
 		return err
 	}
-	if err := r.lendEtcd(ctx, cluster); err != nil {
+	if err := r.lendEtcd(ctx, object, cluster); err != nil {
 		return err
 	}
 	err = r.patch(ctx, object, func() error {

@@ -9,9 +9,12 @@ import (
 
 	corev1 "k8s.io/api/core/v1"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"k8s.io/apimachinery/pkg/apis/meta/v1/unstructured"
 	"k8s.io/apimachinery/pkg/types"
 	controlplanev1 "sigs.k8s.io/cluster-api/api/controlplane/kubeadm/v1beta2"
 	clusterv1 "sigs.k8s.io/cluster-api/api/core/v1beta2"
+	clusterctlv1 "sigs.k8s.io/cluster-api/cmd/clusterctl/api/v1alpha3"
+	"sigs.k8s.io/cluster-api/util/annotations"
 	"sigs.k8s.io/cluster-api/util/secret"
 	"sigs.k8s.io/controller-runtime/pkg/client"
 )
@@ -19,9 +22,17 @@ import (
 // lendEtcd serves a cluster whose control plane asks for an external etcd: the etcd that clusters share stands in for
 // it, whatever its endpoints are said to be. The control plane provider waits for two Secrets that whoever runs the
 // external etcd has to bring; those that a user has made are left alone.
-func (r *clusterReconciler) lendEtcd(ctx context.Context, cluster *clusterv1.Cluster) error {
+func (r *clusterReconciler) lendEtcd(ctx context.Context, object *unstructured.Unstructured, cluster *clusterv1.Cluster) error {
 	external, err := r.wantsExternalEtcd(ctx, cluster)
 	if err != nil || !external {
+		return err
+	}
+	// What is in the etcd of this sandbox cannot go with the cluster to another one.
+	err = r.patch(ctx, object, func() error {
+		annotations.AddAnnotations(object, map[string]string{clusterctlv1.BlockMoveAnnotation: "its objects are in the shared etcd of this sandbox"})
+		return nil
+	})
+	if err != nil {
 		return err
 	}
 	etcd, err := r.fleet.SharedEtcd(ctx)
