@@ -63,6 +63,7 @@ func TestLite(t *testing.T) {
 	if got, want := programs(t, mgmt, key), []string{"etcd", "kube-apiserver"}; !slices.Equal(got, want) {
 		t.Errorf("a lite cluster runs %v, want %v", got, want)
 	}
+	within(t, mgmt, key, mostLite)
 	var dns appsv1.Deployment
 	get(t, workload, types.NamespacedName{Namespace: "kube-system", Name: "coredns"}, &dns)
 	if dns.Status.ObservedGeneration != 0 {
@@ -111,6 +112,7 @@ func TestLite(t *testing.T) {
 	if got, want := programs(t, mgmt, key), []string{"etcd", "kube-apiserver", "kube-controller-manager", "kube-scheduler"}; !slices.Equal(got, want) {
 		t.Errorf("the cluster, full now, runs %v, want %v", got, want)
 	}
+	within(t, mgmt, key, mostFull)
 	patch(t, mgmt, key, `{"metadata":{"annotations":{"`+infra.ControlPlaneAnnotation+`":"no"}}}`)
 	mgmt.AwaitCluster(t, patience, key, func(c *clusterv1.Cluster) error {
 		got := conditions.GetMessage(c, clusterv1.ClusterInfrastructureReadyCondition)

@@ -17,6 +17,20 @@ import (
 	"github.com/clusterstacks/cluster-stack-operator/test/sandbox/clustertest"
 )
 
+// The most memory that a cluster with one control plane machine may take, as the documentation promises.
+const (
+	mostLite = 300 << 20
+	mostFull = 600 << 20
+)
+
+// within checks what a cluster takes right now.
+func within(t testing.TB, mgmt *clustertest.Management, key types.NamespacedName, most int64) {
+	t.Helper()
+	if used := sum(usage(t, mgmt.ClusterDir(key))).Memory; used > most {
+		t.Errorf("cluster %s takes %d MiB, at most %d are promised: %v", key, used>>20, most>>20, usage(t, mgmt.ClusterDir(key)))
+	}
+}
+
 // usage is what the programs with files below a folder take, by the name of the program.
 func usage(t testing.TB, dir string) map[string]process.Usage {
 	t.Helper()
