@@ -58,6 +58,21 @@ func (s *Sandbox) makeCertificates(context.Context) (string, error) {
 	)
 }
 
+// etcd is what the API server has to know of its etcd.
+type etcd struct{ url, prefix, ca, cert, key string }
+
+// useEtcd takes one that runs already.
+func (s *Sandbox) useEtcd(context.Context) (string, error) {
+	s.etcd = etcd{
+		url: s.opts.Etcd.URL, prefix: s.opts.Etcd.Prefix,
+		ca: s.path("certs", "shared-etcd-ca.crt"), cert: s.path("certs", "shared-etcd-client.crt"), key: s.path("certs", "shared-etcd-client.key"),
+	}
+	if err := os.WriteFile(s.etcd.ca, s.opts.Etcd.CA, 0o600); err != nil {
+		return "", err
+	}
+	return s.etcd.url + s.etcd.prefix, s.opts.Etcd.Client.WriteFiles(s.etcd.cert, s.etcd.key)
+}
+
 func (s *Sandbox) startEtcd(ctx context.Context) (string, error) {
 	clientPort, err := freePort(s.ip, 2379)
 	if err != nil {
@@ -73,7 +88,10 @@ func (s *Sandbox) startEtcd(ctx context.Context) (string, error) {
 	if err != nil {
 		return "", err
 	}
-	s.etcd = client
+	s.etcd = etcd{
+		url: client, prefix: "/registry",
+		ca: s.path("certs", "ca.crt"), cert: s.path("certs", "etcd-client.crt"), key: s.path("certs", "etcd-client.key"),
+	}
 	return address, s.supervisor.start(ctx, program{
 		name: "etcd", address: address, path: s.opts.Binaries.Etcd, ready: ready,
 		args: []string{
@@ -110,9 +128,8 @@ func (s *Sandbox) startAPIServer(ctx context.Context) (string, error) {
 		return "", err
 	}
 	args := []string{
-		"--etcd-servers=" + s.etcd,
-		"--etcd-cafile=" + s.path("certs", "ca.crt"),
-		"--etcd-certfile=" + s.path("certs", "etcd-client.crt"), "--etcd-keyfile=" + s.path("certs", "etcd-client.key"),
+		"--etcd-servers=" + s.etcd.url, "--etcd-prefix=" + s.etcd.prefix,
+		"--etcd-cafile=" + s.etcd.ca, "--etcd-certfile=" + s.etcd.cert, "--etcd-keyfile=" + s.etcd.key,
 		"--bind-address=" + s.ip, "--secure-port=" + strconv.Itoa(port), "--advertise-address=" + s.ip,
 		"--tls-cert-file=" + s.path("certs", "kube-apiserver.crt"), "--tls-private-key-file=" + s.path("certs", "kube-apiserver.key"),
 		"--client-ca-file=" + s.path("certs", "ca.crt"),

@@ -40,6 +40,8 @@ type Options struct {
 	Binaries binaries.Set
 	// APIServerOnly leaves out everything but etcd and kube-apiserver.
 	APIServerOnly bool
+	// Etcd is one that runs already and has other users; nil starts one.
+	Etcd *Etcd
 	// CRDs are files and folders with CustomResourceDefinitions to install besides those of Cluster API and
 	// its Docker/Dev provider.
 	CRDs []string
@@ -54,6 +56,14 @@ type Options struct {
 	Progress func(Event)
 	// Changed is told each time the state of a program changes, never twice at once. It may be nil.
 	Changed func([]Component)
+}
+
+// Etcd is an etcd that several API servers use, each below a prefix of its own.
+type Etcd struct {
+	URL, Prefix string
+	// CA is the certificate of the authority that it presents one of; Client is what it wants to see.
+	CA     []byte
+	Client pki.KeyPair
 }
 
 // Event tells of the progress of Start.
@@ -74,7 +84,7 @@ type Sandbox struct {
 	ip         string
 
 	ca         *pki.CA
-	etcd       string // URL
+	etcd       etcd
 	endpoint   string
 	config     *rest.Config
 	kubeconfig string
@@ -117,7 +127,11 @@ type step struct {
 func (s *Sandbox) steps() [][]step {
 	groups := [][]step{
 		{{"certificates", s.makeCertificates}},
-		{{"etcd", s.startEtcd}},
+	}
+	if s.opts.Etcd != nil {
+		groups = append(groups, []step{{"etcd", s.useEtcd}})
+	} else {
+		groups = append(groups, []step{{"etcd", s.startEtcd}})
 	}
 	if s.opts.APIServerOnly {
 		return append(groups, []step{{"kube-apiserver", s.startAPIServer}})

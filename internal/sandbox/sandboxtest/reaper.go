@@ -11,6 +11,7 @@ import (
 	"io/fs"
 	"log/slog"
 	"net"
+	"net/netip"
 	"net/rpc"
 	"net/rpc/jsonrpc"
 	"os"
@@ -25,6 +26,8 @@ import (
 	"github.com/clusterstacks/cluster-stack-operator/internal/sandbox"
 	"github.com/clusterstacks/cluster-stack-operator/internal/sandbox/binaries"
 	"github.com/clusterstacks/cluster-stack-operator/internal/sandbox/process"
+	"github.com/clusterstacks/cluster-stack-operator/internal/sandbox/simulator/controlplane"
+	"github.com/clusterstacks/cluster-stack-operator/internal/sandbox/simulator/workload"
 )
 
 // StartArgs say what the reaper is to start.
@@ -52,8 +55,8 @@ type Reaper struct {
 	log logr.Logger
 
 	mu        sync.Mutex
-	block     *sandbox.Block // shared by what is an API server only
-	taken     map[int]bool   // the numbers of sandboxes that start or run; in the shared block, their addresses
+	shared    *shared
+	taken     map[int]bool // the numbers of sandboxes that start or run; in the shared block, their addresses
 	sandboxes map[int]*running
 }
 
@@ -61,6 +64,12 @@ type Reaper struct {
 type running struct {
 	*sandbox.Sandbox
 	giveBack func() error
+}
+
+// shared is what sandboxes that are an API server only have in common.
+type shared struct {
+	block *sandbox.Block
+	etcd  *controlplane.SharedEtcd
 }
 
 // take gives the lowest number that no sandbox has: each is an address, of which a block has 254.
@@ -111,16 +120,26 @@ func (r *Reaper) start(id int, args StartArgs) (*running, error) {
 		CRDs: args.CRDs, Operator: args.Operator, Releases: args.Releases, Lite: args.Lite,
 		Log: r.log.WithValues("sandbox", id),
 	}
-	giveBack := func() error { return nil }
-	var err error
+	var giveBack func() error
 	if args.APIServerOnly {
-		opts.Host = id
-		opts.Block, err = r.sharedBlock()
-	} else if opts.Block, err = sandbox.ReserveBlock(); err == nil {
-		giveBack = opts.Block.Close
-	}
-	if err != nil {
-		return nil, err
+		shared, err := r.share(args.Binaries)
+		if err != nil {
+			return nil, err
+		}
+		prefix := "/" + strconv.Itoa(id)
+		client, err := shared.etcd.ClientKeyPair()
+		if err != nil {
+			return nil, err
+		}
+		opts.Block, opts.Host = shared.block, id
+		opts.Etcd = &sandbox.Etcd{URL: shared.etcd.URL(), Prefix: prefix, CA: shared.etcd.CA().CertPEM(), Client: client}
+		giveBack = func() error { return shared.etcd.Forget(context.WithoutCancel(r.ctx), prefix) }
+	} else {
+		block, err := sandbox.ReserveBlock()
+		if err != nil {
+			return nil, err
+		}
+		opts.Block, giveBack = block, block.Close
 	}
 	s, err := sandbox.Start(r.ctx, opts)
 	if err != nil {
@@ -129,17 +148,27 @@ func (r *Reaper) start(id int, args StartArgs) (*running, error) {
 	return &running{s, giveBack}, nil
 }
 
-func (r *Reaper) sharedBlock() (*sandbox.Block, error) {
+// share starts what API servers have in common, when the first one comes.
+func (r *Reaper) share(programs binaries.Set) (*shared, error) {
 	r.mu.Lock()
 	defer r.mu.Unlock()
-	if r.block == nil {
-		block, err := sandbox.ReserveBlock()
-		if err != nil {
-			return nil, err
-		}
-		r.block = block
+	if r.shared != nil {
+		return r.shared, nil
 	}
-	return r.block, nil
+	block, err := sandbox.ReserveBlock()
+	if err != nil {
+		return nil, err
+	}
+	ip, err := netip.ParseAddr(block.Address(255)) // beyond those that take gives out
+	if err != nil {
+		return nil, err
+	}
+	etcd, err := workload.StartSharedEtcd(r.ctx, programs, filepath.Join(r.dir, "etcd"), ip, r.log)
+	if err != nil {
+		return nil, errors.Join(err, block.Close())
+	}
+	r.shared = &shared{block, etcd}
+	return r.shared, nil
 }
 
 // Stop ends a sandbox and removes its folder.
@@ -192,6 +221,11 @@ func reap(conn net.Conn) (err error) {
 		wg.Go(s.Stop)
 	}
 	wg.Wait()
+	if r.shared != nil {
+		stopped, cancel := context.WithCancel(context.WithoutCancel(ctx))
+		cancel() // nobody wants its data any more
+		r.shared.etcd.Stop(stopped)
+	}
 	if keep := os.Getenv(LogsVariable); keep != "" {
 		return copyLogs(keep, dir)
 	}

@@ -79,7 +79,7 @@ func reapFor(test *os.File) error {
 
 // APIServer returns the configuration of an administrator of the package's API server: etcd and
 // kube-apiserver without controllers. It is started on first use and shared by the tests of the package;
-// a test uses namespaces of its own.
+// a test uses namespaces of its own. All API servers of a package keep their objects in one etcd, each below a prefix.
 func APIServer(t testing.TB) *rest.Config {
 	t.Helper()
 	started, err := sharedAPIServer()

@@ -6,8 +6,10 @@ package sandboxtest_test
 import (
 	"testing"
 
+	corev1 "k8s.io/api/core/v1"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/client-go/kubernetes"
+	"k8s.io/client-go/rest"
 
 	"github.com/clusterstacks/cluster-stack-operator/internal/sandbox/sandboxtest"
 )
@@ -25,6 +27,39 @@ func TestAPIServer(t *testing.T) {
 	}
 	if again := sandboxtest.APIServer(t); again.Host != config.Host {
 		t.Errorf("second call: %s, first call: %s", again.Host, config.Host)
+	}
+}
+
+// TestAPIServersAreApart: they keep what they store in one etcd, and see nothing of one another.
+func TestAPIServersAreApart(t *testing.T) {
+	one, two := connect(t, sandboxtest.NewAPIServer(t)), connect(t, sandboxtest.NewAPIServer(t))
+	mark := &corev1.ConfigMap{ObjectMeta: metav1.ObjectMeta{Namespace: "default", Name: "mark"}}
+	if _, err := one.CoreV1().ConfigMaps("default").Create(t.Context(), mark, metav1.CreateOptions{}); err != nil {
+		t.Fatal(err)
+	}
+	found, err := two.CoreV1().ConfigMaps("default").List(t.Context(), metav1.ListOptions{FieldSelector: "metadata.name=mark"})
+	if err != nil {
+		t.Fatal(err)
+	}
+	if len(found.Items) > 0 {
+		t.Error("the second API server has an object of the first")
+	}
+}
+
+func connect(t *testing.T, config *rest.Config) *kubernetes.Clientset {
+	t.Helper()
+	client, err := kubernetes.NewForConfig(config)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return client
+}
+
+// BenchmarkNewAPIServer is what a test waits for that wants an API server of its own.
+func BenchmarkNewAPIServer(b *testing.B) {
+	sandboxtest.APIServer(b)
+	for b.Loop() {
+		sandboxtest.NewAPIServer(b)
 	}
 }
 
