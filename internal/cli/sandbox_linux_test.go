@@ -310,7 +310,11 @@ func TestInterruptTakesTheSandboxDown(t *testing.T) {
 	var stderr bytes.Buffer
 	stdout := writer(func(p []byte) (int, error) {
 		if bytes.Contains(p, []byte("✓ etcd")) {
-			once.Do(func() { _ = syscall.Kill(os.Getpid(), syscall.SIGINT) })
+			once.Do(func() {
+				fails(t, "is being started or ended by another csctl; wait for it", "sandbox", "up", "--operator", "none")
+				fails(t, "sandbox default is starting: wait until", "sandbox", "kubeconfig")
+				_ = syscall.Kill(os.Getpid(), syscall.SIGINT)
+			})
 		}
 		return len(p), nil
 	})
