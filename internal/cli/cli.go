@@ -63,6 +63,13 @@ func Root() *cobra.Command {
 	for _, c := range commands {
 		root.AddCommand(c())
 	}
+	// Otherwise cobra adds it later, and a shell that it does not know prints the help page and counts as success.
+	root.InitDefaultCompletionCmd()
+	for _, c := range root.Commands() {
+		if c.Name() == "completion" {
+			c.Args, c.RunE = subcommandOnly, root.RunE
+		}
+	}
 	return root
 }
 
