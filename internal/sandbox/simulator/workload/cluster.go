@@ -151,7 +151,7 @@ func (c *Cluster) allocate(ctx context.Context, name string) (machineState, erro
 			preferred uint16
 		}{
 			{&state.Kubelet, 10250}, {&state.ControlPlane.APIServer, apiServerPort},
-			{&state.ControlPlane.Etcd, etcdPort}, {&state.ControlPlane.EtcdPeer, 2380},
+			{&state.ControlPlane.Etcd, etcdPort}, {&state.ControlPlane.EtcdPeer, etcdPeerPort},
 		} {
 			var err error
 			if *port.of, err = freePort(ctx, ip, port.preferred); err != nil {
@@ -171,6 +171,7 @@ func (c *Cluster) allocate(ctx context.Context, name string) (machineState, erro
 const (
 	apiServerPort = 6443
 	etcdPort      = 2379
+	etcdPeerPort  = 2380
 )
 
 // Machine is what a machine is to become.

@@ -48,7 +48,10 @@ func StartSharedEtcd(ctx context.Context, programs binaries.Set, dir string, ip 
 	machine := controlplane.Machine{Name: "shared-etcd", IP: ip, Dir: dir}
 	ca, err := sharedEtcdAuthority(dir)
 	if err == nil {
-		machine.Ports, err = sharedEtcdPorts(ctx, dir, ip)
+		machine.Ports.Etcd, err = freePort(ctx, ip, etcdPort)
+	}
+	if err == nil {
+		machine.Ports.EtcdPeer, err = freePort(ctx, ip, etcdPeerPort)
 	}
 	if err != nil {
 		return nil, fmt.Errorf("shared etcd: %w", err)
@@ -60,7 +63,7 @@ func StartSharedEtcd(ctx context.Context, programs binaries.Set, dir string, ip 
 	return etcd, nil
 }
 
-// sharedEtcdAuthority is kept, since API servers and Secrets hold its certificate.
+// sharedEtcdAuthority is kept, since Secrets hold its certificate.
 func sharedEtcdAuthority(dir string) (*pki.CA, error) {
 	var kept struct{ Certificate, Key []byte }
 	file := filepath.Join(dir, "authority.json")
@@ -80,23 +83,6 @@ func sharedEtcdAuthority(dir string) (*pki.CA, error) {
 	}
 	kept.Certificate = ca.CertPEM()
 	return ca, writeJSON(file, kept)
-}
-
-// sharedEtcdPorts are kept, since API servers have them among their arguments.
-func sharedEtcdPorts(ctx context.Context, dir string, ip netip.Addr) (controlplane.Ports, error) {
-	var ports controlplane.Ports
-	file := filepath.Join(dir, "ports.json")
-	if err := readJSON(file, &ports); !errors.Is(err, fs.ErrNotExist) {
-		return ports, err
-	}
-	var err error
-	if ports.Etcd, err = freePort(ctx, ip, etcdPort); err != nil {
-		return ports, err
-	}
-	if ports.EtcdPeer, err = freePort(ctx, ip, 2380); err != nil {
-		return ports, err
-	}
-	return ports, writeJSON(file, ports)
 }
 
 // etcdPrefix is below which a cluster keeps its objects in the shared etcd.
