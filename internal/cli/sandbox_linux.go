@@ -28,6 +28,7 @@ import (
 	"k8s.io/client-go/tools/clientcmd"
 
 	"github.com/clusterstacks/cluster-stack-operator/internal/sandbox"
+	"github.com/clusterstacks/cluster-stack-operator/internal/sandbox/binaries"
 	"github.com/clusterstacks/cluster-stack-operator/internal/sandbox/crds"
 	"github.com/clusterstacks/cluster-stack-operator/internal/sandbox/daemon"
 	"github.com/clusterstacks/cluster-stack-operator/internal/sandbox/simulator/infra"
@@ -94,6 +95,7 @@ to use programs that are there already.`,
 	flags := cmd.Flags()
 	name := nameFlag(cmd)
 	flags.StringArrayVar(&opts.CRDs, "crds", nil, "CustomResourceDefinitions of an infrastructure provider: a file such as the components of its release, a folder, a .tar.gz, or - for stdin; can be given several times. A sandbox that runs already gets them as well")
+	flags.StringVar(&opts.Kubernetes, "kubernetes", "", "minor of Kubernetes that the management cluster behaves like, one of "+strings.Join(binaries.Minors(), ", ")+" (default: the newest)")
 	flags.StringVar(&opts.Operator, "operator", "", "path of the cluster-stack-operator to run, or none (default: the one beside csctl, if it is there)")
 	flags.StringVar(&opts.Releases, "releases", "", "folder that the operator reads releases of cluster stacks from (default: releases in the sandbox's own folder)")
 	flags.BoolVar(&opts.Lite, "lite", false, "make workload clusters lite: etcd and API server only, without controllers, scheduler and pods; the annotation "+infra.ControlPlaneAnnotation+" of a Cluster, lite or full, says otherwise")
@@ -116,7 +118,7 @@ to use programs that are there already.`,
 			return err
 		}
 		if !started {
-			if err := printRunning(out, state, flags.Changed("operator") || flags.Changed("releases") || flags.Changed("lite")); err != nil {
+			if err := printRunning(out, state, flags.Changed("kubernetes") || flags.Changed("operator") || flags.Changed("releases") || flags.Changed("lite")); err != nil {
 				return err
 			}
 			return addCRDs(cmd.Context(), out, state, opts.CRDs)
@@ -125,7 +127,7 @@ to use programs that are there already.`,
 Next:
   export KUBECONFIG=%s
   csctl sandbox status%s
-`, state.Name, time.Since(begin).Round(100*time.Millisecond), state.Versions.Kubernetes, state.Versions.ClusterAPI, state.Kubeconfig, nameArgument(state.Name))
+`, state.Name, time.Since(begin).Round(100*time.Millisecond), kubernetesVersion(state), state.Versions.ClusterAPI, state.Kubeconfig, nameArgument(state.Name))
 		return err
 	}
 	return cmd
@@ -215,6 +217,13 @@ func resolvePaths(opts *daemon.Options) error {
 			return fmt.Errorf("--releases: %s is no folder; create it first", opts.Releases)
 		}
 		opts.Releases = absolute
+	}
+	if opts.Kubernetes != "" {
+		minor, err := binaries.ParseMinor(opts.Kubernetes)
+		if err != nil {
+			return fmt.Errorf("--kubernetes: %w", err)
+		}
+		opts.Kubernetes = minor
 	}
 	switch opts.Operator {
 	case "none":
@@ -377,7 +386,7 @@ func writeHead(text *strings.Builder, s sandboxStatus, now time.Time, further []
 		fmt.Fprintf(text, " for %s\n", age(s.Since, now))
 		if s.Endpoint != "" {
 			known = [][2]string{
-				{"API server", fmt.Sprintf("%s (Kubernetes %s, Cluster API %s)", s.Endpoint, s.Versions.Kubernetes, s.Versions.ClusterAPI)},
+				{"API server", fmt.Sprintf("%s (Kubernetes %s, Cluster API %s)", s.Endpoint, kubernetesVersion(s.State), s.Versions.ClusterAPI)},
 				{"KUBECONFIG", s.Kubeconfig},
 				{"Releases", s.Releases},
 			}
@@ -422,6 +431,14 @@ func sentence(s string) string {
 		return ""
 	}
 	return strings.ToUpper(s[:1]) + s[1:] + "."
+}
+
+// kubernetesVersion names the version that a management cluster runs, and the one that it behaves like.
+func kubernetesVersion(s daemon.State) string {
+	if s.Emulated == "" {
+		return s.Versions.Kubernetes
+	}
+	return s.Emulated + " by " + s.Versions.Kubernetes
 }
 
 func age(since, now time.Time) string { return duration.HumanDuration(now.Sub(since)) }

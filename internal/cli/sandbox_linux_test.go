@@ -388,6 +388,7 @@ func TestSandboxFlags(t *testing.T) {
 	fails(t, "sandbox name", "sandbox", "up", "--name", "../x")
 	fails(t, "--crds", "sandbox", "up", "--crds", "/nonexistent")
 	fails(t, "--operator", "sandbox", "up", "--operator", "/nonexistent")
+	fails(t, "use one of 1.36", "sandbox", "up", "--kubernetes", "1.20")
 	fails(t, "--releases", "sandbox", "up", "--releases", "/nonexistent")
 	fails(t, "use json", "sandbox", "status", "-o", "yaml")
 	fails(t, "csctl sandbox up --help", "sandbox", "up", "--nam", "x")

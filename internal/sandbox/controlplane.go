@@ -144,6 +144,7 @@ func (s *Sandbox) startAPIServer(ctx context.Context) (string, error) {
 		"--allow-privileged",
 		"--profiling=false",
 	}
+	args = append(args, s.emulation()...)
 	return address, s.supervisor.start(ctx, program{
 		name: "kube-apiserver", address: address, path: s.opts.Binaries.KubeAPIServer, args: args, ready: ready,
 		// Half the garbage collector's slack of the default: the API server is the largest program of a
@@ -192,7 +193,7 @@ func (s *Sandbox) startControllerManager(ctx context.Context) (string, error) {
 	}
 	return address, s.supervisor.start(ctx, program{
 		name: "kube-controller-manager", address: address, path: s.opts.Binaries.KubeControllerManager, ready: ready,
-		args: []string{
+		args: append([]string{
 			"--kubeconfig=" + s.kubeconfig, "--leader-elect=false", "--profiling=false",
 			"--bind-address=" + s.ip, "--secure-port=" + strconv.Itoa(port),
 			"--tls-cert-file=" + cert, "--tls-private-key-file=" + key,
@@ -200,8 +201,16 @@ func (s *Sandbox) startControllerManager(ctx context.Context) (string, error) {
 			// would stay, and the next one of that name would find its certificates.
 			"--controllers=garbage-collector-controller,namespace-controller,serviceaccount-controller,clusterrole-aggregation-controller",
 			"--service-account-private-key-file=" + s.path("certs", "sa.key"),
-		},
+		}, s.emulation()...),
 	})
+}
+
+// emulation is the argument by which the programs of Kubernetes behave like an older minor.
+func (s *Sandbox) emulation() []string {
+	if s.opts.Kubernetes == "" {
+		return nil
+	}
+	return []string{"--emulated-version=kube=" + s.opts.Kubernetes}
 }
 
 // probeTimeout bounds one look at whether a program is ready.

@@ -38,6 +38,9 @@ type Options struct {
 	Host  int
 	// Binaries are the programs to run.
 	Binaries binaries.Set
+	// Kubernetes is the minor that the management cluster behaves like, one of binaries.Minors; empty means the
+	// newest.
+	Kubernetes string
 	// APIServerOnly leaves out everything but etcd and kube-apiserver.
 	APIServerOnly bool
 	// Etcd is one that runs already and has other users; nil starts one.

@@ -29,6 +29,8 @@ type Options struct {
 	Name string `json:"name"`
 	// CRDs are files and folders with CustomResourceDefinitions to install besides the default ones.
 	CRDs []string `json:"crds,omitempty"`
+	// Kubernetes is the minor that the management cluster behaves like; empty means the newest.
+	Kubernetes string `json:"kubernetes,omitempty"`
 	// Operator is the path of cluster-stack-operator; empty runs none.
 	Operator string `json:"operator,omitempty"`
 	// Releases is the folder that the operator reads releases from; by default one in the state folder.
@@ -132,7 +134,7 @@ func (d *daemon) start(ctx context.Context) (*sandbox.Sandbox, error) {
 	}
 	s, err := sandbox.Start(ctx, sandbox.Options{
 		Dir: d.dir, Block: block, Binaries: d.Programs,
-		CRDs: d.CRDs, Operator: d.Operator, Releases: d.Releases, Lite: d.Lite,
+		Kubernetes: d.Kubernetes, CRDs: d.CRDs, Operator: d.Operator, Releases: d.Releases, Lite: d.Lite,
 		Log:      d.log,
 		Progress: func(e sandbox.Event) { d.tell(message{Event: &e}) },
 		Changed:  func(c []sandbox.Component) { d.update(func(s *State) { s.Components = c }) },
@@ -142,7 +144,7 @@ func (d *daemon) start(ctx context.Context) (*sandbox.Sandbox, error) {
 	}
 	d.update(func(st *State) {
 		st.Phase, st.Addresses, st.Endpoint, st.Kubeconfig = PhaseReady, block.Prefix+".0.0/16", s.Endpoint(), s.Kubeconfig()
-		st.Releases = d.Releases
+		st.Releases, st.Emulated = d.Releases, d.Kubernetes
 	})
 	return s, nil
 }

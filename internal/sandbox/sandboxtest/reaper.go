@@ -35,6 +35,7 @@ type StartArgs struct {
 	Binaries      binaries.Set
 	APIServerOnly bool
 	CRDs          []string
+	Kubernetes    string
 	Operator      string
 	Releases      string
 	Lite          bool
@@ -117,7 +118,7 @@ func (r *Reaper) Start(args StartArgs, reply *Started) error {
 func (r *Reaper) start(id int, args StartArgs) (*running, error) {
 	opts := sandbox.Options{
 		Dir: r.folder(id), Binaries: args.Binaries, APIServerOnly: args.APIServerOnly,
-		CRDs: args.CRDs, Operator: args.Operator, Releases: args.Releases, Lite: args.Lite,
+		Kubernetes: args.Kubernetes, CRDs: args.CRDs, Operator: args.Operator, Releases: args.Releases, Lite: args.Lite,
 		Log: r.log.WithValues("sandbox", id),
 	}
 	var giveBack func() error

@@ -119,6 +119,11 @@ func WithCRDs(paths ...string) Option {
 	return func(a *StartArgs) { a.CRDs = append(a.CRDs, paths...) }
 }
 
+// WithKubernetes has the management cluster behave like a minor, one of binaries.Minors.
+func WithKubernetes(minor string) Option {
+	return func(a *StartArgs) { a.Kubernetes = minor }
+}
+
 // WithLite makes workload clusters lite that do not say otherwise themselves: no kube-controller-manager and no
 // kube-scheduler, so no pods of workloads, and Nodes that are Ready without a CNI.
 func WithLite() Option {
