@@ -10,8 +10,8 @@
 //
 // What cannot be had without containers: a network between pods. So webhooks and aggregated API servers inside
 // a workload cluster are not reached, and metrics.k8s.io stays without an answer. Not simulated either:
-// MachinePools, Ignition, and files and patches for the programs of the control plane. Of the arguments
-// that a class gives to these programs, they get those that work without files and containers.
+// Machines of machine pools (their instances are), Ignition, and files and patches for the programs of the control plane.
+// Of the arguments that a class gives to these programs, they get those that work without files and containers.
 package simulator
 
 import (
@@ -105,7 +105,7 @@ func Run(ctx context.Context, o Options) error {
 // announce calls started when the caches that the controllers wait for are filled.
 func announce(c cache.Cache, started func()) manager.RunnableFunc {
 	return func(ctx context.Context) error {
-		for _, kind := range []client.Object{&clusterv1.Cluster{}, &clusterv1.Machine{}} {
+		for _, kind := range []client.Object{&clusterv1.Cluster{}, &clusterv1.Machine{}, &clusterv1.MachinePool{}} {
 			if _, err := c.GetInformer(ctx, kind); err != nil { // waits until it is filled
 				return err
 			}

@@ -141,3 +141,23 @@ func SetReady(infra *unstructured.Unstructured, contract Version, status metav1.
 	conditions[index] = ready
 	return unstructured.SetNestedSlice(infra.Object, conditions, "status", "conditions")
 }
+
+// ProviderIDList are the identities of the instances of an InfraMachinePool.
+func ProviderIDList(infraMachinePool *unstructured.Unstructured) []string {
+	ids, _, _ := unstructured.NestedStringSlice(infraMachinePool.Object, "spec", "providerIDList")
+	return ids
+}
+
+// SetProviderIDList writes the identities of its instances to an InfraMachinePool.
+func SetProviderIDList(infraMachinePool *unstructured.Unstructured, ids []string) error {
+	return unstructured.SetNestedStringSlice(infraMachinePool.Object, ids, "spec", "providerIDList")
+}
+
+// SetPoolProvisioned writes to the status of an InfraMachinePool that it is there, with so many instances. Of pools
+// Cluster API asks the same by both contracts.
+func SetPoolProvisioned(infraMachinePool *unstructured.Unstructured, replicas int) error {
+	if err := unstructured.SetNestedField(infraMachinePool.Object, int64(replicas), "status", "replicas"); err != nil {
+		return err
+	}
+	return SetProvisioned(infraMachinePool, V1Beta1)
+}

@@ -2,7 +2,7 @@
 // SPDX-License-Identifier: Apache-2.0
 
 // Package infra is the infrastructure provider of a sandbox. It answers for the kinds of all providers: which
-// object is an InfraCluster or InfraMachine it learns from the Clusters and Machines that refer to it, and
+// object is an InfraCluster, InfraMachine or InfraMachinePool it learns from what refers to it in Cluster API, and
 // the fields to write it knows from Cluster API's contract.
 //
 // The controllers wait for events only. Nothing is remembered here: what a machine is comes from the objects, and
@@ -84,6 +84,9 @@ func Setup(mgr manager.Manager, fleet *workload.Fleet, o Options) error {
 		return err
 	}
 	machines.deleting = machines.starts.giveUp
+	if err := setupPools(mgr, o, &poolReconciler{fleet: fleet, machines: machines}); err != nil {
+		return err
+	}
 	err = clusters.watch(source.TypedKind(mgr.GetCache(), &clusterv1.Cluster{},
 		handler.TypedEnqueueRequestsFromMapFunc(func(_ context.Context, c *clusterv1.Cluster) []key { return clusterKeys(c) })))
 	if err != nil {
@@ -124,9 +127,38 @@ func Setup(mgr manager.Manager, fleet *workload.Fleet, o Options) error {
 		})))
 }
 
+func setupPools(mgr manager.Manager, o Options, pools *poolReconciler) error {
+	var err error
+	if pools.infrastructure, err = newController(mgr, "inframachinepool", o, pools, clusterWorkers); err != nil {
+		return err
+	}
+	err = pools.watch(source.TypedKind(mgr.GetCache(), &clusterv1.MachinePool{},
+		handler.TypedEnqueueRequestsFromMapFunc(func(_ context.Context, p *clusterv1.MachinePool) []key { return poolKeys(p) })))
+	if err != nil {
+		return err
+	}
+	// Pools wait for their cluster.
+	return pools.watch(source.TypedKind(mgr.GetCache(), &clusterv1.Cluster{},
+		handler.TypedEnqueueRequestsFromMapFunc(func(ctx context.Context, c *clusterv1.Cluster) []key {
+			var list clusterv1.MachinePoolList
+			if err := mgr.GetClient().List(ctx, &list, client.InNamespace(c.Namespace), client.MatchingLabels{clusterv1.ClusterNameLabel: c.Name}); err != nil {
+				mgr.GetLogger().Error(err, "list machine pools", "cluster", client.ObjectKeyFromObject(c))
+			}
+			var keys []key
+			for i := range list.Items {
+				keys = append(keys, poolKeys(&list.Items[i])...)
+			}
+			return keys
+		})))
+}
+
 func clusterKeys(c *clusterv1.Cluster) []key { return keys(c.Namespace, c.Spec.InfrastructureRef) }
 
 func machineKeys(m *clusterv1.Machine) []key { return keys(m.Namespace, m.Spec.InfrastructureRef) }
+
+func poolKeys(p *clusterv1.MachinePool) []key {
+	return keys(p.Namespace, p.Spec.Template.Spec.InfrastructureRef)
+}
 
 func keys(namespace string, ref clusterv1.ContractVersionedObjectReference) []key {
 	if !ref.IsDefined() {

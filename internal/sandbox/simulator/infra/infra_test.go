@@ -8,6 +8,8 @@ import (
 	"errors"
 	"io/fs"
 	"net/netip"
+	"slices"
+	"strings"
 	"testing"
 
 	"github.com/go-logr/logr/testr"
@@ -17,6 +19,7 @@ import (
 	"k8s.io/apimachinery/pkg/apis/meta/v1/unstructured"
 	"k8s.io/apimachinery/pkg/runtime/schema"
 	"k8s.io/apimachinery/pkg/types"
+	"k8s.io/utils/ptr"
 	clusterv1 "sigs.k8s.io/cluster-api/api/core/v1beta2"
 	"sigs.k8s.io/controller-runtime/pkg/client"
 	"sigs.k8s.io/controller-runtime/pkg/event"
@@ -153,6 +156,84 @@ func TestStartIsGivenUpWhenItsMachineIsDeleted(t *testing.T) {
 	defer doneNext()
 	if next.Err() != nil || beside.Err() != nil {
 		t.Errorf("other starts ended: %v, %v", next.Err(), beside.Err())
+	}
+}
+
+// TestNextInstances follows the steps until nothing is left to do.
+func TestNextInstances(t *testing.T) {
+	for name, tc := range map[string]struct {
+		why         string
+		now, wanted []string
+		want        []string // what there is after each step
+	}{
+		"FromNothing": {why: "Instances of a new pool do not wait for each other.", wanted: []string{"a0", "a1", "a2"}, want: []string{"a0 a1 a2"}},
+		"ScaleUp":     {now: []string{"a0"}, wanted: []string{"a0", "a1", "a2"}, want: []string{"a0 a1 a2"}},
+		"ScaleDown":   {now: []string{"a0", "a1", "a2"}, wanted: []string{"a0"}, want: []string{"a0"}},
+		"ToNothing":   {now: []string{"a0", "a1"}, want: []string{""}},
+		"Rollout": {
+			why: "Never less than wanted, at most one more.",
+			now: []string{"a0", "a1"}, wanted: []string{"b0", "b1"},
+			want: []string{"a0 a1 b0", "a1 b0", "a1 b0 b1", "b0 b1"},
+		},
+		"RolloutOfAPoolThatGrows":   {now: []string{"a0"}, wanted: []string{"b0", "b1"}, want: []string{"a0 b0", "a0 b0 b1", "b0 b1"}},
+		"RolloutOfAPoolThatShrinks": {now: []string{"a0", "a1", "a2"}, wanted: []string{"b0"}, want: []string{"a2", "a2 b0", "b0"}},
+		"RolloutThatIsTakenBack":    {now: []string{"a1", "b0"}, wanted: []string{"a0", "a1"}, want: []string{"a1 b0 a0", "a1 a0"}},
+	} {
+		t.Run(name, func(t *testing.T) {
+			now := tc.now
+			var got []string
+			for len(got) < 10 {
+				start, stop := nextInstances(now, tc.wanted)
+				if len(start) == 0 && len(stop) == 0 {
+					break
+				}
+				now = without(append(slices.Clone(now), start...), stop)
+				got = append(got, strings.Join(now, " "))
+			}
+			if diff := cmp.Diff(tc.want, got); diff != "" {
+				t.Errorf("%s %s", diff, tc.why)
+			}
+		})
+	}
+}
+
+// TestInstances: what an instance is made of shows in its name.
+func TestInstances(t *testing.T) {
+	pool := func(change func(*clusterv1.MachinePool)) *clusterv1.MachinePool {
+		p := &clusterv1.MachinePool{Spec: clusterv1.MachinePoolSpec{Replicas: ptr.To[int32](2)}}
+		p.Spec.Template.Spec.Version = "v1.35.4"
+		p.Spec.Template.Spec.Bootstrap.DataSecretName = ptr.To("data")
+		change(p)
+		return p
+	}
+	object := func(spec map[string]any) *unstructured.Unstructured {
+		return &unstructured.Unstructured{Object: map[string]any{"metadata": map[string]any{"name": "p"}, "spec": spec}}
+	}
+	same := func(*clusterv1.MachinePool) {}
+	plain := object(map[string]any{"flavor": "small"})
+	name := func(p *clusterv1.MachinePool, o *unstructured.Unstructured) string {
+		t.Helper()
+		got, err := instances(p, o)
+		if err != nil || len(got) == 0 {
+			t.Fatal(got, err)
+		}
+		return got[0]
+	}
+	first := name(pool(same), plain)
+	for change, c := range map[string]struct {
+		pool    *clusterv1.MachinePool
+		object  *unstructured.Unstructured
+		another bool
+	}{
+		"Replicas":      {pool(func(p *clusterv1.MachinePool) { p.Spec.Replicas = ptr.To[int32](3) }), plain, false},
+		"OwnList":       {pool(same), object(map[string]any{"flavor": "small", "providerIDList": []any{"sandbox:///n/" + first}}), false},
+		"Version":       {pool(func(p *clusterv1.MachinePool) { p.Spec.Template.Spec.Version = "v1.36.3" }), plain, true},
+		"BootstrapData": {pool(func(p *clusterv1.MachinePool) { p.Spec.Template.Spec.Bootstrap.DataSecretName = ptr.To("other") }), plain, true},
+		"Infra":         {pool(same), object(map[string]any{"flavor": "large"}), true},
+	} {
+		if got := name(c.pool, c.object); (got != first) != c.another {
+			t.Errorf("%s: %s after %s", change, got, first)
+		}
 	}
 }
 

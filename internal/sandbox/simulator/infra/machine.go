@@ -140,16 +140,16 @@ func (r *machineReconciler) resume(ctx context.Context, object *unstructured.Uns
 	if err != nil || !c.Has(object.GetName()) {
 		return err
 	}
-	return r.run(ctx, c, object, cluster, machine)
+	return r.run(ctx, c, object.GetName(), contract.ProviderID(object), cluster, machine)
 }
 
 func (r *machineReconciler) provision(ctx context.Context, object *unstructured.Unstructured, version contract.Version, cluster *clusterv1.Cluster, machine *clusterv1.Machine) error {
 	name := object.GetName()
-	providerID := cmp.Or(contract.ProviderID(object), fmt.Sprintf("sandbox:///%s/%s", object.GetNamespace(), name))
+	id := cmp.Or(contract.ProviderID(object), providerID(object.GetNamespace(), name))
 	// Before anything is made, or an object that is deleted right now would leave it behind.
 	err := r.patch(ctx, object, func() error {
 		controllerutil.AddFinalizer(object, finalizer)
-		return contract.SetProviderID(object, providerID)
+		return contract.SetProviderID(object, id)
 	})
 	if err != nil {
 		return err
@@ -175,12 +175,11 @@ func (r *machineReconciler) provision(ctx context.Context, object *unstructured.
 	if err != nil {
 		return err
 	}
-	return r.run(ctx, c, object, cluster, machine)
+	return r.run(ctx, c, name, id, cluster, machine)
 }
 
 // run brings a machine up, if it is not.
-func (r *machineReconciler) run(ctx context.Context, c *workload.Cluster, object *unstructured.Unstructured, cluster *clusterv1.Cluster, machine *clusterv1.Machine) error {
-	name := object.GetName()
+func (r *machineReconciler) run(ctx context.Context, c *workload.Cluster, name, id string, cluster *clusterv1.Cluster, machine *clusterv1.Machine) error {
 	if c.IsUp(name) {
 		return nil
 	}
@@ -189,7 +188,7 @@ func (r *machineReconciler) run(ctx context.Context, c *workload.Cluster, object
 		return err
 	}
 	err = c.Run(ctx, workload.Machine{
-		Name: name, ProviderID: contract.ProviderID(object), Version: machine.Spec.Version, Data: data,
+		Name: name, ProviderID: id, Version: machine.Spec.Version, Data: data,
 		Authorities: func(ctx context.Context) (controlplane.Authorities, error) {
 			return r.authorities(ctx, client.ObjectKeyFromObject(cluster))
 		},
