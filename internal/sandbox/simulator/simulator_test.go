@@ -26,7 +26,6 @@ import (
 	"k8s.io/client-go/kubernetes/scheme"
 	"k8s.io/client-go/rest"
 	"k8s.io/client-go/tools/clientcmd"
-	"k8s.io/utils/ptr"
 	clusterv1 "sigs.k8s.io/cluster-api/api/core/v1beta2"
 	"sigs.k8s.io/cluster-api/util/conditions"
 	"sigs.k8s.io/controller-runtime/pkg/client"
@@ -283,51 +282,9 @@ func waitsFor(reason string) func(corev1.Pod) error {
 	}
 }
 
-// TestKindsOfAnyProvider gives an InfraCluster of a kind that nobody knows, with the older contract.
-func TestKindsOfAnyProvider(t *testing.T) {
-	mgmt := newClient(t, management(t).Config())
-	infra := &unstructured.Unstructured{Object: map[string]any{}}
-	infra.SetAPIVersion("infrastructure.cluster.x-k8s.io/v1beta1")
-	infra.SetKind("ForeignCluster")
-	infra.SetNamespace(namespace)
-	infra.SetName("foreign")
-	create(t, mgmt, infra)
-	cluster := &clusterv1.Cluster{
-		ObjectMeta: metav1.ObjectMeta{Namespace: namespace, Name: "foreign"},
-		Spec: clusterv1.ClusterSpec{InfrastructureRef: clusterv1.ContractVersionedObjectReference{
-			APIGroup: "infrastructure.cluster.x-k8s.io", Kind: "ForeignCluster", Name: "foreign",
-		}},
-	}
-	create(t, mgmt, cluster)
-	await(t, mgmt, &clusterv1.ClusterList{}, func(clusters *clusterv1.ClusterList) error {
-		for _, c := range clusters.Items {
-			if c.Name == "foreign" && ptr.Deref(c.Status.Initialization.InfrastructureProvisioned, false) && strings.HasPrefix(c.Spec.ControlPlaneEndpoint.Host, "127.") {
-				return nil
-			}
-		}
-		return errors.New("cluster foreign has no infrastructure")
-	})
-	if err := mgmt.Delete(t.Context(), cluster); err != nil {
-		t.Fatal(err)
-	}
-	infras := &unstructured.UnstructuredList{}
-	infras.SetAPIVersion("infrastructure.cluster.x-k8s.io/v1beta1")
-	infras.SetKind("ForeignClusterList")
-	await(t, mgmt, infras, func(l *unstructured.UnstructuredList) error {
-		if len(l.Items) > 0 {
-			return errors.New("the InfraCluster is still there")
-		}
-		return nil
-	})
-}
-
 func management(t *testing.T) *sandboxtest.Instance {
 	t.Helper()
-	crds, err := filepath.Abs("testdata/foreign.yaml")
-	if err != nil {
-		t.Fatal(err)
-	}
-	return sandboxtest.Management(t, sandboxtest.WithCRDs(crds))
+	return sandboxtest.Management(t)
 }
 
 func clusterDir(i *sandboxtest.Instance, cluster types.NamespacedName) string {
