@@ -8,6 +8,7 @@ package controlplanes
 import (
 	"context"
 	"errors"
+	"flag"
 	"fmt"
 	"path/filepath"
 	"slices"
@@ -32,7 +33,17 @@ import (
 	"github.com/clusterstacks/cluster-stack-operator/test/sandbox/clustertest"
 )
 
-func TestMain(m *testing.M) { sandboxtest.Main(m) }
+// scenarios is how many tests run at once: they wait for Cluster API more than they compute, so more than there are
+// cores.
+const scenarios = "3"
+
+func TestMain(m *testing.M) {
+	flag.Parse()
+	if err := flag.Set("test.parallel", scenarios); err != nil {
+		panic(err)
+	}
+	sandboxtest.Main(m)
+}
 
 const (
 	older = "v1.35.4"
