@@ -112,11 +112,10 @@ func (b *Balancer) Drain(address string) {
 	}
 }
 
-// drain closes quiet connections of a backend until it is gone.
+// drain closes quiet connections of a backend until it is gone. Once it has none, only few can come again: those for
+// which no other backend was healthy.
 func (b *Balancer) drain(of *backend) {
-	ticker := time.NewTicker(drainInterval)
-	defer ticker.Stop()
-	for {
+	for interval := drainInterval; ; {
 		b.mu.Lock()
 		if next := b.pick(nil); next != nil && !next.draining {
 			for s := range of.sessions {
@@ -126,11 +125,16 @@ func (b *Balancer) drain(of *backend) {
 				}
 			}
 		}
+		if len(of.sessions) > 0 {
+			interval = drainInterval
+		} else {
+			interval = min(2*interval, time.Second)
+		}
 		b.mu.Unlock()
 		select {
 		case <-of.gone:
 			return
-		case <-ticker.C:
+		case <-time.After(interval):
 		}
 	}
 }
