@@ -202,6 +202,9 @@ func (s *Sandbox) managerSteps() []step {
 	return append(steps, step{"simulator", s.startSimulator})
 }
 
+// machinesDir is the folder with the workload clusters in a state folder.
+const machinesDir = "machines"
+
 // startSimulator runs the simulator in this process, until Stop.
 func (s *Sandbox) startSimulator(ctx context.Context) (string, error) {
 	addresses := s.opts.Block.Prefix + ".0.0/16"
@@ -209,11 +212,13 @@ func (s *Sandbox) startSimulator(ctx context.Context) (string, error) {
 		return simulator.Run(ctx, simulator.Options{
 			Config:   s.Config(),
 			Binaries: s.opts.Binaries,
-			Dir:      s.path("machines"),
-			Network:  simulator.Network{Prefix: s.opts.Block.Prefix},
-			Lite:     s.opts.Lite,
-			Log:      s.opts.Log.WithName("simulator"),
-			Started:  ready,
+			Dir:      s.path(machinesDir),
+			// State folders of sandboxes lie side by side.
+			Neighbours: filepath.Join(filepath.Dir(s.opts.Dir), "*", machinesDir),
+			Network:    simulator.Network{Prefix: s.opts.Block.Prefix},
+			Lite:       s.opts.Lite,
+			Log:        s.opts.Log.WithName("simulator"),
+			Started:    ready,
 		})
 	})
 }

@@ -57,8 +57,10 @@ type Options struct {
 	// Binaries are the programs to run.
 	Binaries binaries.Set
 	// Dir keeps the state of all workload clusters, in <namespace>/<cluster>; logs of their programs are there.
-	Dir     string
-	Network Network
+	Dir string
+	// Neighbours is a pattern for the Dirs of other sandboxes, from which clusters may be taken over; may be empty.
+	Neighbours string
+	Network    Network
 	// Lite makes clusters lite that do not say otherwise themselves: see infra.ControlPlaneAnnotation.
 	Lite bool
 	Log  logr.Logger
@@ -76,7 +78,7 @@ func Run(ctx context.Context, o Options) error {
 	if !prefix.Addr().IsLoopback() {
 		return fmt.Errorf("simulator: network %q is not on loopback", o.Network.Prefix)
 	}
-	fleet, err := workload.New(workload.Options{Programs: o.Binaries, Dir: o.Dir, Prefix: prefix, Log: o.Log})
+	fleet, err := workload.New(workload.Options{Programs: o.Binaries, Dir: o.Dir, Neighbours: o.Neighbours, Prefix: prefix, Log: o.Log})
 	if err != nil {
 		return fmt.Errorf("simulator: %w", err)
 	}

@@ -59,19 +59,26 @@ type Endpoint struct {
 	Port int32
 }
 
+// GetEndpoint reads the control plane endpoint of an InfraCluster; the zero value when it has none.
+func GetEndpoint(infraCluster *unstructured.Unstructured) (Endpoint, error) {
+	host, _, err := unstructured.NestedString(infraCluster.Object, "spec", "controlPlaneEndpoint", "host")
+	if err != nil {
+		return Endpoint{}, err
+	}
+	port, _, err := unstructured.NestedInt64(infraCluster.Object, "spec", "controlPlaneEndpoint", "port")
+	return Endpoint{Host: host, Port: int32(port)}, err //nolint:gosec // the schema limits it
+}
+
 // SetEndpoint writes the control plane endpoint to an InfraCluster. One that names another endpoint is refused:
 // nothing would answer there.
 func SetEndpoint(infraCluster *unstructured.Unstructured, endpoint Endpoint) error {
-	host, _, err := unstructured.NestedString(infraCluster.Object, "spec", "controlPlaneEndpoint", "host")
+	got, err := GetEndpoint(infraCluster)
 	if err != nil {
 		return err
 	}
-	port, _, err := unstructured.NestedInt64(infraCluster.Object, "spec", "controlPlaneEndpoint", "port")
-	if err != nil {
-		return err
-	}
-	if got := (Endpoint{Host: host, Port: int32(cmp.Or(port, int64(endpoint.Port)))}); host != "" && got != endpoint {
-		return fmt.Errorf("spec.controlPlaneEndpoint is %s:%d, but in this sandbox the cluster is served at %s:%d: leave the field empty", host, port, endpoint.Host, endpoint.Port)
+	got.Port = cmp.Or(got.Port, endpoint.Port)
+	if got.Host != "" && got != endpoint {
+		return fmt.Errorf("spec.controlPlaneEndpoint is %s:%d, but in this sandbox the cluster is served at %s:%d: leave the field empty", got.Host, got.Port, endpoint.Host, endpoint.Port)
 	}
 	return unstructured.SetNestedMap(infraCluster.Object, map[string]any{"host": endpoint.Host, "port": int64(endpoint.Port)}, "spec", "controlPlaneEndpoint")
 }

@@ -11,6 +11,7 @@ import (
 	"io/fs"
 	"strings"
 
+	apierrors "k8s.io/apimachinery/pkg/api/errors"
 	"k8s.io/apimachinery/pkg/apis/meta/v1/unstructured"
 	"k8s.io/apimachinery/pkg/types"
 	"k8s.io/utils/ptr"
@@ -29,6 +30,8 @@ import (
 type clusterReconciler struct {
 	*infrastructure
 	fleet *workload.Fleet
+	// live reads past the cache.
+	live client.Reader
 }
 
 // Reconcile brings what one InfraCluster stands for in line with it.
@@ -38,6 +41,9 @@ func (r *clusterReconciler) Reconcile(ctx context.Context, k key) (reconcile.Res
 
 func (r *clusterReconciler) reconcile(ctx context.Context, k key) error {
 	object, version, err := r.get(ctx, k)
+	if apierrors.IsNotFound(err) {
+		return r.letGo(ctx, k, object)
+	}
 	if err != nil {
 		return err
 	}
@@ -87,7 +93,11 @@ func (r *clusterReconciler) provision(ctx context.Context, object *unstructured.
 	if _, err := isLite(cluster); err != nil {
 		return err
 	}
-	c, err := r.fleet.Ensure(ctx, r.clusterSpec(cluster))
+	named, err := namedEndpoint(object)
+	if err != nil {
+		return err
+	}
+	c, err := r.fleet.Ensure(ctx, r.clusterSpec(cluster), ownerOf(object), named)
 	if err != nil {
 		return err
 	}

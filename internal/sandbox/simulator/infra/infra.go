@@ -73,7 +73,7 @@ type Options struct {
 
 // Setup adds the controllers to a manager.
 func Setup(mgr manager.Manager, fleet *workload.Fleet, o Options) error {
-	clusters := &clusterReconciler{fleet: fleet}
+	clusters := &clusterReconciler{fleet: fleet, live: mgr.GetAPIReader()}
 	machines := &machineReconciler{fleet: fleet, secrets: mgr.GetAPIReader()}
 
 	var err error
@@ -90,6 +90,9 @@ func Setup(mgr manager.Manager, fleet *workload.Fleet, o Options) error {
 	err = clusters.watch(source.TypedKind(mgr.GetCache(), &clusterv1.Cluster{},
 		handler.TypedEnqueueRequestsFromMapFunc(func(_ context.Context, c *clusterv1.Cluster) []key { return clusterKeys(c) })))
 	if err != nil {
+		return err
+	}
+	if err := clusters.watch(known(fleet)); err != nil {
 		return err
 	}
 	err = machines.watch(source.TypedKind(mgr.GetCache(), &clusterv1.Machine{},

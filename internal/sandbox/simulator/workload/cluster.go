@@ -424,6 +424,17 @@ func (c *Cluster) remember(change func(*clusterState)) error {
 	return writeJSON(filepath.Join(c.dir, clusterFile), c.state)
 }
 
+// setOwner remembers who the cluster was made for.
+func (c *Cluster) setOwner(owner Owner) error {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	if c.state.Owner == owner {
+		return nil
+	}
+	c.state.Owner = owner
+	return writeJSON(filepath.Join(c.dir, clusterFile), c.state)
+}
+
 // sharedFor gives what the machines of the control plane have in common.
 func (c *Cluster) sharedFor(ctx context.Context, m Machine) (*controlplane.Cluster, error) {
 	c.mu.Lock()

@@ -15,7 +15,6 @@ import (
 	"errors"
 	"fmt"
 	"io/fs"
-	"maps"
 	"net"
 	"net/netip"
 	"os"
@@ -36,7 +35,9 @@ type Options struct {
 	Dir string
 	// Prefix is the network of the sandbox, such as 127.64.0.0/16. Its first 256 addresses belong to others.
 	Prefix netip.Prefix
-	Log    logr.Logger
+	// Neighbours is a pattern for the Dirs of other sandboxes, from which clusters may be taken over. It may be empty.
+	Neighbours string
+	Log        logr.Logger
 }
 
 // Fleet is all workload clusters of a sandbox.
@@ -45,8 +46,8 @@ type Fleet struct {
 
 	mu       sync.Mutex
 	clusters map[types.NamespacedName]*Cluster
-	// endpoints are taken, also by clusters that nobody asked for yet.
-	endpoints map[netip.Addr]types.NamespacedName
+	// locks are held on the folders of all clusters, also of those that nobody asked for yet.
+	locks map[types.NamespacedName]*os.File
 
 	etcd struct {
 		sync.Mutex
@@ -71,22 +72,32 @@ type clusterState struct {
 	Initialized bool `json:"initialized"`
 	// SharedEtcd says that its objects are in the etcd that clusters share.
 	SharedEtcd bool `json:"sharedEtcd,omitempty"`
+	// Owner is the object that it was made for.
+	Owner Owner `json:"owner"`
+}
+
+// isOf tells whether the cluster is that of an object, which may name an endpoint. An object that was created anew
+// with the endpoint is the same, one without it wants a cluster of its own.
+func (s clusterState) isOf(owner Owner, endpoint netip.AddrPort) bool {
+	return s.Owner.UID == owner.UID || s.Endpoint == endpoint
 }
 
 // New gives the fleet that is kept in the folder; nothing runs yet.
 func New(o Options) (*Fleet, error) {
-	f := &Fleet{Options: o, clusters: map[types.NamespacedName]*Cluster{}, endpoints: map[netip.Addr]types.NamespacedName{}}
+	f := &Fleet{Options: o, clusters: map[types.NamespacedName]*Cluster{}, locks: map[types.NamespacedName]*os.File{}}
 	files, err := filepath.Glob(filepath.Join(o.Dir, "*", "*", clusterFile))
 	if err != nil {
 		return nil, err
 	}
 	for _, file := range files {
-		var state clusterState
-		if err := readJSON(file, &state); err != nil {
-			return nil, err
-		}
 		dir := filepath.Dir(file)
-		f.endpoints[state.Endpoint.Addr()] = types.NamespacedName{Namespace: filepath.Base(filepath.Dir(dir)), Name: filepath.Base(dir)}
+		key := types.NamespacedName{Namespace: filepath.Base(filepath.Dir(dir)), Name: filepath.Base(dir)}
+		if key.Namespace == releasedDir {
+			continue
+		}
+		if err := f.hold(key); err != nil {
+			o.Log.Info("not one of this sandbox's clusters any more: another one is taking it over", "cluster", key.String(), "cause", err.Error())
+		}
 	}
 	return f, nil
 }
@@ -100,22 +111,38 @@ type Spec struct {
 	PodSubnet, ServiceSubnet, DNSDomain string
 }
 
-// Ensure gives a cluster, with its load balancer listening. A new one gets addresses that are its own until Remove.
-func (f *Fleet) Ensure(ctx context.Context, spec Spec) (*Cluster, error) {
+// Ensure gives the cluster of an object, with its load balancer listening. An object that names no endpoint gets
+// a new cluster, with addresses that are its own until Remove. One that names an endpoint gets the cluster that is
+// there, which may have to be taken over from another sandbox; the error is a NotHereError as long as that is not
+// possible.
+func (f *Fleet) Ensure(ctx context.Context, spec Spec, owner Owner, endpoint netip.AddrPort) (*Cluster, error) {
 	f.mu.Lock()
 	defer f.mu.Unlock()
 	c, err := f.open(ctx, spec)
-	if !errors.Is(err, fs.ErrNotExist) {
-		return c, err
+	if err == nil {
+		if c.state.isOf(owner, endpoint) {
+			return c, c.setOwner(owner)
+		}
+		// Left by an object of this name that is gone.
+		err = f.release(ctx, spec.NamespacedName)
+		if err == nil {
+			err = fs.ErrNotExist
+		}
+	}
+	switch {
+	case !errors.Is(err, fs.ErrNotExist):
+		return nil, err
+	case endpoint.IsValid():
+		return f.takeOver(ctx, spec, owner, endpoint)
 	}
 	state, err := f.allocate(ctx)
 	if err != nil {
 		return nil, err
 	}
+	state.Owner = owner
 	if err := writeJSON(filepath.Join(f.dir(spec.NamespacedName), clusterFile), state); err != nil {
 		return nil, err
 	}
-	f.endpoints[state.Endpoint.Addr()] = spec.NamespacedName
 	return f.open(ctx, spec)
 }
 
@@ -131,6 +158,9 @@ func (f *Fleet) open(ctx context.Context, spec Spec) (*Cluster, error) {
 	if c, ok := f.clusters[spec.NamespacedName]; ok {
 		c.setLite(spec.Lite)
 		return c, nil
+	}
+	if err := f.hold(spec.NamespacedName); err != nil {
+		return nil, err
 	}
 	dir := f.dir(spec.NamespacedName)
 	var state clusterState
@@ -168,7 +198,7 @@ func (f *Fleet) Remove(ctx context.Context, key types.NamespacedName) error {
 
 	f.mu.Lock()
 	defer f.mu.Unlock()
-	maps.DeleteFunc(f.endpoints, func(_ netip.Addr, owner types.NamespacedName) bool { return owner == key })
+	f.forget(key)
 	return nil
 }
 
@@ -181,7 +211,9 @@ func (f *Fleet) Close(ctx context.Context) {
 		all.Go(func() { c.stop(ctx) })
 	}
 	all.Wait()
-	clear(f.clusters)
+	for key := range f.locks {
+		f.forget(key)
+	}
 	f.etcd.Lock()
 	defer f.etcd.Unlock()
 	if f.etcd.running != nil {
@@ -194,13 +226,18 @@ func (f *Fleet) dir(key types.NamespacedName) string {
 	return filepath.Join(f.Dir, key.Namespace, key.Name)
 }
 
-// allocate needs the lock. It finds an address that nobody has and a port for the load balancer.
+// allocate needs the lock. It finds an address that nobody has and a port for the load balancer. A cluster that went to
+// another sandbox keeps its addresses.
 func (f *Fleet) allocate(ctx context.Context) (clusterState, error) {
+	taken := map[netip.Addr]bool{}
+	for _, cluster := range f.all() {
+		taken[cluster.Endpoint.Addr()] = true
+	}
 	for number := firstNumber; number <= 255; number++ {
 		bytes := f.Prefix.Masked().Addr().As4()
 		bytes[2], bytes[3] = byte(number), balancerNumber
 		ip := netip.AddrFrom4(bytes)
-		if _, taken := f.endpoints[ip]; taken {
+		if taken[ip] {
 			continue
 		}
 		port, err := freePort(ctx, ip, apiServerPort)

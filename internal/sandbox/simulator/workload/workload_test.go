@@ -36,9 +36,13 @@ func fleet(t *testing.T, dir string) *Fleet {
 	return f
 }
 
+func spec(name string) Spec {
+	return Spec{NamespacedName: types.NamespacedName{Namespace: "n", Name: name}}
+}
+
 func ensure(t *testing.T, f *Fleet, name string) *Cluster {
 	t.Helper()
-	c, err := f.Ensure(t.Context(), Spec{NamespacedName: types.NamespacedName{Namespace: "n", Name: name}})
+	c, err := f.Ensure(t.Context(), spec(name), Owner{UID: types.UID(name)}, netip.AddrPort{})
 	if err != nil {
 		t.Fatal(err)
 	}
