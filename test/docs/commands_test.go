@@ -43,6 +43,7 @@ var exempt = []struct{ page, begin, why string }{
 	{"docs/how-to/sandbox.md", "kubectl --kubeconfig cluster.kubeconfig", "looks into that cluster"},
 	{"docs/how-to/sandbox.md", "csctl sandbox up --name openstack", "needs CRDs that the reader brings"},
 	{"docs/how-to/other-providers.md", "csctl sandbox up --crds", "needs CRDs that the reader brings"},
+	{"docs/how-to/move-clusters.md", "clusterctl describe cluster", "names a cluster that the reader has"},
 }
 
 // beforehand is what a page takes for granted.
@@ -51,6 +52,7 @@ var beforehand = map[string]string{
 	"docs/how-to/inject-faults.md":   `export PATH="$PWD/bin:$PATH"`,
 	"docs/how-to/many-clusters.md":   `export PATH="$PWD/bin:$PATH"`,
 	"docs/how-to/other-providers.md": `export PATH="$PWD/bin:$PATH"`,
+	"docs/how-to/move-clusters.md":   `export PATH="$PWD/bin:$PATH"`,
 }
 
 func exemption(p page, command string) string {
@@ -62,7 +64,7 @@ func exemption(p page, command string) string {
 	return ""
 }
 
-// reader has a clone of the repository with the programs built, and kubectl on the path.
+// reader has a clone of the repository with the programs built, and kubectl and clusterctl on the path.
 type reader struct {
 	clone string
 	state string
@@ -85,13 +87,22 @@ func newReader(t *testing.T) *reader {
 		t.Fatalf("%s: %v\n%s", build, err, out)
 	}
 
-	// Only kubectl, not what lies beside it: no page may rely on more.
-	programs, err := binaries.Ensure(t.Context(), func(line string) { t.Log(line) })
+	// Only kubectl and clusterctl, not what lies beside them: no page may rely on more.
+	progress := func(line string) { t.Log(line) }
+	programs, err := binaries.Ensure(t.Context(), progress)
+	if err != nil {
+		t.Fatal(err)
+	}
+	clusterctl, err := binaries.Clusterctl(t.Context(), progress)
 	if err != nil {
 		t.Fatal(err)
 	}
 	tools := filepath.Join(home, "tools")
-	if err := errors.Join(os.Mkdir(tools, 0o755), os.Symlink(programs.Kubectl, filepath.Join(tools, "kubectl"))); err != nil {
+	if err := errors.Join(
+		os.Mkdir(tools, 0o755),
+		os.Symlink(programs.Kubectl, filepath.Join(tools, "kubectl")),
+		os.Symlink(clusterctl, filepath.Join(tools, "clusterctl")),
+	); err != nil {
 		t.Fatal(err)
 	}
 	r.env = append(os.Environ(),

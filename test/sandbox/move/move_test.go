@@ -86,7 +86,7 @@ func TestMove(t *testing.T) {
 	t.Run("Stack", func(t *testing.T) { wantStack(t, target, addon) })
 	t.Run("Describe", func(t *testing.T) {
 		out := clusterctl(t, "describe", "cluster", cluster.Name, "--namespace="+cluster.Namespace, "--kubeconfig="+to.Kubeconfig())
-		for _, want := range []string{"Cluster/" + cluster.Name, "ClusterInfrastructure - DevCluster/", "MachineDeployment/"} {
+		for _, want := range []string{"Cluster " + cluster.String(), "DevCluster " + cluster.Namespace, "MachineDeployment " + cluster.Namespace} {
 			if !strings.Contains(out, want) {
 				t.Errorf("lacks %s:\n%s", want, out)
 			}
