@@ -92,7 +92,7 @@ func (s *Sandbox) readManifests(context.Context) (string, error) {
 	if err != nil {
 		return "", err
 	}
-	own, err := operatorCRDs()
+	own, err := ownCRDs()
 	if err != nil {
 		return "", err
 	}

@@ -22,6 +22,7 @@ import (
 	"sigs.k8s.io/yaml"
 
 	"github.com/clusterstacks/cluster-stack-operator/config"
+	"github.com/clusterstacks/cluster-stack-operator/internal/sandbox/failure"
 	"github.com/clusterstacks/cluster-stack-operator/internal/sandbox/pki"
 )
 
@@ -32,11 +33,11 @@ const (
 	extensionConfigName = "cso-hook-server-extensionconfig"
 )
 
-// operatorCRDs are the kinds of the operator. They are installed with or without it, so that a developer
-// can run one by hand.
-func operatorCRDs() ([]*apiextensionsv1.CustomResourceDefinition, error) {
+// ownCRDs are the kinds of the sandbox and of the operator. These are installed with or without it, so that a
+// developer can run one by hand.
+func ownCRDs() ([]*apiextensionsv1.CustomResourceDefinition, error) {
 	var crds []*apiextensionsv1.CustomResourceDefinition
-	for _, raw := range config.CRDs() {
+	for _, raw := range append(config.CRDs(), failure.CRD()) {
 		crd := &apiextensionsv1.CustomResourceDefinition{}
 		if err := yaml.Unmarshal(raw, crd); err != nil {
 			return nil, err
