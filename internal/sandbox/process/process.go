@@ -136,6 +136,29 @@ func (p *Process) Stop(ctx context.Context) error {
 	return fmt.Errorf("%s did not end on SIGTERM and was killed", p.spec.Name)
 }
 
+// Kill ends the program at once, as if it were not ours: Err tells of it, and whoever keeps the program running
+// starts it again.
+func (p *Process) Kill() { p.signal(syscall.SIGKILL) }
+
+// Suspend makes the program stand still until Resume. Its connections stay, and nothing comes from them.
+func (p *Process) Suspend() { p.signal(syscall.SIGSTOP) }
+
+// Resume lets a program go on that stands still; others do not notice.
+func (p *Process) Resume() { p.signal(syscall.SIGCONT) }
+
+// signal ignores that the program has just ended: there is nobody to signal then, and Done follows.
+func (p *Process) signal(s syscall.Signal) { _ = p.cmd.Process.Signal(s) }
+
+// ExitCode is how a program ended whose Done is closed: 128 and the number of the signal if one did it, as a shell
+// has it.
+func (p *Process) ExitCode() int {
+	<-p.done
+	if status, ok := p.cmd.ProcessState.Sys().(syscall.WaitStatus); ok && status.Signaled() {
+		return 128 + int(status.Signal())
+	}
+	return p.cmd.ProcessState.ExitCode()
+}
+
 // Await probes a program until the probe succeeds. It fails as soon as the program exits, and when ctx
 // is done, with what the last probe said.
 func (p *Process) Await(ctx context.Context, probe func(context.Context) error) error {

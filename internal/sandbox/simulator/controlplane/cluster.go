@@ -44,6 +44,8 @@ type Cluster struct {
 	Egress string
 	// PodSubnet may be empty: then Nodes get no range of addresses.
 	PodSubnet, ServiceSubnet, DNSDomain string
+	// Changed is called when a program of a machine may be in another state than before. It may be nil.
+	Changed func(machine string)
 	// Dir is a folder for the shared files of this cluster; it exists.
 	Dir string
 	Log logr.Logger

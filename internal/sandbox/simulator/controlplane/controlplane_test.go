@@ -4,10 +4,12 @@
 package controlplane
 
 import (
+	"fmt"
 	"net/netip"
 	"os"
 	"path/filepath"
 	"slices"
+	"strings"
 	"testing"
 	"time"
 
@@ -135,7 +137,7 @@ func TestFirstAddress(t *testing.T) {
 }
 
 func TestProgramIsStartedAgain(t *testing.T) {
-	p, err := launch(t.Context(), process.Spec{Name: "sleep", Path: "/bin/sleep", Args: []string{"1000"}, LogFile: filepath.Join(t.TempDir(), "log")}, testr.New(t))
+	p, err := launch(t.Context(), process.Spec{Name: "sleep", Path: "/bin/sleep", Args: []string{"1000"}, LogFile: filepath.Join(t.TempDir(), "log")}, testr.New(t), nil)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -164,7 +166,7 @@ func TestProgramIsStartedAgain(t *testing.T) {
 }
 
 func TestProgramStoppedWhileItWaits(t *testing.T) {
-	p, err := launch(t.Context(), process.Spec{Name: "false", Path: "/bin/false", LogFile: filepath.Join(t.TempDir(), "log")}, testr.New(t))
+	p, err := launch(t.Context(), process.Spec{Name: "false", Path: "/bin/false", LogFile: filepath.Join(t.TempDir(), "log")}, testr.New(t), nil)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -174,4 +176,78 @@ func TestProgramStoppedWhileItWaits(t *testing.T) {
 	if p.process() != first {
 		t.Error("it was started again although it was stopped")
 	}
+}
+
+func TestDisturbedProgram(t *testing.T) {
+	changed := make(chan struct{}, 1)
+	p, err := launch(t.Context(), process.Spec{Name: "sleep", Path: "/bin/sleep", Args: []string{"1000"}, LogFile: filepath.Join(t.TempDir(), "log")}, testr.New(t), func() {
+		select {
+		case changed <- struct{}{}:
+		default:
+		}
+	})
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer p.Stop(noGrace(t.Context()))
+	first := p.process()
+	await := func(what string, holds func() bool) {
+		t.Helper()
+		deadline := time.After(20 * time.Second)
+		for !holds() {
+			select {
+			case <-deadline:
+				t.Fatalf("%s: in vain; the program is %+v, its process %s", what, p.state(), kernelState(t, p.process().Pid()))
+			case <-time.After(10 * time.Millisecond):
+			}
+		}
+	}
+	kernel := func(state string) func() bool {
+		return func() bool { return kernelState(t, p.process().Pid()) == state }
+	}
+
+	p.disturb(Disturbance{Hung: true})
+	<-changed
+	await("stands still", kernel("T"))
+	if s := p.state(); !s.Running || !s.Hung {
+		t.Errorf("a program that stands still is %+v", s)
+	}
+	p.disturb(Disturbance{Pause: 50 * time.Millisecond})
+	await("runs for a moment", kernel("S"))
+	await("pauses", kernel("T"))
+	await("runs for another moment", kernel("S"))
+	p.disturb(Disturbance{})
+	await("runs again", kernel("S"))
+
+	p.disturb(Disturbance{Down: true})
+	<-first.Done()
+	await("is down", func() bool { return !p.state().Running })
+	if s := p.state(); s.ExitCode != 137 {
+		t.Errorf("exit code %d, want that of a program that was killed", s.ExitCode)
+	}
+	p.disturb(Disturbance{})
+	await("is started again", func() bool { return p.process() != first && p.state().Running })
+}
+
+func TestHungProgramEndsInOrder(t *testing.T) {
+	p, err := launch(t.Context(), process.Spec{Name: "sleep", Path: "/bin/sleep", Args: []string{"1000"}, LogFile: filepath.Join(t.TempDir(), "log")}, testr.New(t), nil)
+	if err != nil {
+		t.Fatal(err)
+	}
+	p.disturb(Disturbance{Hung: true})
+	p.Stop(t.Context())
+	if code := p.process().ExitCode(); code != 143 {
+		t.Errorf("exit code %d, want that of a program that was asked to end", code)
+	}
+}
+
+// kernelState is the state of a process, such as S or T; empty when it is gone.
+func kernelState(t *testing.T, pid int) string {
+	t.Helper()
+	raw, err := os.ReadFile(fmt.Sprintf("/proc/%d/stat", pid))
+	if err != nil {
+		return ""
+	}
+	_, after, _ := strings.Cut(string(raw), ") ")
+	return after[:1]
 }

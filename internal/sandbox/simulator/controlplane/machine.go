@@ -117,7 +117,7 @@ func (c *Cluster) Start(ctx context.Context, m Machine, members []Machine) (_ *M
 		Name: apiServer, Path: c.Programs.KubeAPIServer, Args: c.apiServerArgs(m),
 		// A smaller heap for a little more work: there are many API servers on one machine.
 		Env: []string{"GOGC=50"}, LogFile: filepath.Join(m.Dir, apiServer+".log"),
-	}, c.Log.WithValues("machine", m.Name))
+	}, c.Log.WithValues("machine", m.Name), c.changed(m))
 	if err != nil {
 		return nil, err
 	}
@@ -145,7 +145,7 @@ func (c *Cluster) startEtcd(ctx context.Context, of *Member, members []Machine, 
 	of.etcd, err = launch(ctx, process.Spec{
 		Name: etcd, Path: c.Programs.Etcd, Args: etcdArgs(m, initial, state),
 		Env: []string{"GOGC=50"}, LogFile: filepath.Join(m.Dir, etcd+".log"),
-	}, c.Log.WithValues("machine", m.Name))
+	}, c.Log.WithValues("machine", m.Name), c.changed(m))
 	if err != nil {
 		return err
 	}
@@ -159,6 +159,14 @@ func (c *Cluster) startEtcd(ctx context.Context, of *Member, members []Machine, 
 		return err
 	}
 	return c.promote(ctx, m, members)
+}
+
+// changed is what programs of a machine call when their state may have changed.
+func (c *Cluster) changed(m Machine) func() {
+	if c.Changed == nil {
+		return nil
+	}
+	return func() { c.Changed(m.Name) }
 }
 
 // Kill ends the programs at once, like a machine that is switched off.

@@ -41,7 +41,7 @@ func (c *Cluster) StartManagers(ctx context.Context, spec ManagersSpec) (*Manage
 	controllers, err := launch(ctx, process.Spec{
 		Name: controllerManager, Path: c.Programs.KubeControllerManager, Args: c.controllerManagerArgs(spec),
 		Env: []string{"GOGC=50"}, LogFile: filepath.Join(c.Dir, controllerManager+".log"),
-	}, c.Log)
+	}, c.Log, nil)
 	if err != nil {
 		return nil, err
 	}
@@ -49,7 +49,7 @@ func (c *Cluster) StartManagers(ctx context.Context, spec ManagersSpec) (*Manage
 	result.schedule, err = launch(ctx, process.Spec{
 		Name: scheduler, Path: c.Programs.KubeScheduler, Args: c.schedulerArgs(spec),
 		Env: []string{"GOGC=50"}, LogFile: filepath.Join(c.Dir, scheduler+".log"),
-	}, c.Log)
+	}, c.Log, nil)
 	if err != nil {
 		result.Kill(ctx)
 		return nil, err

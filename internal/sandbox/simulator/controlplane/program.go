@@ -25,24 +25,38 @@ const (
 type program struct {
 	spec process.Spec
 	log  logr.Logger
+	// changed is called when the state of the program may be another one. It may be nil.
+	changed func()
 
 	stopping context.CancelFunc
 	finished chan struct{} // closed when the process is gone for good
 
-	mu      sync.Mutex
-	current *process.Process
+	mu          sync.Mutex
+	current     *process.Process
+	exitCode    int // of the process before the current one
+	disturbance Disturbance
+	disturbed   chan struct{} // closed and replaced when the disturbance changes
 }
 
 // launch starts a program that runs until it is stopped. The error is about this first start only.
-func launch(ctx context.Context, spec process.Spec, log logr.Logger) (*program, error) {
+func launch(ctx context.Context, spec process.Spec, log logr.Logger, changed func()) (*program, error) {
 	first, err := process.Start(spec)
 	if err != nil {
 		return nil, err
 	}
 	ctx, cancel := context.WithCancel(context.WithoutCancel(ctx))
-	p := &program{spec: spec, log: log.WithValues("program", spec.Name), stopping: cancel, finished: make(chan struct{}), current: first}
+	p := &program{
+		spec: spec, log: log.WithValues("program", spec.Name), changed: changed,
+		stopping: cancel, finished: make(chan struct{}), current: first, disturbed: make(chan struct{}),
+	}
 	go p.supervise(ctx)
 	return p, nil
+}
+
+func (p *program) tellChange() {
+	if p.changed != nil {
+		p.changed()
+	}
 }
 
 func (p *program) process() *process.Process {
@@ -71,7 +85,7 @@ func (p *program) supervise(ctx context.Context) {
 	for {
 		current := p.process()
 		started := time.Now()
-		<-current.Done()
+		p.attend(ctx, current)
 		if ctx.Err() != nil {
 			return
 		}
@@ -79,12 +93,16 @@ func (p *program) supervise(ctx context.Context) {
 			pause = firstRestart
 		}
 		p.log.Info("exited and will be started again", "pause", pause.String(), "cause", process.Brief(current.Err()))
+		p.tellChange()
 		select {
 		case <-ctx.Done():
 			return
 		case <-time.After(pause):
 		}
 		pause = min(2*pause, lastRestart)
+		if !p.awaitPermission(ctx) {
+			return
+		}
 
 		p.mu.Lock()
 		// Stop may have come in between; it holds the process that has ended, and a new one would stay.
@@ -94,11 +112,12 @@ func (p *program) supervise(ctx context.Context) {
 		}
 		next, err := process.Start(p.spec)
 		if err == nil {
-			p.current = next
+			p.current, p.exitCode = next, current.ExitCode()
 		}
 		p.mu.Unlock()
 		if err != nil {
 			p.log.Error(err, "start again")
 		}
+		p.tellChange()
 	}
 }

@@ -43,7 +43,7 @@ func StartSharedEtcd(ctx context.Context, programs binaries.Set, m Machine, ca *
 	e.program, err = launch(ctx, process.Spec{
 		Name: "etcd", Path: programs.Etcd, Args: etcdArgs(m, []string{m.Name + "=" + m.peerURL()}, "new"),
 		Env: []string{"GOGC=50"}, LogFile: filepath.Join(m.Dir, "etcd.log"),
-	}, log)
+	}, log, nil)
 	if err != nil {
 		return nil, err
 	}
