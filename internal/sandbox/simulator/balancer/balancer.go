@@ -57,6 +57,8 @@ type Balancer struct {
 	backends []*backend
 	next     int
 	changed  chan struct{} // closed and replaced whenever the health of a backend changes
+	taken    uint64        // connections so far
+	fault    *fault
 }
 
 type backend struct {
@@ -74,7 +76,7 @@ func Listen(ctx context.Context, address string, log logr.Logger) (*Balancer, er
 	if err != nil {
 		return nil, fmt.Errorf("load balancer: %w", err)
 	}
-	b := &Balancer{listener: listener, log: log, changed: make(chan struct{})}
+	b := &Balancer{listener: listener, log: log, changed: make(chan struct{}), fault: &fault{}}
 	ctx, b.cancel = context.WithCancel(context.WithoutCancel(ctx))
 	b.work.Go(func() { b.accept(ctx) })
 	return b, nil
@@ -170,11 +172,33 @@ func (b *Balancer) AwaitHealthy(ctx context.Context) error {
 	}
 }
 
+// Healthy tells whether a backend takes part.
+func (b *Balancer) Healthy(address string) bool {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	for _, known := range b.backends {
+		if known.address == address {
+			return known.healthy
+		}
+	}
+	return false
+}
+
+// Changed is closed when the health of a backend next changes.
+func (b *Balancer) Changed() <-chan struct{} {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	return b.changed
+}
+
 // Close ends all connections and frees the address.
 func (b *Balancer) Close() {
 	b.cancel()
 	_ = b.listener.Close() // nothing else can be done about a listener that does not close
 	b.mu.Lock()
+	if b.fault.end != nil {
+		b.fault.end()
+	}
 	for _, known := range b.backends {
 		known.stop()
 		b.setHealthy(known, false)
@@ -274,6 +298,10 @@ func (b *Balancer) accept(ctx context.Context) {
 // serve forwards one connection until either end is done.
 func (b *Balancer) serve(ctx context.Context, client *net.TCPConn) {
 	defer client.Close()
+	number, fault := b.take()
+	if fault.mistreats(ctx, client, number) {
+		return
+	}
 	server, of := b.connect(ctx)
 	if server == nil {
 		return
@@ -285,7 +313,7 @@ func (b *Balancer) serve(ctx context.Context, client *net.TCPConn) {
 		b.mu.Unlock()
 		return
 	}
-	s := session{client: client, server: server}
+	s := session{client: client, server: server, number: number}
 	of.sessions[s] = struct{}{}
 	b.mu.Unlock()
 	defer func() {

@@ -11,7 +11,10 @@ import (
 )
 
 // session is a connection that is forwarded: its two ends.
-type session struct{ client, server *net.TCPConn }
+type session struct {
+	client, server *net.TCPConn
+	number         uint64 // of the connection, from the balancer's start
+}
 
 // close ends a session; an end that is closed already is as good.
 func (s session) close() {
