@@ -66,13 +66,17 @@ type Options struct {
 	Config *rest.Config
 	// PodSubnet is where addresses of pods come from on Nodes that have no range of their own; may be empty.
 	PodSubnet string
-	Log       logr.Logger
+	// Fault says what goes wrong with a pod that does not ask for a fault itself, nil if nothing does. It may be nil;
+	// when it gives other answers than before, LookAgain has to be called.
+	Fault func(*corev1.Pod) *Fault
+	Log   logr.Logger
 }
 
 // Kubelets are the kubelets of one cluster.
 type Kubelets struct {
 	client    kubernetes.Interface
 	podSubnet netip.Prefix
+	faults    func(*corev1.Pod) *Fault
 	log       logr.Logger
 	recorder  record.EventRecorder
 	addresses *addresses
@@ -128,7 +132,7 @@ func Start(ctx context.Context, o Options) (*Kubelets, error) {
 	}
 
 	k := &Kubelets{
-		client: client, podSubnet: prefix, log: o.Log,
+		client: client, podSubnet: prefix, faults: o.Fault, log: o.Log,
 		addresses: newAddresses(), known: map[string]*machine{},
 		queue: workqueue.NewTypedRateLimitingQueue(workqueue.NewTypedItemExponentialFailureRateLimiter[item](50*time.Millisecond, 10*time.Second)),
 	}
@@ -212,17 +216,45 @@ func (k *Kubelets) Add(ctx context.Context, n Node, serving *tls.Config) error {
 	return nil
 }
 
-// Remove stops the kubelet of a machine and removes its Node and all pods on it: no kubelet is left that could
-// say that they ended. The kubelet is gone in any case; the error tells that the cluster could not be told.
-func (k *Kubelets) Remove(ctx context.Context, name string) error {
+// Halt ends the kubelet of a machine as a cut of power does: its API is gone, no sign of life comes any more, and what
+// it reported stays. Add starts it again.
+func (k *Kubelets) Halt(name string) {
 	k.mu.Lock()
 	m, ok := k.known[name]
 	delete(k.known, name)
 	k.mu.Unlock()
-	if !ok {
-		return nil
+	if ok {
+		m.endpoint.close()
 	}
-	m.endpoint.close()
+}
+
+// LookAgain looks at all pods, since what Fault says of them may have changed.
+func (k *Kubelets) LookAgain() {
+	for _, name := range k.names() {
+		k.enqueuePodsOf(name)
+	}
+}
+
+// Count tells of how many pods on the machines whose kubelets run something is true, besides static ones.
+func (k *Kubelets) Count(of func(*corev1.Pod) bool) int {
+	count := 0
+	for _, name := range k.names() {
+		for _, pod := range k.podsOf(name) {
+			if !isStatic(pod) && of(pod) {
+				count++
+			}
+		}
+	}
+	return count
+}
+
+// LookAgainOn looks at the pods of one machine, since its programs may have changed.
+func (k *Kubelets) LookAgainOn(name string) { k.enqueuePodsOf(name) }
+
+// Remove stops the kubelet of a machine, if it runs, and removes its Node and all pods on it: no kubelet is left that
+// could say that they ended. The kubelet is gone in any case; the error tells that the cluster could not be told.
+func (k *Kubelets) Remove(ctx context.Context, name string) error {
+	k.Halt(name)
 	// The API server that was being spoken with may just have gone, maybe with this very machine: another one
 	// takes over within a moment.
 	return retry.OnError(wait.Backoff{Duration: 100 * time.Millisecond, Factor: 2, Steps: 5}, func(error) bool { return ctx.Err() == nil }, func() error {
@@ -461,7 +493,10 @@ func (k *Kubelets) syncPod(ctx context.Context, m *machine, pod *corev1.Pod) err
 	if hasEnded(pod) {
 		return nil
 	}
-	s := surroundings{now: metav1.Now(), hostIP: m.Address.Addr().String(), missing: k.missing(pod)}
+	s := surroundings{
+		now: metav1.Now(), hostIP: m.Address.Addr().String(), missing: k.missing(pod),
+		fault: k.fault(pod), programs: m.programs(pod), booted: m.Booted,
+	}
 	network := k.hasNetwork(m)
 	if !pod.Spec.HostNetwork && network {
 		ip, err := k.addresses.of(pod.UID, k.podRange(pod.Spec.NodeName))
@@ -470,18 +505,53 @@ func (k *Kubelets) syncPod(ctx context.Context, m *machine, pod *corev1.Pod) err
 		}
 		s.podIP = ip.String()
 	}
-	status := podStatus(pod, network, s)
+	status, then := podStatus(pod, network, s)
+	if then > 0 {
+		k.queue.AddAfter(item{namespace: pod.Namespace, name: pod.Name}, then)
+	}
 	if !equality.Semantic.DeepEqual(status, pod.Status) {
 		if err := k.writePodStatus(ctx, pod, status); err != nil {
 			return err
 		}
-		k.tell(pod, status, startBlockers(pod, network, s))
+		for _, e := range events(pod, status, startBlockers(pod, network, s), s.fault) {
+			k.recorder.Event(pod, e.kind, e.reason, e.message)
+		}
 	}
 	if isRunning(status) && installsNetwork(pod) && k.setNetwork(m) {
 		k.queue.Add(item{name: m.Name})
 		k.enqueuePodsOf(m.Name)
 	}
 	return nil
+}
+
+// fault is what goes wrong with a pod. Static pods are as their programs are.
+func (k *Kubelets) fault(pod *corev1.Pod) *Fault {
+	if isStatic(pod) {
+		return nil
+	}
+	if f := annotated(pod); f != nil || k.faults == nil {
+		return f
+	}
+	return k.faults(pod)
+}
+
+// programs are what the containers of a static pod really are.
+func (m *machine) programs(pod *corev1.Pod) map[string]Program {
+	if m.Program == nil || !isStatic(pod) {
+		return nil
+	}
+	programs := map[string]Program{}
+	for _, c := range pod.Spec.Containers {
+		if p, known := m.Program(c.Name); known {
+			programs[c.Name] = p
+		}
+	}
+	return programs
+}
+
+func isStatic(pod *corev1.Pod) bool {
+	_, static := pod.Annotations[corev1.MirrorPodAnnotationKey]
+	return static
 }
 
 // finishPod lets a pod go that was asked to: its containers end at once.
@@ -517,22 +587,6 @@ func (k *Kubelets) writePodStatus(ctx context.Context, pod *corev1.Pod, status c
 	}
 	_, err = k.client.CoreV1().Pods(pod.Namespace).Patch(ctx, pod.Name, types.StrategicMergePatchType, patch, metav1.PatchOptions{}, "status")
 	return err
-}
-
-// tell says in events why a pod does not start.
-func (k *Kubelets) tell(pod *corev1.Pod, status corev1.PodStatus, blockers []string) {
-	for _, blocker := range blockers {
-		reason := "FailedMount"
-		if blocker == networkNotReady {
-			reason = "NetworkNotReady"
-		}
-		k.recorder.Event(pod, corev1.EventTypeWarning, reason, blocker)
-	}
-	for _, c := range slices.Concat(status.InitContainerStatuses, status.ContainerStatuses) {
-		if c.State.Waiting != nil && c.State.Waiting.Message != "" {
-			k.recorder.Event(pod, corev1.EventTypeWarning, "Failed", c.State.Waiting.Message)
-		}
-	}
 }
 
 // missing finds out which objects a pod waits for.

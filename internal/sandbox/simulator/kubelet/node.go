@@ -4,10 +4,12 @@
 package kubelet
 
 import (
+	"fmt"
 	"maps"
 	"net/netip"
 	"runtime"
 	"slices"
+	"time"
 
 	corev1 "k8s.io/api/core/v1"
 	"k8s.io/apimachinery/pkg/api/resource"
@@ -26,6 +28,11 @@ type Node struct {
 	Address netip.AddrPort
 	// StaticPods run because files on the machine say so; the cluster sees mirrors of them.
 	StaticPods []*corev1.Pod
+	// Program tells what a container of a static pod really is; false if that is not known, and then it runs. May be
+	// nil.
+	Program func(container string) (Program, bool)
+	// Booted is when the machine was switched on again, zero if it was on all the time.
+	Booted time.Time
 	// Ports of programs that really run on the machine, by the number that the cluster knows them under.
 	// They can be reached by port-forward to any pod in the network of the host.
 	Ports map[int32]uint16
@@ -71,7 +78,7 @@ func (n Node) status(known corev1.NodeStatus, networkReady bool, now metav1.Time
 	}
 	status.DaemonEndpoints.KubeletEndpoint.Port = int32(n.Address.Port())
 	status.NodeInfo = corev1.NodeSystemInfo{
-		MachineID: n.Name, SystemUUID: n.Name, BootID: n.Name,
+		MachineID: n.Name, SystemUUID: n.Name, BootID: n.bootID(),
 		OperatingSystem: "linux", Architecture: runtime.GOARCH,
 		OSImage: "Cluster Stack Sandbox", KernelVersion: "0.0.0-sandbox",
 		ContainerRuntimeVersion: "sandbox://1.0.0",
@@ -104,6 +111,14 @@ func (n Node) status(known corev1.NodeStatus, networkReady bool, now metav1.Time
 		set(corev1.NodeReady, corev1.ConditionFalse, "KubeletNotReady", networkNotReady)
 	}
 	return status
+}
+
+// bootID is another one after each boot.
+func (n Node) bootID() string {
+	if n.Booted.IsZero() {
+		return n.Name
+	}
+	return fmt.Sprintf("%s-%d", n.Name, n.Booted.Unix())
 }
 
 func isReady(node *corev1.Node) bool {

@@ -8,6 +8,7 @@ import (
 	"path"
 	"slices"
 	"strings"
+	"time"
 
 	corev1 "k8s.io/api/core/v1"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
@@ -21,6 +22,12 @@ type surroundings struct {
 	podIP string
 	// missing are the Secrets and ConfigMaps that do not exist.
 	missing map[reference]bool
+	// fault is what goes wrong with the containers, nil if nothing does.
+	fault *Fault
+	// programs are what containers of a static pod really are, by their names.
+	programs map[string]Program
+	// booted is when the machine was switched on again, zero if it was on all the time.
+	booted time.Time
 }
 
 // reference names a Secret or ConfigMap in the namespace of a pod.
@@ -36,14 +43,18 @@ func (r reference) String() string {
 const (
 	reasonCreating         = "ContainerCreating"
 	reasonInitializing     = "PodInitializing"
+	reasonImagePull        = "ErrImagePull"
 	reasonImagePullBackOff = "ImagePullBackOff"
+	reasonCrashLoop        = "CrashLoopBackOff"
 	reasonConfigError      = "CreateContainerConfigError"
 )
 
 // podStatus says what a kubelet would report of a pod once everything it can do is done: containers start and
 // get ready at once, and those that are meant to end have ended. What keeps a pod from starting is named as a
 // kubelet names it. It changes nothing that is as it should be, so that an unchanged pod needs no write.
-func podStatus(pod *corev1.Pod, networkReady bool, s surroundings) corev1.PodStatus {
+// Containers that fail are tried again: then is how long from now until the next look, 0 if there is nothing to
+// wait for.
+func podStatus(pod *corev1.Pod, networkReady bool, s surroundings) (result corev1.PodStatus, then time.Duration) {
 	status := *pod.Status.DeepCopy()
 	status.ObservedGeneration = pod.Generation
 	status.HostIP, status.HostIPs = s.hostIP, []corev1.HostIP{{IP: s.hostIP}}
@@ -54,7 +65,7 @@ func podStatus(pod *corev1.Pod, networkReady bool, s surroundings) corev1.PodSta
 
 	if len(startBlockers(pod, networkReady, s)) > 0 {
 		w.holdBack()
-		return status
+		return status, 0
 	}
 	ip := s.podIP
 	if pod.Spec.HostNetwork {
@@ -65,7 +76,7 @@ func podStatus(pod *corev1.Pod, networkReady bool, s surroundings) corev1.PodSta
 	}
 	w.condition(corev1.PodReadyToStartContainers, true, "", "")
 	w.run()
-	return status
+	return status, w.then
 }
 
 // startBlockers says why no container of a pod can be created, in the words of a kubelet's events. What a pod
@@ -91,6 +102,7 @@ type writer struct {
 	pod    *corev1.Pod
 	status *corev1.PodStatus
 	s      surroundings
+	then   time.Duration
 }
 
 // holdBack describes a pod of which nothing runs yet.
@@ -109,68 +121,113 @@ func (w *writer) holdBack() {
 
 // run describes a pod whose containers may start.
 func (w *writer) run() {
-	fails := slices.ContainsFunc(slices.Concat(w.pod.Spec.InitContainers, w.pod.Spec.Containers),
-		func(c corev1.Container) bool { return w.failure(c) != nil })
-	ends := !fails && (w.pod.Spec.RestartPolicy == corev1.RestartPolicyNever || w.pod.Spec.RestartPolicy == corev1.RestartPolicyOnFailure)
-
 	var initStatuses, statuses []corev1.ContainerStatus
 	var pending []string // init containers that are not done; what comes after them has to wait
-	state := func(c corev1.Container, endless bool) corev1.ContainerState {
-		failure := w.failure(c)
-		switch {
-		case len(pending) > 0:
-			return waiting(reasonInitializing, "")
-		case failure != nil:
-			return *failure
-		case endless && !ends: // sidecars end with the pod
-			return w.running()
-		default:
-			return w.completed()
-		}
-	}
+	ends := w.ends()
 	for _, c := range w.pod.Spec.InitContainers {
 		sidecar := c.RestartPolicy != nil && *c.RestartPolicy == corev1.ContainerRestartPolicyAlways
-		status := w.container(c, w.status.InitContainerStatuses, state(c, sidecar))
-		if status.State.Waiting != nil {
+		status := w.next(c, len(pending) > 0, sidecar && !ends)
+		if status.State.Running == nil && !hasSucceeded(status) {
 			pending = append(pending, c.Name)
 		}
 		initStatuses = append(initStatuses, status)
 	}
-	started := true
 	for _, c := range w.pod.Spec.Containers {
-		status := w.container(c, w.status.ContainerStatuses, state(c, true))
-		started = started && status.State.Waiting == nil
-		statuses = append(statuses, status)
+		statuses = append(statuses, w.next(c, len(pending) > 0, !ends))
 	}
 	w.status.InitContainerStatuses, w.status.ContainerStatuses = initStatuses, statuses
-	switch {
-	case !started:
-		w.status.Phase = corev1.PodPending
-	case ends:
-		w.status.Phase = corev1.PodSucceeded
-	default:
-		w.status.Phase = corev1.PodRunning
-	}
+	w.status.Phase = w.phase(len(pending) > 0)
 	w.initialized(pending)
 	w.ready()
 }
 
-// failure is the state of a container that can never run, nil for all others.
-func (w *writer) failure(c corev1.Container) *corev1.ContainerState {
-	if pullFails(c.Image) {
-		state := waiting(reasonImagePullBackOff, fmt.Sprintf("Back-off pulling image %q: a sandbox cannot pull an image with the tag fail", c.Image))
-		return &state
+// phase sums up the states of the containers.
+func (w *writer) phase(initializing bool) corev1.PodPhase {
+	never := w.pod.Spec.RestartPolicy == corev1.RestartPolicyNever
+	if never && slices.ContainsFunc(w.status.InitContainerStatuses, hasFailed) {
+		return corev1.PodFailed
 	}
-	runs := slices.ContainsFunc(w.pod.Status.ContainerStatuses, func(known corev1.ContainerStatus) bool {
-		return known.Name == c.Name && known.State.Running != nil
-	})
-	for _, ref := range environment(c) {
-		if w.s.missing[ref] && !runs {
-			state := waiting(reasonConfigError, ref.String())
-			return &state
+	started := func(s corev1.ContainerStatus) bool {
+		return s.State.Waiting == nil || s.LastTerminationState.Terminated != nil
+	}
+	statuses := w.status.ContainerStatuses
+	if initializing || slices.ContainsFunc(statuses, func(s corev1.ContainerStatus) bool { return !started(s) }) {
+		return corev1.PodPending
+	}
+	ended := !slices.ContainsFunc(statuses, func(s corev1.ContainerStatus) bool { return s.State.Terminated == nil })
+	switch failed := slices.ContainsFunc(statuses, hasFailed); {
+	case ended && !failed && w.pod.Spec.RestartPolicy != corev1.RestartPolicyAlways && w.pod.Spec.RestartPolicy != "":
+		return corev1.PodSucceeded
+	case ended && failed && never:
+		return corev1.PodFailed
+	}
+	return corev1.PodRunning
+}
+
+// ends says whether the containers of a pod end, because they are not restarted forever and nothing is in their way.
+func (w *writer) ends() bool {
+	inTheWay := func(c corev1.Container) bool {
+		return w.blocked(c) != nil || w.hit(c, CrashLoop) && w.pod.Spec.RestartPolicy == corev1.RestartPolicyOnFailure
+	}
+	switch w.pod.Spec.RestartPolicy {
+	case corev1.RestartPolicyNever, corev1.RestartPolicyOnFailure:
+		return !slices.ContainsFunc(slices.Concat(w.pod.Spec.InitContainers, w.pod.Spec.Containers), inTheWay)
+	default:
+		return false
+	}
+}
+
+// next gives the status of a container; one that is endless runs until somebody ends it.
+func (w *writer) next(c corev1.Container, waits, endless bool) corev1.ContainerStatus {
+	statuses := w.pod.Status.ContainerStatuses
+	if w.isInit(c) {
+		statuses = w.pod.Status.InitContainerStatuses
+	}
+	known := statusOf(c, statuses)
+	program, static := w.s.programs[c.Name]
+	blocker := w.blocked(c)
+	switch {
+	case waits:
+		return w.container(c, known, waiting(reasonInitializing, ""))
+	case blocker != nil:
+		return w.container(c, known, *blocker)
+	case static && !program.Running:
+		return w.crashed(c, known, program.ExitCode, "")
+	case static:
+		return w.unready(w.container(c, known, running(program.Started)), !program.Ready)
+	case w.hit(c, CrashLoop) && !hasSucceeded(known): // what ended well is done
+		return w.crashed(c, known, w.s.fault.ExitCode, w.s.fault.Cause)
+	case endless:
+		return w.unready(w.container(c, known, running(w.s.now.Time)), w.hit(c, NotReady))
+	default:
+		return w.container(c, known, w.completed())
+	}
+}
+
+// blocked is the state of a container that cannot be started, nil for all others.
+func (w *writer) blocked(c corev1.Container) *corev1.ContainerState {
+	isRunning := slices.ContainsFunc(slices.Concat(w.pod.Status.InitContainerStatuses, w.pod.Status.ContainerStatuses),
+		func(known corev1.ContainerStatus) bool { return known.Name == c.Name && known.State.Running != nil })
+	var state corev1.ContainerState
+	switch {
+	case pullFails(c.Image):
+		state = waiting(reasonImagePullBackOff, fmt.Sprintf("Back-off pulling image %q: a sandbox cannot pull an image with the tag fail", c.Image))
+	case w.hit(c, Misspelled) && !isRunning:
+		state = waiting(reasonConfigError, w.s.fault.Cause)
+	case w.hit(c, ImagePull) && !isRunning:
+		state = w.unpulled(c)
+	default:
+		for _, ref := range environment(c) {
+			if w.s.missing[ref] && !isRunning {
+				state = waiting(reasonConfigError, ref.String())
+				break
+			}
 		}
 	}
-	return nil
+	if state.Waiting == nil {
+		return nil
+	}
+	return &state
 }
 
 // pullFails tells images that stand for one that cannot be pulled: name:fail, with or without a registry.
@@ -183,8 +240,8 @@ func waiting(reason, message string) corev1.ContainerState {
 	return corev1.ContainerState{Waiting: &corev1.ContainerStateWaiting{Reason: reason, Message: message}}
 }
 
-func (w *writer) running() corev1.ContainerState {
-	return corev1.ContainerState{Running: &corev1.ContainerStateRunning{StartedAt: w.s.now}}
+func running(since time.Time) corev1.ContainerState {
+	return corev1.ContainerState{Running: &corev1.ContainerStateRunning{StartedAt: metav1.NewTime(since)}}
 }
 
 func (w *writer) completed() corev1.ContainerState {
@@ -194,32 +251,48 @@ func (w *writer) completed() corev1.ContainerState {
 func (w *writer) all(containers []corev1.Container, known []corev1.ContainerStatus, state corev1.ContainerState) []corev1.ContainerStatus {
 	var statuses []corev1.ContainerStatus
 	for _, c := range containers {
-		statuses = append(statuses, w.container(c, known, state))
+		statuses = append(statuses, w.container(c, statusOf(c, known), *state.DeepCopy()))
 	}
 	return statuses
 }
 
-// container gives the status of a container in a state. Times of a state that it is in already stay.
-func (w *writer) container(c corev1.Container, known []corev1.ContainerStatus, state corev1.ContainerState) corev1.ContainerStatus {
-	status := corev1.ContainerStatus{Name: c.Name}
+// statusOf finds the status of a container; one that has none yet gets an empty one.
+func statusOf(c corev1.Container, known []corev1.ContainerStatus) corev1.ContainerStatus {
 	if i := slices.IndexFunc(known, func(s corev1.ContainerStatus) bool { return s.Name == c.Name }); i >= 0 {
-		status = known[i]
+		return *known[i].DeepCopy()
 	}
+	return corev1.ContainerStatus{Name: c.Name}
+}
+
+func (w *writer) isInit(c corev1.Container) bool {
+	return slices.ContainsFunc(w.pod.Spec.InitContainers, func(i corev1.Container) bool { return i.Name == c.Name })
+}
+
+// container gives the status of a container in a state. Times of a state that it is in already stay.
+func (w *writer) container(c corev1.Container, status corev1.ContainerStatus, state corev1.ContainerState) corev1.ContainerStatus {
 	status.Image = c.Image
+	last := status.State
 	switch {
-	case state.Running != nil && status.State.Running != nil:
-		state.Running.StartedAt = status.State.Running.StartedAt
-	case state.Terminated != nil && status.State.Terminated != nil:
-		state.Terminated.StartedAt, state.Terminated.FinishedAt = status.State.Terminated.StartedAt, status.State.Terminated.FinishedAt
-	case state.Terminated != nil && status.State.Running != nil:
-		state.Terminated.StartedAt = status.State.Running.StartedAt
+	case state.Running != nil && last.Running != nil && !w.restarted(c, last.Running):
+		state.Running.StartedAt = last.Running.StartedAt
+	case state.Running != nil && status.ContainerID != "": // it ran before
+		status.RestartCount++
+		switch {
+		case last.Terminated != nil:
+			status.LastTerminationState = last
+		case last.Running != nil:
+			status.LastTerminationState = w.lost(c, last.Running)
+		}
+	case state.Terminated != nil && last.Terminated != nil:
+		state.Terminated.StartedAt, state.Terminated.FinishedAt = last.Terminated.StartedAt, last.Terminated.FinishedAt
+	case state.Terminated != nil && last.Running != nil:
+		state.Terminated.StartedAt = last.Running.StartedAt
 	}
 	status.State = state
 	isRunning := state.Running != nil
 	status.Started = &isRunning
 	// A container that did its work counts as ready only among the init containers.
-	isInit := slices.ContainsFunc(w.pod.Spec.InitContainers, func(i corev1.Container) bool { return i.Name == c.Name })
-	status.Ready = isRunning || isInit && state.Terminated != nil
+	status.Ready = isRunning || w.isInit(c) && hasSucceeded(status)
 	if state.Waiting == nil {
 		status.ContainerID = fmt.Sprintf("sandbox://%s/%s", w.pod.UID, c.Name)
 		status.ImageID = c.Image
@@ -241,15 +314,21 @@ func (w *writer) initialized(pending []string) {
 
 // ready sets ContainersReady and Ready from the states of the containers and the readiness gates.
 func (w *writer) ready() {
-	if w.status.Phase == corev1.PodSucceeded {
+	switch w.status.Phase {
+	case corev1.PodSucceeded:
 		w.condition(corev1.PodInitialized, true, "PodCompleted", "")
 		w.condition(corev1.ContainersReady, false, "PodCompleted", "")
 		w.condition(corev1.PodReady, false, "PodCompleted", "")
 		return
+	case corev1.PodFailed:
+		w.condition(corev1.ContainersReady, false, "PodFailed", "")
+		w.condition(corev1.PodReady, false, "PodFailed", "")
+		return
+	default:
 	}
 	var unready []string
 	for _, c := range slices.Concat(w.status.InitContainerStatuses, w.status.ContainerStatuses) {
-		if !c.Ready && c.State.Terminated == nil {
+		if !c.Ready && !hasSucceeded(c) {
 			unready = append(unready, c.Name)
 		}
 	}
@@ -305,8 +384,7 @@ func endedStatus(pod *corev1.Pod, now metav1.Time) corev1.PodStatus {
 	killed := corev1.ContainerState{Terminated: &corev1.ContainerStateTerminated{ExitCode: 137, Reason: "Error", StartedAt: now, FinishedAt: now}}
 	status.Phase = corev1.PodFailed
 	status.ContainerStatuses = w.all(pod.Spec.Containers, status.ContainerStatuses, killed)
-	w.condition(corev1.ContainersReady, false, "PodFailed", "")
-	w.condition(corev1.PodReady, false, "PodFailed", "")
+	w.ready()
 	return status
 }
 

@@ -203,7 +203,7 @@ func TestPodStatus(t *testing.T) {
 				missing[ref] = true
 			}
 			s := surroundings{now: earlier, hostIP: "127.64.1.2", podIP: "10.0.0.2", missing: missing}
-			first := podStatus(c.pod, !c.noNetwork, s)
+			first, _ := podStatus(c.pod, !c.noNetwork, s)
 			if diff := cmp.Diff(c.want, summary(first)); diff != "" {
 				t.Errorf("%s\n-want +got:\n%s", c.why, diff)
 			}
@@ -212,7 +212,8 @@ func TestPodStatus(t *testing.T) {
 			}
 			// Looked at again later, nothing changes: there would be a write for each look.
 			c.pod.Status, s.now = first, now
-			if diff := cmp.Diff(first, podStatus(c.pod, !c.noNetwork, s)); diff != "" {
+			second, _ := podStatus(c.pod, !c.noNetwork, s)
+			if diff := cmp.Diff(first, second); diff != "" {
 				t.Errorf("a second look changes the status:\n%s", diff)
 			}
 		})
@@ -221,8 +222,8 @@ func TestPodStatus(t *testing.T) {
 
 func TestPodStatusWhenNetworkComes(t *testing.T) {
 	p := pod("app:1")
-	p.Status = podStatus(p, false, surroundings{now: earlier, hostIP: "127.64.1.2"})
-	p.Status = podStatus(p, true, surroundings{now: now, hostIP: "127.64.1.2", podIP: "10.0.0.2"})
+	p.Status, _ = podStatus(p, false, surroundings{now: earlier, hostIP: "127.64.1.2"})
+	p.Status, _ = podStatus(p, true, surroundings{now: now, hostIP: "127.64.1.2", podIP: "10.0.0.2"})
 	for _, c := range p.Status.Conditions {
 		want := now
 		if c.Type == corev1.PodInitialized { // was true before
@@ -243,9 +244,10 @@ func TestPodStatusWhenNetworkComes(t *testing.T) {
 func TestRunningPodKeepsWhatItWasGiven(t *testing.T) {
 	p := with(pod("app:1"), secretVolume("s", nil), configMapEnv("c"))
 	s := surroundings{now: earlier, hostIP: "127.64.1.2", podIP: "10.0.0.2"}
-	p.Status = podStatus(p, true, s)
+	p.Status, _ = podStatus(p, true, s)
 	s.now, s.missing = now, map[reference]bool{{"Secret", "s"}: true, {"ConfigMap", "c"}: true}
-	if diff := cmp.Diff(p.Status, podStatus(p, false, s)); diff != "" {
+	later, _ := podStatus(p, false, s)
+	if diff := cmp.Diff(p.Status, later); diff != "" {
 		t.Errorf("a running pod changed when its Secret, its ConfigMap and the network went:\n%s", diff)
 	}
 }
@@ -294,7 +296,7 @@ func TestInstallsNetwork(t *testing.T) {
 
 func TestEndedStatus(t *testing.T) {
 	p := pod("app:1")
-	p.Status = podStatus(p, true, surroundings{now: earlier, hostIP: "127.64.1.2", podIP: "10.0.0.2"})
+	p.Status, _ = podStatus(p, true, surroundings{now: earlier, hostIP: "127.64.1.2", podIP: "10.0.0.2"})
 	got := summary(endedStatus(p, now))
 	if got["phase"] != "Failed" || got["a"] != "Error" || got["Ready"] != "False PodFailed" {
 		t.Errorf("got %v", got)
