@@ -36,7 +36,9 @@ import (
 	"sigs.k8s.io/controller-runtime/pkg/metrics/server"
 
 	"github.com/clusterstacks/cluster-stack-operator/internal/sandbox/binaries"
+	"github.com/clusterstacks/cluster-stack-operator/internal/sandbox/failure"
 	"github.com/clusterstacks/cluster-stack-operator/internal/sandbox/simulator/infra"
+	"github.com/clusterstacks/cluster-stack-operator/internal/sandbox/simulator/rehearsal"
 	"github.com/clusterstacks/cluster-stack-operator/internal/sandbox/simulator/workload"
 )
 
@@ -86,7 +88,7 @@ func Run(ctx context.Context, o Options) error {
 	if err != nil {
 		return fmt.Errorf("simulator: %w", err)
 	}
-	if err := infra.Setup(mgr, fleet, infra.Options{Lite: o.Lite}); err != nil {
+	if err := errors.Join(infra.Setup(mgr, fleet, infra.Options{Lite: o.Lite}), rehearsal.Setup(mgr, fleet.Pods)); err != nil {
 		return fmt.Errorf("simulator: %w", err)
 	}
 	if o.Started != nil {
@@ -119,7 +121,7 @@ func announce(c cache.Cache, started func()) manager.RunnableFunc {
 
 func newManager(o Options) (ctrl.Manager, error) {
 	scheme := runtime.NewScheme()
-	for _, add := range []func(*runtime.Scheme) error{clusterv1.AddToScheme, controlplanev1.AddToScheme, corev1.AddToScheme} {
+	for _, add := range []func(*runtime.Scheme) error{clusterv1.AddToScheme, controlplanev1.AddToScheme, corev1.AddToScheme, failure.AddToScheme} {
 		if err := add(scheme); err != nil {
 			return nil, err
 		}

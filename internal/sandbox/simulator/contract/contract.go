@@ -102,6 +102,34 @@ func SetProvisioned(infra *unstructured.Unstructured, contract Version) error {
 	return unstructured.SetNestedField(infra.Object, true, "status", "initialization", "provisioned")
 }
 
+// IsProvisioned tells what SetProvisioned has written.
+func IsProvisioned(infra *unstructured.Unstructured, contract Version) bool {
+	path := []string{"status", "initialization", "provisioned"}
+	if contract == V1Beta1 {
+		path = []string{"status", "ready"}
+	}
+	provisioned, _, _ := unstructured.NestedBool(infra.Object, path...)
+	return provisioned
+}
+
+// SetFailure writes to the status of an InfraCluster or InfraMachine that the provider has given up, or that it has
+// not. The newer contract knows no such thing.
+func SetFailure(infra *unstructured.Unstructured, contract Version, terminal bool, reason, message string) error {
+	if contract != V1Beta1 {
+		return nil
+	}
+	for field, value := range map[string]string{"failureReason": reason, "failureMessage": message} {
+		if !terminal {
+			unstructured.RemoveNestedField(infra.Object, "status", field)
+			continue
+		}
+		if err := unstructured.SetNestedField(infra.Object, value, "status", field); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
 // SetAddresses writes the addresses of a machine to the status of its InfraMachine.
 func SetAddresses(infraMachine *unstructured.Unstructured, hostname, ip string) error {
 	return unstructured.SetNestedSlice(infraMachine.Object, []any{

@@ -10,6 +10,7 @@ import (
 	"fmt"
 	"io/fs"
 	"strings"
+	"time"
 
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
 	"k8s.io/apimachinery/pkg/apis/meta/v1/unstructured"
@@ -21,70 +22,93 @@ import (
 	"sigs.k8s.io/controller-runtime/pkg/controller/controllerutil"
 	"sigs.k8s.io/controller-runtime/pkg/reconcile"
 
+	"github.com/clusterstacks/cluster-stack-operator/internal/sandbox/failure"
+	"github.com/clusterstacks/cluster-stack-operator/internal/sandbox/simulator/balancer"
 	"github.com/clusterstacks/cluster-stack-operator/internal/sandbox/simulator/bootstrap"
 	"github.com/clusterstacks/cluster-stack-operator/internal/sandbox/simulator/contract"
+	"github.com/clusterstacks/cluster-stack-operator/internal/sandbox/simulator/rehearsal"
 	"github.com/clusterstacks/cluster-stack-operator/internal/sandbox/simulator/workload"
 )
 
 // clusterReconciler gives an InfraCluster its endpoint.
 type clusterReconciler struct {
 	*infrastructure
-	fleet *workload.Fleet
+	fleet    *workload.Fleet
+	failures *rehearsal.Failures
 	// live reads past the cache.
 	live client.Reader
 }
 
 // Reconcile brings what one InfraCluster stands for in line with it.
 func (r *clusterReconciler) Reconcile(ctx context.Context, k key) (reconcile.Result, error) {
-	return reconcile.Result{}, settled(r.reconcile(ctx, k))
+	return lookAgain(r.reconcile(ctx, k))
 }
 
-func (r *clusterReconciler) reconcile(ctx context.Context, k key) error {
+// reconcile gives the time when the cluster has to be looked at again though nothing happens; zero means never.
+func (r *clusterReconciler) reconcile(ctx context.Context, k key) (change time.Time, err error) {
 	object, version, err := r.get(ctx, k)
 	if apierrors.IsNotFound(err) {
-		return r.letGo(ctx, k, object)
+		return change, r.letGo(ctx, k, object)
 	}
 	if err != nil {
-		return err
+		return change, err
 	}
 	name := cmp.Or(owner(object, "Cluster"), object.GetLabels()[clusterv1.ClusterNameLabel])
 	if name == "" {
-		return nil // Cluster API has not taken it up yet
+		return change, nil // Cluster API has not taken it up yet
 	}
 	clusterKey := types.NamespacedName{Namespace: object.GetNamespace(), Name: name}
 	cluster := &clusterv1.Cluster{}
 	if err := r.client.Get(ctx, clusterKey, cluster); client.IgnoreNotFound(err) != nil {
-		return err
+		return change, err
 	}
 	if annotations.IsExternallyManaged(object) {
-		return nil
+		return change, nil
 	}
+	wrong, err := r.failures.Cluster(ctx, clusterKey)
+	if err != nil {
+		return change, err
+	}
+	change = wrong.Change
 	if annotations.IsPaused(cluster, object) {
-		return r.resume(ctx, cluster)
+		return change, r.resume(ctx, cluster, wrong)
 	}
 	if object.GetDeletionTimestamp() != nil {
-		return r.remove(ctx, object, clusterKey)
+		return time.Time{}, r.remove(ctx, object, clusterKey)
 	}
 	if cluster.Name == "" || cluster.DeletionTimestamp != nil {
-		return nil
+		return change, nil
 	}
-	err = r.provision(ctx, object, version, cluster)
+	err = r.provision(ctx, object, version, cluster, wrong)
 	if settled(err) == nil && err != nil {
-		return err
+		return change, err
 	}
-	return r.report(ctx, object, version, err)
+	return change, r.report(ctx, object, version, err)
 }
 
 // resume has the load balancer of a cluster listen that nobody may change now, if it has one.
-func (r *clusterReconciler) resume(ctx context.Context, cluster *clusterv1.Cluster) error {
-	_, err := r.fleet.Open(ctx, r.clusterSpec(cluster))
+func (r *clusterReconciler) resume(ctx context.Context, cluster *clusterv1.Cluster, wrong failure.ClusterEffects) error {
+	c, err := r.fleet.Open(ctx, r.clusterSpec(cluster))
 	if errors.Is(err, fs.ErrNotExist) {
 		return nil
 	}
-	return err
+	if err != nil {
+		return err
+	}
+	disturb(ctx, c, wrong)
+	return nil
 }
 
-func (r *clusterReconciler) provision(ctx context.Context, object *unstructured.Unstructured, version contract.Version, cluster *clusterv1.Cluster) error {
+// disturb makes go wrong in a cluster what is to.
+func disturb(ctx context.Context, c *workload.Cluster, wrong failure.ClusterEffects) {
+	c.DisturbBalancer(ctx, balancer.Fault(wrong.LoadBalancer))
+	c.DisturbPods(podFaults(wrong))
+}
+
+func (r *clusterReconciler) provision(ctx context.Context, object *unstructured.Unstructured, version contract.Version, cluster *clusterv1.Cluster, wrong failure.ClusterEffects) error {
+	if wrong.Error != nil && !contract.IsProvisioned(object, version) {
+		return providerError(wrong.Error)
+	}
 	// Before anything is made: an object that is deleted right now would leave it behind, for the next cluster of
 	// this name to find.
 	if err := r.hold(ctx, object); err != nil {
@@ -110,12 +134,16 @@ func (r *clusterReconciler) provision(ctx context.Context, object *unstructured.
 	if err != nil {
 		return err
 	}
+	disturb(ctx, c, wrong)
 	err = r.patchStatus(ctx, object, func() error { return contract.SetProvisioned(object, version) })
 	if err != nil {
 		return err
 	}
 	if err := c.Adjust(ctx); err != nil {
 		return workloadError{err}
+	}
+	if wrong.Error != nil {
+		return providerError(wrong.Error)
 	}
 	return nil
 }

@@ -11,6 +11,7 @@ package infra
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"strings"
 	"sync"
@@ -36,8 +37,10 @@ import (
 	"sigs.k8s.io/controller-runtime/pkg/reconcile"
 	"sigs.k8s.io/controller-runtime/pkg/source"
 
+	"github.com/clusterstacks/cluster-stack-operator/internal/sandbox/failure"
 	"github.com/clusterstacks/cluster-stack-operator/internal/sandbox/process"
 	"github.com/clusterstacks/cluster-stack-operator/internal/sandbox/simulator/contract"
+	"github.com/clusterstacks/cluster-stack-operator/internal/sandbox/simulator/rehearsal"
 	"github.com/clusterstacks/cluster-stack-operator/internal/sandbox/simulator/workload"
 )
 
@@ -73,8 +76,9 @@ type Options struct {
 
 // Setup adds the controllers to a manager.
 func Setup(mgr manager.Manager, fleet *workload.Fleet, o Options) error {
-	clusters := &clusterReconciler{fleet: fleet, live: mgr.GetAPIReader()}
-	machines := &machineReconciler{fleet: fleet, secrets: mgr.GetAPIReader()}
+	failures := rehearsal.New(mgr.GetClient())
+	clusters := &clusterReconciler{fleet: fleet, failures: failures, live: mgr.GetAPIReader()}
+	machines := &machineReconciler{fleet: fleet, failures: failures, secrets: mgr.GetAPIReader()}
 
 	var err error
 	if clusters.infrastructure, err = newController(mgr, "infracluster", o, clusters, clusterWorkers); err != nil {
@@ -116,17 +120,39 @@ func Setup(mgr manager.Manager, fleet *workload.Fleet, o Options) error {
 		return err
 	}
 	// Machines wait for their cluster.
-	return machines.watch(source.TypedKind(mgr.GetCache(), &clusterv1.Cluster{},
+	machinesOf := func(ctx context.Context, cluster types.NamespacedName) []key {
+		var list clusterv1.MachineList
+		if err := mgr.GetClient().List(ctx, &list, client.InNamespace(cluster.Namespace), client.MatchingLabels{clusterv1.ClusterNameLabel: cluster.Name}); err != nil {
+			mgr.GetLogger().Error(err, "list machines", "cluster", cluster)
+		}
+		var keys []key
+		for i := range list.Items {
+			keys = append(keys, machineKeys(&list.Items[i])...)
+		}
+		return keys
+	}
+	err = machines.watch(source.TypedKind(mgr.GetCache(), &clusterv1.Cluster{},
 		handler.TypedEnqueueRequestsFromMapFunc(func(ctx context.Context, c *clusterv1.Cluster) []key {
-			var list clusterv1.MachineList
-			if err := mgr.GetClient().List(ctx, &list, client.InNamespace(c.Namespace), client.MatchingLabels{clusterv1.ClusterNameLabel: c.Name}); err != nil {
-				mgr.GetLogger().Error(err, "list machines", "cluster", client.ObjectKeyFromObject(c))
+			return machinesOf(ctx, client.ObjectKeyFromObject(c))
+		})))
+	if err != nil {
+		return err
+	}
+	// What goes wrong with a cluster and its machines.
+	err = machines.watch(source.TypedKind(mgr.GetCache(), &failure.Failure{},
+		handler.TypedEnqueueRequestsFromMapFunc(func(ctx context.Context, f *failure.Failure) []key {
+			return machinesOf(ctx, types.NamespacedName{Namespace: f.Namespace, Name: f.Spec.ClusterName})
+		})))
+	if err != nil {
+		return err
+	}
+	return clusters.watch(source.TypedKind(mgr.GetCache(), &failure.Failure{},
+		handler.TypedEnqueueRequestsFromMapFunc(func(ctx context.Context, f *failure.Failure) []key {
+			cluster := &clusterv1.Cluster{}
+			if err := mgr.GetClient().Get(ctx, types.NamespacedName{Namespace: f.Namespace, Name: f.Spec.ClusterName}, cluster); err != nil {
+				return nil // its coming is an event
 			}
-			var keys []key
-			for i := range list.Items {
-				keys = append(keys, machineKeys(&list.Items[i])...)
-			}
-			return keys
+			return clusterKeys(cluster)
 		})))
 }
 
@@ -306,14 +332,23 @@ const (
 // report tells in the condition Ready what came of an attempt, and returns its error.
 func (i *infrastructure) report(ctx context.Context, object *unstructured.Unstructured, version contract.Version, result error) error {
 	status, reason, message := metav1.ConditionTrue, reasonRunning, ""
+	setback, isSetback := errors.AsType[*setback](result)
 	if result != nil {
 		status, reason, message = metav1.ConditionFalse, reasonFailed, process.Brief(result)
 	}
-	err := i.patchStatus(ctx, object, func() error { return contract.SetReady(object, version, status, reason, message) })
+	if isSetback {
+		reason = setback.reason
+	}
+	err := i.patchStatus(ctx, object, func() error {
+		if err := contract.SetFailure(object, version, setback.terminal(), reason, message); err != nil {
+			return err
+		}
+		return contract.SetReady(object, version, status, reason, message)
+	})
 	if apierrors.IsInvalid(err) {
 		err = nil // the kind has conditions of another shape, so it has to do without
 	}
-	if result != nil {
+	if result != nil && !isSetback {
 		return result // what else went wrong is found again when this is mended
 	}
 	return err

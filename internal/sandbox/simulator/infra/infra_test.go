@@ -24,6 +24,7 @@ import (
 	"sigs.k8s.io/controller-runtime/pkg/client"
 	"sigs.k8s.io/controller-runtime/pkg/event"
 
+	"github.com/clusterstacks/cluster-stack-operator/internal/sandbox/failure"
 	"github.com/clusterstacks/cluster-stack-operator/internal/sandbox/simulator/contract"
 	"github.com/clusterstacks/cluster-stack-operator/internal/sandbox/simulator/controlplane"
 	"github.com/clusterstacks/cluster-stack-operator/internal/sandbox/simulator/workload"
@@ -280,10 +281,10 @@ func TestNothingIsMadeForAnObjectThatVanishes(t *testing.T) {
 	shared := &infrastructure{client: vanished{}}
 	for name, provision := range map[string]func() error{
 		"Cluster": func() error {
-			return (&clusterReconciler{infrastructure: shared, fleet: fleet}).provision(t.Context(), object(), contract.V1Beta2, cluster)
+			return (&clusterReconciler{infrastructure: shared, fleet: fleet}).provision(t.Context(), object(), contract.V1Beta2, cluster, failure.ClusterEffects{})
 		},
 		"Machine": func() error {
-			return (&machineReconciler{infrastructure: shared, fleet: fleet}).provision(t.Context(), object(), contract.V1Beta2, cluster, &clusterv1.Machine{})
+			return (&machineReconciler{infrastructure: shared, fleet: fleet}).provision(t.Context(), object(), contract.V1Beta2, cluster, &clusterv1.Machine{}, failure.MachineEffects{})
 		},
 	} {
 		if err := provision(); !apierrors.IsNotFound(err) {

@@ -10,6 +10,7 @@ import (
 	"fmt"
 	"io/fs"
 	"sync"
+	"time"
 
 	corev1 "k8s.io/api/core/v1"
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
@@ -23,10 +24,12 @@ import (
 	"sigs.k8s.io/controller-runtime/pkg/controller/controllerutil"
 	"sigs.k8s.io/controller-runtime/pkg/reconcile"
 
+	"github.com/clusterstacks/cluster-stack-operator/internal/sandbox/failure"
 	"github.com/clusterstacks/cluster-stack-operator/internal/sandbox/pki"
 	"github.com/clusterstacks/cluster-stack-operator/internal/sandbox/simulator/bootstrap"
 	"github.com/clusterstacks/cluster-stack-operator/internal/sandbox/simulator/contract"
 	"github.com/clusterstacks/cluster-stack-operator/internal/sandbox/simulator/controlplane"
+	"github.com/clusterstacks/cluster-stack-operator/internal/sandbox/simulator/rehearsal"
 	"github.com/clusterstacks/cluster-stack-operator/internal/sandbox/simulator/workload"
 )
 
@@ -65,7 +68,8 @@ func (s *starts) giveUp(k key) {
 // machineReconciler turns an InfraMachine into a machine that runs.
 type machineReconciler struct {
 	*infrastructure
-	fleet *workload.Fleet
+	fleet    *workload.Fleet
+	failures *rehearsal.Failures
 	// secrets are read without a cache: rarely, and there is no need to keep all keys of all clusters.
 	secrets client.Reader
 	starts  starts
@@ -73,21 +77,22 @@ type machineReconciler struct {
 
 // Reconcile brings what one InfraMachine stands for in line with it.
 func (r *machineReconciler) Reconcile(ctx context.Context, k key) (reconcile.Result, error) {
-	return reconcile.Result{}, settled(r.reconcile(ctx, k))
+	return lookAgain(r.reconcile(ctx, k))
 }
 
-func (r *machineReconciler) reconcile(ctx context.Context, k key) error {
+// reconcile gives the time when the machine has to be looked at again though nothing happens; zero means never.
+func (r *machineReconciler) reconcile(ctx context.Context, k key) (change time.Time, err error) {
 	// Before the object is read: a deletion is either seen in it, or cancels the start.
 	start, done := r.starts.begin(ctx, k)
 	defer done()
 	object, version, err := r.get(ctx, k)
 	if err != nil {
-		return err
+		return change, err
 	}
 	machine := &clusterv1.Machine{}
 	if name := owner(object, "Machine"); name != "" {
 		if err := r.client.Get(ctx, types.NamespacedName{Namespace: k.Namespace, Name: name}, machine); client.IgnoreNotFound(err) != nil {
-			return err
+			return change, err
 		}
 	}
 	clusterKey := types.NamespacedName{
@@ -95,44 +100,49 @@ func (r *machineReconciler) reconcile(ctx context.Context, k key) error {
 		Name:      cmp.Or(machine.Spec.ClusterName, object.GetLabels()[clusterv1.ClusterNameLabel]),
 	}
 	if clusterKey.Name == "" {
-		return nil // Cluster API has not taken it up yet
+		return change, nil // Cluster API has not taken it up yet
 	}
 	cluster := &clusterv1.Cluster{}
 	if err := r.client.Get(ctx, clusterKey, cluster); client.IgnoreNotFound(err) != nil {
-		return err
+		return change, err
 	}
 	paused := annotations.IsPaused(cluster, object)
 	if object.GetDeletionTimestamp() != nil {
 		if paused {
-			return nil
+			return change, nil
 		}
-		return r.remove(ctx, object, cluster)
+		return change, r.remove(ctx, object, cluster)
 	}
 	if machine.DeletionTimestamp != nil {
 		// Cluster API takes etcd off a control plane machine before it deletes its InfraMachine.
 		if err := r.drain(ctx, object.GetName(), cluster); err != nil {
-			return err
+			return change, err
 		}
 	}
 	// The events of Cluster and Machine tell when these have come.
 	if !ptr.Deref(cluster.Status.Initialization.InfrastructureProvisioned, false) || machine.Spec.Bootstrap.DataSecretName == nil {
-		return nil
+		return change, nil
 	}
+	wrong, err := r.failures.Machine(ctx, machine, due(machine, object))
+	if err != nil {
+		return change, err
+	}
+	change = wrong.Change
 	if paused {
-		return r.resume(start, object, cluster, machine)
+		return change, r.resume(start, object, cluster, machine, wrong)
 	}
-	err = r.provision(start, object, version, cluster, machine)
+	err = r.provision(start, object, version, cluster, machine, wrong)
 	switch {
 	case errors.Is(context.Cause(start), controlplane.ErrDeleted):
-		return nil // the event of the deletion follows
+		return change, nil // the event of the deletion follows
 	case settled(err) == nil && err != nil:
-		return err
+		return change, err
 	}
-	return r.report(ctx, object, version, err)
+	return change, r.report(ctx, object, version, err)
 }
 
 // resume starts a machine again that nobody may change now, if it was there before the sandbox was restarted.
-func (r *machineReconciler) resume(ctx context.Context, object *unstructured.Unstructured, cluster *clusterv1.Cluster, machine *clusterv1.Machine) error {
+func (r *machineReconciler) resume(ctx context.Context, object *unstructured.Unstructured, cluster *clusterv1.Cluster, machine *clusterv1.Machine, wrong failure.MachineEffects) error {
 	c, err := r.fleet.Open(ctx, r.clusterSpec(cluster))
 	if errors.Is(err, fs.ErrNotExist) {
 		return nil
@@ -140,11 +150,19 @@ func (r *machineReconciler) resume(ctx context.Context, object *unstructured.Uns
 	if err != nil || !c.Has(object.GetName()) {
 		return err
 	}
-	return r.run(ctx, c, object.GetName(), contract.ProviderID(object), cluster, machine)
+	return r.live(ctx, c, object.GetName(), contract.ProviderID(object), cluster, machine, wrong)
 }
 
-func (r *machineReconciler) provision(ctx context.Context, object *unstructured.Unstructured, version contract.Version, cluster *clusterv1.Cluster, machine *clusterv1.Machine) error {
+func (r *machineReconciler) provision(ctx context.Context, object *unstructured.Unstructured, version contract.Version, cluster *clusterv1.Cluster, machine *clusterv1.Machine, wrong failure.MachineEffects) error {
 	name := object.GetName()
+	if !contract.IsProvisioned(object, version) {
+		switch {
+		case wrong.Missing != nil:
+			return missing(wrong.Missing)
+		case wrong.Error != nil:
+			return providerError(wrong.Error)
+		}
+	}
 	id := cmp.Or(contract.ProviderID(object), providerID(object.GetNamespace(), name))
 	// Before anything is made, or an object that is deleted right now would leave it behind.
 	err := r.patch(ctx, object, func() error {
@@ -175,7 +193,26 @@ func (r *machineReconciler) provision(ctx context.Context, object *unstructured.
 	if err != nil {
 		return err
 	}
-	return r.run(ctx, c, name, id, cluster, machine)
+	err = r.live(ctx, c, name, id, cluster, machine, wrong)
+	if err == nil && wrong.Error != nil {
+		return providerError(wrong.Error)
+	}
+	return err
+}
+
+// live has a machine that is there do what it does, with all that is wrong with it.
+func (r *machineReconciler) live(ctx context.Context, c *workload.Cluster, name, id string, cluster *clusterv1.Cluster, machine *clusterv1.Machine, wrong failure.MachineEffects) error {
+	switch {
+	case wrong.Dead != nil:
+		return c.Halt(ctx, name)
+	case wrong.NodeMissing != nil && !machine.Status.NodeRef.IsDefined() && !c.IsUp(name):
+		return nil
+	}
+	if err := r.run(ctx, c, name, id, cluster, machine); err != nil {
+		return err
+	}
+	c.Disturb(name, controlplane.Disturbance(wrong.Etcd), controlplane.Disturbance(wrong.APIServer))
+	return nil
 }
 
 // run brings a machine up, if it is not.

@@ -59,7 +59,7 @@ type Cluster struct {
 	// life ends when the cluster is stopped or removed: nothing is started after that.
 	life  context.Context //nolint:containedctx // the cluster's own life, longer than that of any call
 	end   context.CancelCauseFunc
-	calls sync.WaitGroup // to Run
+	calls sync.WaitGroup // to Run, and what else works for the cluster
 
 	// joining has room for the one machine that joins etcd at a time.
 	joining chan struct{}
@@ -75,6 +75,7 @@ type Cluster struct {
 	managers *controlplane.Managers
 	shared   *controlplane.Cluster // set with the first machine of the control plane
 	kubelets *kubelet.Kubelets     // set once the cluster answers
+	faults   func(*corev1.Pod) *kubelet.Fault
 }
 
 // machineState is what is remembered of a machine.
@@ -84,6 +85,9 @@ type machineState struct {
 	Kubelet uint16 `json:"kubelet"`
 	// ControlPlane has the ports of the programs of a control plane; unused on other machines.
 	ControlPlane controlplane.Ports `json:"controlPlane"`
+	// Off is set while the machine is switched off, Booted is when it was last switched on again.
+	Off    bool      `json:"off,omitzero"`
+	Booted time.Time `json:"booted,omitzero"`
 }
 
 func newCluster(ctx context.Context, f *Fleet, spec Spec, dir string, state clusterState) (*Cluster, error) {
@@ -111,6 +115,7 @@ func newCluster(ctx context.Context, f *Fleet, spec Spec, dir string, state clus
 		c.balancer.Close()
 		return nil, fmt.Errorf("cluster %s: %w", spec, err)
 	}
+	c.calls.Go(c.tellHealth)
 	return c, nil
 }
 
@@ -450,7 +455,7 @@ func (c *Cluster) sharedFor(ctx context.Context, m Machine) (*controlplane.Clust
 	shared := &controlplane.Cluster{
 		Name: c.Name, Programs: c.fleet.Programs, Authorities: authorities, Endpoint: c.Endpoint(),
 		PodSubnet: c.PodSubnet, ServiceSubnet: c.ServiceSubnet, DNSDomain: c.DNSDomain,
-		Egress: c.egress.Address(), Dir: c.dir, Log: c.log,
+		Egress: c.egress.Address(), Changed: c.programChanged, Dir: c.dir, Log: c.log,
 	}
 	if c.sharesEtcd() {
 		if shared.SharedEtcd, err = c.fleet.SharedEtcd(ctx); err != nil {
@@ -582,14 +587,19 @@ func (c *Cluster) runKubelet(ctx context.Context, m Machine, state machineState)
 	if err != nil {
 		return err
 	}
+	booted, err := c.boot(m.Name)
+	if err != nil {
+		return err
+	}
 	node := kubelet.Node{
-		Name: m.Name, Version: m.Version, ProviderID: m.ProviderID,
+		Name: m.Name, Version: m.Version, ProviderID: m.ProviderID, Booted: booted,
 		Labels: m.Data.Node.Labels, Taints: taints(m),
 		Address: netip.AddrPortFrom(state.Address, state.Kubelet),
 	}
 	if m.Data.ControlPlane {
 		etcd := !c.sharesEtcd()
 		node.StaticPods = kubeadm.StaticPods(m.Name, m.Version, etcd)
+		node.Program = func(container string) (kubelet.Program, bool) { return c.program(m.Name, container) }
 		node.Ports = map[int32]uint16{apiServerPort: state.ControlPlane.APIServer}
 		if etcd {
 			node.Ports[etcdPort] = state.ControlPlane.Etcd
@@ -654,7 +664,7 @@ func (c *Cluster) ensureKubelets(ctx context.Context) (*kubelet.Kubelets, error)
 		if err != nil {
 			return nil, err
 		}
-		started, err := kubelet.Start(ctx, kubelet.Options{Config: config, PodSubnet: c.PodSubnet, Log: c.log})
+		started, err := kubelet.Start(ctx, kubelet.Options{Config: config, PodSubnet: c.PodSubnet, Fault: c.fault, Log: c.log})
 		if err != nil {
 			return nil, fmt.Errorf("cluster %s: %w", c.Spec, err)
 		}

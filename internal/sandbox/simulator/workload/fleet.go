@@ -22,6 +22,7 @@ import (
 	"sync"
 
 	"github.com/go-logr/logr"
+	corev1 "k8s.io/api/core/v1"
 	"k8s.io/apimachinery/pkg/types"
 
 	"github.com/clusterstacks/cluster-stack-operator/internal/sandbox/binaries"
@@ -173,6 +174,24 @@ func (f *Fleet) open(ctx context.Context, spec Spec) (*Cluster, error) {
 	}
 	f.clusters[spec.NamespacedName] = c
 	return c, nil
+}
+
+// Pods counts the pods of a cluster that something is true of, besides static ones. Those of a cluster that does not
+// run are none.
+func (f *Fleet) Pods(key types.NamespacedName, of func(*corev1.Pod) bool) int {
+	f.mu.Lock()
+	c := f.clusters[key]
+	f.mu.Unlock()
+	if c == nil {
+		return 0
+	}
+	c.mu.Lock()
+	kubelets := c.kubelets
+	c.mu.Unlock()
+	if kubelets == nil {
+		return 0
+	}
+	return kubelets.Count(of)
 }
 
 // Remove ends a cluster and forgets all of it.
