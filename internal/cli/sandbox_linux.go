@@ -56,6 +56,8 @@ cluster in it has a real API server too; only machines and kubelets are simulate
 		newSandboxKubeconfigCommand(),
 		newSandboxLogsCommand(),
 		newSandboxProxyCommand(),
+		newSandboxFailCommand(),
+		newSandboxHealCommand(),
 		newSandboxDownCommand(),
 		newSandboxServeCommand(),
 	)...)
