@@ -48,11 +48,12 @@ var exempt = []struct{ page, begin, why string }{
 
 // beforehand is what a page takes for granted.
 var beforehand = map[string]string{
-	"docs/how-to/sandbox.md":         `export PATH="$PWD/bin:$PATH"`, // that csctl is on the path
-	"docs/how-to/inject-faults.md":   `export PATH="$PWD/bin:$PATH"`,
-	"docs/how-to/many-clusters.md":   `export PATH="$PWD/bin:$PATH"`,
-	"docs/how-to/other-providers.md": `export PATH="$PWD/bin:$PATH"`,
-	"docs/how-to/move-clusters.md":   `export PATH="$PWD/bin:$PATH"`,
+	"docs/how-to/sandbox.md":           `export PATH="$PWD/bin:$PATH"`, // that csctl is on the path
+	"docs/how-to/inject-faults.md":     `export PATH="$PWD/bin:$PATH"`,
+	"docs/how-to/many-clusters.md":     `export PATH="$PWD/bin:$PATH"`,
+	"docs/how-to/other-providers.md":   `export PATH="$PWD/bin:$PATH"`,
+	"docs/how-to/move-clusters.md":     `export PATH="$PWD/bin:$PATH"`,
+	"docs/how-to/rehearse-failures.md": `export PATH="$PWD/bin:$PATH"`,
 }
 
 func exemption(p page, command string) string {

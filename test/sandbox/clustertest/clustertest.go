@@ -35,6 +35,7 @@ import (
 	"sigs.k8s.io/cluster-api/util/conditions"
 	"sigs.k8s.io/controller-runtime/pkg/client"
 
+	"github.com/clusterstacks/cluster-stack-operator/internal/sandbox/failure"
 	"github.com/clusterstacks/cluster-stack-operator/internal/sandbox/sandboxtest"
 )
 
@@ -50,11 +51,11 @@ func New(t testing.TB, instance *sandboxtest.Instance) *Management {
 	return &Management{WithWatch: Connect(t, instance.Config()), instance: instance}
 }
 
-// Connect gives a client that knows Kubernetes' own kinds and those of Cluster API.
+// Connect gives a client that knows the kinds of Kubernetes, Cluster API and the sandbox.
 func Connect(t testing.TB, config *rest.Config) client.WithWatch {
 	t.Helper()
 	kinds := runtime.NewScheme()
-	for _, add := range []func(*runtime.Scheme) error{scheme.AddToScheme, clusterv1.AddToScheme, controlplanev1.AddToScheme} {
+	for _, add := range []func(*runtime.Scheme) error{scheme.AddToScheme, clusterv1.AddToScheme, controlplanev1.AddToScheme, failure.AddToScheme} {
 		if err := add(kinds); err != nil {
 			t.Fatal(err)
 		}
