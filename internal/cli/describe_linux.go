@@ -235,6 +235,15 @@ func printCluster(out io.Writer, c inspect.Cluster, now time.Time) error {
 	for _, m := range c.Machines {
 		writeProblems(text, m.Name+": ", m.Problems)
 	}
+	if len(c.Pools) > 0 {
+		fmt.Fprint(table, "\nMACHINE POOL\tVERSION\tPHASE\tWANTED\tREPLICAS\tREADY\n")
+		for _, p := range c.Pools {
+			fmt.Fprintf(table, "%s\t%s\t%s\t%d\t%d\t%d\n", p.Name, orDash(p.Version), orDash(p.Phase), p.Wanted, p.Replicas, p.Ready)
+		}
+	}
+	if err := table.Flush(); err != nil {
+		return err
+	}
 	if len(c.Programs) > 0 {
 		fmt.Fprint(table, "\nPROGRAM\tMACHINE\tSTATE\tPID\tSINCE\tMEMORY\tADDRESS\tHEALTH\n")
 		for _, p := range c.Programs {

@@ -25,6 +25,7 @@ func TestPrintCluster(t *testing.T) {
 			{Name: "one-cp", ControlPlane: true, Version: "v1.36.3", Address: "127.64.1.2", Phase: "Running", NodeReady: "True"},
 			{Name: "one-w", Version: "v1.36.3", Phase: "Provisioning", Problems: []inspect.Condition{{Type: "Ready", Status: "False", Reason: "NotReady", Message: "out of quota"}}},
 		},
+		Pools: []inspect.Pool{{Name: "pool", Version: "v1.36.3", Phase: "ScalingUp", Wanted: 3, Replicas: 2, Ready: 1}},
 		Programs: []inspect.Program{
 			{Name: "kube-scheduler", State: inspect.Suspended, PID: 4, Since: now.Add(-time.Hour), MemoryBytes: 40 << 20},
 			{Name: "etcd", Machine: "one-cp", State: inspect.Running, PID: 5, Since: now.Add(-time.Second), MemoryBytes: 60 << 20, Address: "127.64.1.2:2379", Health: "leader of 1, 90 KiB"},
@@ -50,6 +51,9 @@ one-w    worker         v1.36.3  -           Provisioning  -
 
 one-w: Ready is False (NotReady)
   out of quota
+
+MACHINE POOL  VERSION  PHASE      WANTED  REPLICAS  READY
+pool          v1.36.3  ScalingUp  3       2         1
 
 PROGRAM         MACHINE  STATE       PID  SINCE  MEMORY  ADDRESS          HEALTH
 kube-scheduler  -        Suspended   4    60m    40 MiB  -                -

@@ -86,7 +86,7 @@ func summarize(ctx context.Context, name string) sandboxSummary {
 	}
 	s := sandboxSummary{
 		Name: name, Phase: state.Phase, Error: state.Error, Advice: advice(state), Since: state.Since,
-		Kubernetes: state.Versions.Kubernetes, Addresses: state.Addresses, Kubeconfig: state.Kubeconfig,
+		Kubernetes: kubernetesVersion(state), Addresses: state.Addresses, Kubeconfig: state.Kubeconfig,
 	}
 	var problems []error
 	if state.Phase == daemon.PhaseReady {

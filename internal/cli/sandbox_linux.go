@@ -98,6 +98,7 @@ to use programs that are there already.`,
 	name := nameFlag(cmd)
 	flags.StringArrayVar(&opts.CRDs, "crds", nil, "CustomResourceDefinitions of an infrastructure provider: a file such as the components of its release, a folder, a .tar.gz, or - for stdin; can be given several times. A sandbox that runs already gets them as well")
 	flags.StringVar(&opts.Kubernetes, "kubernetes", "", "minor of Kubernetes that the management cluster behaves like, one of "+strings.Join(binaries.Minors(), ", ")+" (default: the newest)")
+	mustComplete(cmd, "kubernetes", cobra.FixedCompletions(binaries.Minors(), cobra.ShellCompDirectiveNoFileComp))
 	flags.StringVar(&opts.Operator, "operator", "", "path of the cluster-stack-operator to run, or none (default: the one beside csctl, if it is there)")
 	flags.StringVar(&opts.Releases, "releases", "", "folder that the operator reads releases of cluster stacks from (default: releases in the sandbox's own folder)")
 	flags.BoolVar(&opts.Lite, "lite", false, "make workload clusters lite: etcd and API server only, without controllers, scheduler and pods; the annotation "+infra.ControlPlaneAnnotation+" of a Cluster, lite or full, says otherwise")

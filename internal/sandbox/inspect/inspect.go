@@ -23,6 +23,7 @@ import (
 	"k8s.io/apimachinery/pkg/runtime/schema"
 	"k8s.io/apimachinery/pkg/types"
 	"k8s.io/client-go/rest"
+	"k8s.io/utils/ptr"
 	clusterv1 "sigs.k8s.io/cluster-api/api/core/v1beta2"
 	"sigs.k8s.io/controller-runtime/pkg/client"
 
@@ -51,6 +52,7 @@ type Cluster struct {
 	// MemoryBytes is what its programs take together.
 	MemoryBytes int64     `json:"memoryBytes"`
 	Machines    []Machine `json:"machines"`
+	Pools       []Pool    `json:"pools,omitempty"`
 	Programs    []Program `json:"programs"`
 	Addons      *Addons   `json:"addons,omitempty"`
 	Failures    []Failure `json:"failures,omitempty"`
@@ -78,6 +80,17 @@ type Machine struct {
 	NodeReady string `json:"nodeReady,omitempty"`
 	// Problems are the conditions that say why the machine is not ready.
 	Problems []Condition `json:"problems,omitempty"`
+}
+
+// Pool is a MachinePool, whose instances are Nodes without Machines.
+type Pool struct {
+	Name     string `json:"name"`
+	Version  string `json:"version,omitempty"`
+	Phase    string `json:"phase"`
+	Replicas int32  `json:"replicas"`
+	Ready    int32  `json:"ready"`
+	// Wanted is how many there are to be.
+	Wanted int32 `json:"wanted"`
 }
 
 // Program is one program of the cluster.
@@ -150,9 +163,11 @@ func Describe(ctx context.Context, c client.Reader, key types.NamespacedName, fo
 	if err := c.Get(ctx, key, object); err != nil {
 		return Cluster{}, err
 	}
-	machines := &clusterv1.MachineList{}
-	if err := c.List(ctx, machines, client.InNamespace(key.Namespace), client.MatchingLabels{clusterv1.ClusterNameLabel: key.Name}); err != nil {
-		return Cluster{}, err
+	machines, pools := &clusterv1.MachineList{}, &clusterv1.MachinePoolList{}
+	for _, list := range []client.ObjectList{machines, pools} {
+		if err := c.List(ctx, list, client.InNamespace(key.Namespace), client.MatchingLabels{clusterv1.ClusterNameLabel: key.Name}); err != nil {
+			return Cluster{}, err
+		}
 	}
 	result := describeCluster(object)
 	result.Logs = folder
@@ -168,6 +183,10 @@ func Describe(ctx context.Context, c client.Reader, key types.NamespacedName, fo
 		}
 		return strings.Compare(a.Name, b.Name)
 	})
+
+	for i := range pools.Items {
+		result.Pools = append(result.Pools, describePool(&pools.Items[i]))
+	}
 
 	running, err := runningBelow(folder)
 	if err != nil {
@@ -228,6 +247,13 @@ func describeMachine(m *clusterv1.Machine) Machine {
 		result.NodeReady = string(node.Status)
 	}
 	return result
+}
+
+func describePool(p *clusterv1.MachinePool) Pool {
+	return Pool{
+		Name: p.Name, Version: p.Spec.Template.Spec.Version, Phase: p.Status.Phase,
+		Replicas: ptr.Deref(p.Status.Replicas, 0), Ready: ptr.Deref(p.Status.ReadyReplicas, 0), Wanted: ptr.Deref(p.Spec.Replicas, 0),
+	}
 }
 
 // problems gives the conditions of these types that are not as a user wants them: True, but for Deleting.
