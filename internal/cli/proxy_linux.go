@@ -157,7 +157,7 @@ func (f *proxyFlags) start(ctx context.Context, opts faultproxy.Options) (*fault
 				return nil, fmt.Errorf("--target-ca: %s has no certificate in PEM", f.targetCA)
 			}
 		}
-		return faultproxy.Listen(f.target, opts)
+		return faultproxy.Listen(ctx, f.target, opts)
 	}
 	state, err := readySandbox(*f.name)
 	if err != nil {
@@ -176,7 +176,7 @@ func (f *proxyFlags) start(ctx context.Context, opts faultproxy.Options) (*fault
 			return nil, fmt.Errorf("kubeconfig of cluster %s: %w", f.cluster, err)
 		}
 	}
-	return faultproxy.ListenKubernetes(config, opts)
+	return faultproxy.ListenKubernetes(ctx, config, opts)
 }
 
 // writeKubeconfig writes the kubeconfig where it was asked for, or to a file that remove takes away.

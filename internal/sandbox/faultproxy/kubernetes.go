@@ -4,6 +4,7 @@
 package faultproxy
 
 import (
+	"context"
 	"crypto/tls"
 	"crypto/x509"
 	"fmt"
@@ -25,7 +26,7 @@ type access struct {
 // ListenKubernetes starts a proxy in front of the API server of config. It presents the identity of config to
 // the server, since a client certificate cannot be passed on; so it asks its own clients for a certificate, which
 // RESTConfig and Kubeconfig have. To act as somebody else, clients impersonate.
-func ListenKubernetes(config *rest.Config, opts Options) (*Proxy, error) {
+func ListenKubernetes(ctx context.Context, config *rest.Config, opts Options) (*Proxy, error) {
 	config = rest.CopyConfig(config)
 	target, _, err := rest.DefaultServerUrlFor(config)
 	if err != nil {
@@ -68,7 +69,7 @@ func ListenKubernetes(config *rest.Config, opts Options) (*Proxy, error) {
 			return rest.HTTPWrappersForConfig(config, next)
 		})()
 	}
-	p, err := listen(target.String(), opts, reach, clients)
+	p, err := listen(ctx, target.String(), opts, reach, clients)
 	if err != nil {
 		return nil, err
 	}

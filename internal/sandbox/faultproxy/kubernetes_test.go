@@ -49,7 +49,7 @@ func newCluster(t *testing.T, change func(*rest.Config)) *cluster {
 		t.Fatal(err)
 	}
 	c.namespace = ns.Name
-	if c.Proxy, err = ListenKubernetes(config, Options{}); err != nil {
+	if c.Proxy, err = ListenKubernetes(t.Context(), config, Options{}); err != nil {
 		t.Fatal(err)
 	}
 	t.Cleanup(func() {

@@ -92,14 +92,14 @@ type Proxy struct {
 }
 
 // Listen starts a proxy in front of target, the URL of a server. It speaks TLS if the target does. Credentials
-// of clients are passed on; client certificates cannot be.
-func Listen(target string, opts Options) (*Proxy, error) {
+// of clients are passed on; client certificates cannot be. The proxy ends with Close, not with ctx.
+func Listen(ctx context.Context, target string, opts Options) (*Proxy, error) {
 	config := &tls.Config{MinVersion: tls.VersionTLS12}
 	if opts.TLS != nil {
 		config = opts.TLS.Clone()
 	}
 	dial := (&net.Dialer{Timeout: dialTimeout}).DialContext
-	return listen(target, opts, transports(config, dial, nil), nil)
+	return listen(ctx, target, opts, transports(config, dial, nil), nil)
 }
 
 // dialTimeout bounds how long a proxy waits for a target that is not there.
@@ -132,7 +132,7 @@ func transports(config *tls.Config, dial dialer, wrap func(http.RoundTripper) (h
 	}
 }
 
-func listen(target string, opts Options, reach func() (transport, error), clients *access) (*Proxy, error) {
+func listen(ctx context.Context, target string, opts Options, reach func() (transport, error), clients *access) (*Proxy, error) {
 	to, err := url.Parse(target)
 	if err != nil || to.Scheme != "http" && to.Scheme != "https" || to.Host == "" {
 		return nil, fmt.Errorf("fault proxy: target %q: want an http or https URL", target)
@@ -149,11 +149,11 @@ func listen(target string, opts Options, reach func() (transport, error), client
 	if address == "" {
 		address = "127.0.0.1:0"
 	}
-	listener, err := (&net.ListenConfig{}).Listen(context.Background(), "tcp", address)
+	listener, err := (&net.ListenConfig{}).Listen(ctx, "tcp", address)
 	if err != nil {
 		return nil, fmt.Errorf("fault proxy: %w", err)
 	}
-	ctx, cancel := context.WithCancel(context.Background())
+	ctx, cancel := context.WithCancel(context.WithoutCancel(ctx))
 	p := &Proxy{
 		target: to, url: &url.URL{Scheme: to.Scheme, Host: listener.Addr().String()},
 		rules: rules, observe: opts.Observe, log: opts.Log,
