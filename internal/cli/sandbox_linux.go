@@ -85,6 +85,9 @@ func newSandboxUpCommand() *cobra.Command {
 		Short: "Start a sandbox and wait until it is ready",
 		Long: `Start a sandbox and wait until it is ready.
 
+A sandbox that was ended with csctl sandbox down --keep, or was killed, goes on with all that was in it. It keeps its
+settings too, but for those that are given anew.
+
 The programs are built from their Go modules the first time, which takes about ten minutes on two cores,
 and kept in the user's cache folder. Set CLUSTER_STACK_SANDBOX_ASSETS to a folder with bin/ and manifests/
 to use programs that are there already.`,
@@ -101,10 +104,9 @@ to use programs that are there already.`,
 	mustComplete(cmd, "kubernetes", cobra.FixedCompletions(binaries.Minors(), cobra.ShellCompDirectiveNoFileComp))
 	flags.StringVar(&opts.Operator, "operator", "", "path of the cluster-stack-operator to run, or none (default: the one beside csctl, if it is there)")
 	flags.StringVar(&opts.Releases, "releases", "", "folder that the operator reads releases of cluster stacks from (default: releases in the sandbox's own folder)")
-	flags.BoolVar(&opts.Lite, "lite", false, "make workload clusters lite: etcd and API server only, without controllers, scheduler and pods; the annotation "+infra.ControlPlaneAnnotation+" of a Cluster, lite or full, says otherwise")
+	lite := flags.Bool("lite", false, "make workload clusters lite: etcd and API server only, without controllers, scheduler and pods; the annotation "+infra.ControlPlaneAnnotation+" of a Cluster, lite or full, says otherwise")
 	timeout := flags.Duration("wait-timeout", 5*time.Minute, "how long the sandbox may take to become ready, without the time that it takes to build the programs")
 	cmd.RunE = func(cmd *cobra.Command, _ []string) error {
-		opts.Name = *name
 		forget, err := keepStdin(cmd.InOrStdin(), opts.CRDs)
 		if err != nil {
 			return err
@@ -113,18 +115,26 @@ to use programs that are there already.`,
 		if err := resolvePaths(&opts); err != nil {
 			return err
 		}
+		if flags.Changed("lite") {
+			opts.Lite = lite
+		}
 		out := cmd.OutOrStdout()
 		p := &progress{out: out, live: isTerminal(out)}
 		begin := time.Now()
-		state, started, err := daemon.Up(cmd.Context(), opts, serveCommand, daemon.Watcher{Line: p.line, Event: p.event, Timeout: *timeout})
+		state, outcome, err := daemon.Up(cmd.Context(), *name, opts, serveCommand, daemon.Watcher{Line: p.line, Event: p.event, Timeout: *timeout})
 		if err != nil {
 			return err
 		}
-		if !started {
+		if outcome == daemon.Running {
 			if err := printRunning(out, state, flags.Changed("kubernetes") || flags.Changed("operator") || flags.Changed("releases") || flags.Changed("lite")); err != nil {
 				return err
 			}
 			return addCRDs(cmd.Context(), out, state, opts.CRDs)
+		}
+		if outcome == daemon.Resumed {
+			if err := printResumed(cmd.Context(), out, state); err != nil {
+				return err
+			}
 		}
 		_, err = fmt.Fprintf(out, `Sandbox %s is ready after %s: Kubernetes %s, Cluster API %s.
 Next:
@@ -134,6 +144,24 @@ Next:
 		return err
 	}
 	return cmd
+}
+
+// printResumed tells with what up went on. Clusters need a moment longer than the sandbox until they are as before.
+func printResumed(ctx context.Context, out io.Writer, state daemon.State) error {
+	clusters, err := listClusters(ctx, state.Kubeconfig)
+	if err != nil {
+		return err
+	}
+	text := "It goes on with what was in it"
+	switch len(clusters) {
+	case 0:
+	case 1:
+		text += ", with 1 cluster"
+	default:
+		text += fmt.Sprintf(", with %d clusters", len(clusters))
+	}
+	_, err = fmt.Fprintln(out, text+".")
+	return err
 }
 
 // printRunning tells that up found a running sandbox. Settings of this call had no effect on it.
@@ -198,8 +226,7 @@ func keepStdin(stdin io.Reader, paths []string) (forget func(), err error) {
 	return forget, nil
 }
 
-// resolvePaths makes paths absolute, because the process of the sandbox runs elsewhere, and finds the
-// operator.
+// resolvePaths makes paths absolute, because the process of the sandbox runs elsewhere.
 func resolvePaths(opts *daemon.Options) error {
 	for i, path := range opts.CRDs {
 		if _, err := os.Stat(path); err != nil {
@@ -228,20 +255,9 @@ func resolvePaths(opts *daemon.Options) error {
 		}
 		opts.Kubernetes = minor
 	}
-	switch opts.Operator {
-	case "none":
-		opts.Operator = ""
-	case "":
-		self, err := os.Executable()
-		if err != nil {
-			return err
-		}
-		if beside := filepath.Join(filepath.Dir(self), "cluster-stack-operator"); isFile(beside) {
-			opts.Operator = beside
-		}
-	default:
+	if opts.Operator != "" && opts.Operator != daemon.NoOperator {
 		if !isFile(opts.Operator) {
-			return fmt.Errorf("--operator: %s is no file; give the path of cluster-stack-operator, or none", opts.Operator)
+			return fmt.Errorf("--operator: %s is no file; give the path of cluster-stack-operator, or %s", opts.Operator, daemon.NoOperator)
 		}
 		absolute, err := filepath.Abs(opts.Operator)
 		if err != nil {
@@ -260,17 +276,24 @@ func isFile(path string) bool {
 func newSandboxDownCommand() *cobra.Command {
 	cmd := &cobra.Command{
 		Use:   "down",
-		Short: "End a sandbox and remove all that it made",
+		Short: "End a sandbox and remove all that it made, or keep it for later",
 		Long: `End a sandbox and remove all that it made: programs, data, logs, and the releases in its own folder. The
 cache of programs stays. A sandbox that was killed or did not come up is removed in the same way. Contexts that
-csctl sandbox kubeconfig --merge has written are taken out again.`,
+csctl sandbox kubeconfig --merge has written are taken out again.
+
+With --keep only its programs end. The next csctl sandbox up goes on with all clusters, at the same addresses.`,
 		Example: `  csctl sandbox down
+  csctl sandbox down --keep
   csctl sandbox down --name openstack`,
 		Args:              cobra.NoArgs,
 		ValidArgsFunction: cobra.NoFileCompletions,
 	}
 	name := nameFlag(cmd)
+	keep := cmd.Flags().Bool("keep", false, "keep what is in the sandbox, for csctl sandbox up to go on with")
 	cmd.RunE = func(cmd *cobra.Command, _ []string) error {
+		if *keep {
+			return stopSandbox(cmd.Context(), cmd.OutOrStdout(), *name)
+		}
 		dir, err := daemon.Dir(*name)
 		if err != nil {
 			return err
@@ -288,12 +311,29 @@ csctl sandbox kubeconfig --merge has written are taken out again.`,
 		}
 		message := fmt.Sprintf("Sandbox %s is gone.", *name)
 		if !found {
-			message = fmt.Sprintf("Sandbox %s does not run%s", *name, cmp.Or(otherSandboxes(*name), "."))
+			message = doesNotRun(*name)
 		}
 		_, err = fmt.Fprintln(cmd.OutOrStdout(), message)
 		return err
 	}
 	return cmd
+}
+
+func stopSandbox(ctx context.Context, out io.Writer, name string) error {
+	found, err := daemon.Stop(ctx, name)
+	if err != nil {
+		return err
+	}
+	message := fmt.Sprintf("Sandbox %s is stopped; csctl sandbox up%s goes on with it.", name, nameArgument(name))
+	if !found {
+		message = doesNotRun(name)
+	}
+	_, err = fmt.Fprintln(out, message)
+	return err
+}
+
+func doesNotRun(name string) string {
+	return fmt.Sprintf("Sandbox %s does not run%s", name, cmp.Or(otherSandboxes(name), "."))
 }
 
 // clusterStatus is what status shows of a workload cluster.

@@ -248,24 +248,94 @@ func testMerge(t *testing.T) {
 	t.Setenv("KUBECONFIG", users)
 }
 
-func TestSandboxAfterItsProcessWasKilled(t *testing.T) {
+// TestSandboxGoesOn after its process was killed, and after it was stopped and kept.
+func TestSandboxGoesOn(t *testing.T) {
 	ownState(t)
-	csctl(t, "sandbox", "up", "--operator", "none")
+	fails(t, "nothing in it to keep", "sandbox", "down", "--keep", "--name", leftByAKilledUp(t))
+	csctl(t, "sandbox", "down", "--name", leftByAKilledUp(t))
+
+	crds := filepath.Join(t.TempDir(), "crds.yaml")
+	if err := os.WriteFile(crds, []byte(userCRD), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	csctl(t, "sandbox", "up", "--operator", "none", "--crds", crds)
 	first := status(t)
+	before := csctl(t, "sandbox", "kubeconfig")
+	if _, err := client(t, before).CoreV1().ConfigMaps("default").Create(t.Context(), &corev1.ConfigMap{ObjectMeta: metav1.ObjectMeta{Name: "kept"}}, metav1.CreateOptions{}); err != nil {
+		t.Fatal(err)
+	}
+	// It is remembered by the sandbox, not read again.
+	if err := os.Remove(crds); err != nil {
+		t.Fatal(err)
+	}
+	goesOn := func(out string) {
+		t.Helper()
+		if !strings.Contains(out, "It goes on with what was in it.") {
+			t.Errorf("up does not tell that it goes on:\n%s", out)
+		}
+		s := status(t)
+		if s.Phase != daemon.PhaseReady || s.PID == first.PID || s.Endpoint != first.Endpoint || s.Settings.Operator != daemon.NoOperator {
+			t.Errorf("status: %+v", s.State)
+		}
+		c := client(t, before) // also with what the user took from it before
+		if _, err := c.CoreV1().ConfigMaps("default").Get(t.Context(), "kept", metav1.GetOptions{}); err != nil {
+			t.Error(err)
+		}
+		if _, err := c.Discovery().RESTClient().Get().AbsPath("/apis/infrastructure.cluster.x-k8s.io/v1/openstackclusters").DoRaw(t.Context()); err != nil {
+			t.Errorf("the user's kind is not served: %v", err)
+		}
+	}
+
 	kill(t, first.PID)
 	if s := status(t); s.Phase != daemon.PhaseDead {
 		t.Errorf("status after the kill: %s", s.Phase)
 	}
-	if table := csctl(t, "sandbox", "status"); !strings.Contains(table, "csctl sandbox up starts it again") {
+	if table := csctl(t, "sandbox", "status"); !strings.Contains(table, "csctl sandbox up goes on with it") {
 		t.Errorf("status after the kill:\n%s", table)
 	}
-	csctl(t, "sandbox", "up", "--operator", "none")
-	second := status(t)
-	if second.Phase != daemon.PhaseReady || second.PID == first.PID {
-		t.Errorf("status after the second up: %+v", second.State)
+	goesOn(csctl(t, "sandbox", "up"))
+
+	if out := csctl(t, "sandbox", "down", "--keep"); !strings.Contains(out, "csctl sandbox up goes on with it") {
+		t.Errorf("down --keep: %q", out)
 	}
-	kill(t, second.PID)
+	if pids := mentioning(t, os.Getenv("XDG_STATE_HOME")); len(pids) > 0 {
+		t.Errorf("processes %q run after down --keep", pids)
+	}
+	if table := csctl(t, "sandbox", "status"); !strings.Contains(table, "Stopped") || !strings.Contains(table, "csctl sandbox up goes on with it") {
+		t.Errorf("status after down --keep:\n%s", table)
+	}
+	fails(t, "it was stopped and kept", "sandbox", "kubeconfig")
+	fails(t, "is not ready after 100ms", "sandbox", "up", "--wait-timeout", "100ms")
+	goesOn(csctl(t, "sandbox", "up"))
+	kill(t, status(t).PID)
 	csctl(t, "sandbox", "down")
+}
+
+// leftByAKilledUp makes what is there when up is killed before it started anything, and gives the name.
+func leftByAKilledUp(t *testing.T) string {
+	t.Helper()
+	const name = "killed"
+	dir, err := daemon.Dir(name)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := os.MkdirAll(filepath.Join(dir, "logs"), 0o700); err != nil {
+		t.Fatal(err)
+	}
+	return name
+}
+
+func client(t *testing.T, kubeconfig string) kubernetes.Interface {
+	t.Helper()
+	config, err := clientcmd.RESTConfigFromKubeConfig([]byte(kubeconfig))
+	if err != nil {
+		t.Fatal(err)
+	}
+	c, err := kubernetes.NewForConfig(config)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return c
 }
 
 func TestSandboxThatDoesNotComeUp(t *testing.T) {
@@ -407,6 +477,8 @@ func TestStatusIsStable(t *testing.T) {
 			Endpoint: "https://127.64.0.1:6443", Kubeconfig: "/k", Releases: "/r",
 			Versions:   binaries.Versions{Kubernetes: "v1", Etcd: "v2", ClusterAPI: "v3"},
 			Components: []sandbox.Component{{Name: "etcd", State: sandbox.StateReady, PID: 3, Address: "127.64.0.1:2379", Since: since, Restarts: 1, LastError: "e"}},
+			Settings:   daemon.Options{CRDs: []string{"/c"}, Operator: daemon.NoOperator},
+			Lasting:    true,
 		},
 		Clusters: []clusterStatus{{Namespace: "default", Name: "one", Phase: "Provisioned", Available: "True", Class: "c", Version: "v1.36.3"}},
 	}, "", "  ")
@@ -439,6 +511,13 @@ func TestStatusIsStable(t *testing.T) {
       "lastError": "e"
     }
   ],
+  "settings": {
+    "crds": [
+      "/c"
+    ],
+    "operator": "none"
+  },
+  "lasting": true,
   "clusters": [
     {
       "namespace": "default",

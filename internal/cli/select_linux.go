@@ -82,17 +82,24 @@ func readySandbox(name string) (daemon.State, error) {
 func advice(s daemon.State) string {
 	again := "csctl sandbox up" + nameArgument(s.Name)
 	remove := "csctl sandbox down" + nameArgument(s.Name)
+	if s.Lasting {
+		again += " goes on with it"
+	} else {
+		again += " starts it again"
+	}
 	switch s.Phase {
 	case daemon.PhaseReady:
 		return ""
 	case daemon.PhaseStarting:
-		return "wait until " + again + " is done"
+		return "wait until csctl sandbox up is done"
 	case daemon.PhaseFailed:
-		return fmt.Sprintf("it did not come up; csctl sandbox logs%s shows why, %s starts it again, %s removes it", nameArgument(s.Name), again, remove)
+		return fmt.Sprintf("it did not come up; csctl sandbox logs%s shows why, %s, %s removes it", nameArgument(s.Name), again, remove)
 	case daemon.PhaseDead:
-		return fmt.Sprintf("its process was killed, and its programs with it; %s starts it again, %s removes it", again, remove)
+		return fmt.Sprintf("its process was killed, and its programs with it; %s, %s removes it", again, remove)
+	case daemon.PhaseStopped:
+		return fmt.Sprintf("it was stopped and kept; %s, %s removes it", again, remove)
 	}
-	return fmt.Sprintf("%s starts it, %s removes it", again, remove)
+	return fmt.Sprintf("%s, %s removes it", again, remove)
 }
 
 // nearest is the candidate that a word was most likely meant to be, or "" when none resembles it.

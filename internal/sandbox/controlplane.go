@@ -21,14 +21,11 @@ import (
 	"github.com/clusterstacks/cluster-stack-operator/internal/sandbox/probe"
 )
 
-// makeCertificates makes the authority of the management side and every certificate that its programs
-// present to one another. Etcd asks for one too: its port is open to all users of the machine.
+// makeCertificates makes the authority of the management side, once, and every certificate that its programs present
+// to one another, each time. Etcd asks for one too: its port is open to all users of the machine.
 func (s *Sandbox) makeCertificates(context.Context) (string, error) {
 	var err error
-	if s.ca, err = pki.NewCA("cluster-stack-sandbox"); err != nil {
-		return "", err
-	}
-	if err := os.WriteFile(s.path("certs", "ca.crt"), s.ca.CertPEM(), 0o600); err != nil {
+	if s.ca, err = pki.EnsureCA(s.path("certs", "ca.crt"), s.path("certs", "ca.key"), "cluster-stack-sandbox"); err != nil {
 		return "", err
 	}
 	ips := []net.IP{net.ParseIP(s.ip)}
@@ -47,6 +44,9 @@ func (s *Sandbox) makeCertificates(context.Context) (string, error) {
 		if err := pair.WriteFiles(s.path("certs", name+".crt"), s.path("certs", name+".key")); err != nil {
 			return "", err
 		}
+	}
+	if _, err := os.Stat(s.path("certs", "sa.pub")); err == nil {
+		return "", nil // tokens that it signed stay valid
 	}
 	key, err := pki.NewSigningKey()
 	if err != nil {
@@ -74,11 +74,11 @@ func (s *Sandbox) useEtcd(context.Context) (string, error) {
 }
 
 func (s *Sandbox) startEtcd(ctx context.Context) (string, error) {
-	clientPort, err := freePort(s.ip, 2379)
+	clientPort, err := s.ports.take("etcd", s.ip, 2379)
 	if err != nil {
 		return "", err
 	}
-	peerPort, err := freePort(s.ip, 2380)
+	peerPort, err := s.ports.take("etcd-peer", s.ip, 2380)
 	if err != nil {
 		return "", err
 	}
@@ -109,7 +109,7 @@ func (s *Sandbox) startEtcd(ctx context.Context) (string, error) {
 }
 
 func (s *Sandbox) startAPIServer(ctx context.Context) (string, error) {
-	port, err := freePort(s.ip, 6443)
+	port, err := s.ports.take("kube-apiserver", s.ip, 6443)
 	if err != nil {
 		return "", err
 	}
@@ -174,7 +174,7 @@ func (s *Sandbox) apiServerReady() (func(context.Context) error, error) {
 }
 
 func (s *Sandbox) startControllerManager(ctx context.Context) (string, error) {
-	port, err := freePort(s.ip, 10257)
+	port, err := s.ports.take("kube-controller-manager", s.ip, 10257)
 	if err != nil {
 		return "", err
 	}

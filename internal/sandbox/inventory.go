@@ -11,10 +11,8 @@ import (
 	"strings"
 
 	apiextensionsv1 "k8s.io/apiextensions-apiserver/pkg/apis/apiextensions/v1"
-	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/apis/meta/v1/unstructured"
 	"k8s.io/apimachinery/pkg/runtime/schema"
-	"k8s.io/client-go/dynamic"
 
 	"github.com/clusterstacks/cluster-stack-operator/internal/sandbox/binaries"
 	"github.com/clusterstacks/cluster-stack-operator/internal/sandbox/crds"
@@ -26,11 +24,8 @@ const providerLabel = "cluster.x-k8s.io/provider"
 // inventoryValue is the value of crds.InventoryLabel.
 const inventoryValue = "inventory"
 
-// fieldManager is who writes what a sandbox installs.
-const fieldManager = "cluster-stack-sandbox"
-
-// providersResource are the entries of clusterctl's inventory.
-var providersResource = schema.GroupVersionResource{Group: "clusterctl.cluster.x-k8s.io", Version: "v1alpha3", Resource: "providers"}
+// entryKind is the kind of the entries of clusterctl's inventory.
+var entryKind = schema.GroupVersionKind{Group: "clusterctl.cluster.x-k8s.io", Version: "v1alpha3", Kind: "Provider"}
 
 // inventoryEntry is what `clusterctl init` writes down about a provider. The label tells its
 // type and name; only the core's has no prefix.
@@ -44,7 +39,7 @@ func inventoryEntry(p installedProvider, version string) *unstructured.Unstructu
 		}
 	}
 	entry := &unstructured.Unstructured{Object: map[string]any{"type": kind, "providerName": name, "version": version}}
-	entry.SetGroupVersionKind(providersResource.GroupVersion().WithKind("Provider"))
+	entry.SetGroupVersionKind(entryKind)
 	entry.SetNamespace(p.namespace)
 	entry.SetName(p.label)
 	entry.SetLabels(map[string]string{crds.ClusterctlLabel: "", crds.InventoryLabel: inventoryValue, providerLabel: p.label})
@@ -63,16 +58,9 @@ func inventoryCRDs(manifests string) ([]*apiextensionsv1.CustomResourceDefinitio
 // writeInventory tells clusterctl which providers there are, so that its commands work with a sandbox as they do
 // with a management cluster that it has made.
 func (s *Sandbox) writeInventory(ctx context.Context) (string, error) {
-	client, err := dynamic.NewForConfig(s.config)
-	if err != nil {
-		return "", err
-	}
 	for _, provider := range s.manifests.providers {
-		entry := inventoryEntry(provider, binaries.Pinned().ClusterAPI)
-		_, err := client.Resource(providersResource).Namespace(provider.namespace).
-			Apply(ctx, entry.GetName(), entry, metav1.ApplyOptions{FieldManager: fieldManager, Force: true})
-		if err != nil {
-			return "", fmt.Errorf("provider %s: %w", provider.label, err)
+		if err := s.apply(ctx, inventoryEntry(provider, binaries.Pinned().ClusterAPI)); err != nil {
+			return "", err
 		}
 	}
 	return fmt.Sprintf("%d providers", len(s.manifests.providers)), nil

@@ -18,10 +18,7 @@ import (
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/apis/meta/v1/unstructured"
 	"k8s.io/apimachinery/pkg/runtime"
-	"k8s.io/apimachinery/pkg/runtime/schema"
 	"k8s.io/apimachinery/pkg/watch"
-	"k8s.io/client-go/dynamic"
-	"k8s.io/client-go/kubernetes"
 
 	"github.com/clusterstacks/cluster-stack-operator/internal/sandbox/crds"
 	"github.com/clusterstacks/cluster-stack-operator/internal/sandbox/pki"
@@ -62,17 +59,12 @@ func (s *Sandbox) readManifests(context.Context) (string, error) {
 		m.crds = append(m.crds, p.crds...)
 		m.webhooks = append(m.webhooks, p.webhooks...)
 	}
-	taken := map[int]bool{} // by a manager that does not listen yet
-	for i := range s.managers {
+	for i, manager := range s.managers {
 		// The managers bind this port on all addresses.
-		port, err := freePort("", 0)
-		for err == nil && taken[port] {
-			port, err = freePort("", 0)
-		}
+		port, err := s.ports.take(manager.name+"-webhook", "", 0)
 		if err != nil {
 			return "", err
 		}
-		taken[port] = true
 		s.managers[i].webhookPort = port
 		provider, err := readProvider(filepath.Join(s.opts.Binaries.Manifests, s.managers[i].config), &webhookServer{
 			address:  net.JoinHostPort(s.ip, strconv.Itoa(port)),
@@ -107,18 +99,17 @@ func (s *Sandbox) readManifests(context.Context) (string, error) {
 	return "", nil
 }
 
-// installCRDs creates namespaces and CustomResourceDefinitions, and waits until all kinds are served.
+// installCRDs applies namespaces and CustomResourceDefinitions, and waits until all kinds are served.
 func (s *Sandbox) installCRDs(ctx context.Context) (string, error) {
 	for _, w := range s.manifests.warnings {
 		s.opts.Progress(Event{Step: "custom resources", Detail: "warning: " + w})
 	}
-	core, err := kubernetes.NewForConfig(s.config)
-	if err != nil {
-		return "", err
-	}
 	for _, name := range s.manifests.namespaces {
-		ns := &corev1.Namespace{ObjectMeta: metav1.ObjectMeta{Name: name}}
-		if _, err := core.CoreV1().Namespaces().Create(ctx, ns, metav1.CreateOptions{}); err != nil {
+		err := s.apply(ctx, &corev1.Namespace{
+			TypeMeta:   metav1.TypeMeta{APIVersion: "v1", Kind: "Namespace"},
+			ObjectMeta: metav1.ObjectMeta{Name: name},
+		})
+		if err != nil {
 			return "", err
 		}
 	}
@@ -152,7 +143,7 @@ func await(ctx context.Context, start func() (watch.Interface, error), done func
 	}
 }
 
-// installWebhooks creates the webhook configurations. It runs before the managers start, so that nothing
+// installWebhooks applies the webhook configurations. It runs before the managers start, so that nothing
 // is ever stored that they have not seen.
 func (s *Sandbox) installWebhooks(ctx context.Context) (string, error) {
 	dir := s.path("certs", "webhook")
@@ -166,26 +157,18 @@ func (s *Sandbox) installWebhooks(ctx context.Context) (string, error) {
 	if err := pair.WriteFiles(filepath.Join(dir, "tls.crt"), filepath.Join(dir, "tls.key")); err != nil {
 		return "", err
 	}
-	client, err := dynamic.NewForConfig(s.config)
-	if err != nil {
-		return "", err
-	}
 	webhooks := 0
 	for _, o := range s.manifests.webhooks {
-		resource := schema.GroupVersionResource{Group: "admissionregistration.k8s.io", Version: "v1"}
-		switch o.GetKind() {
-		case "MutatingWebhookConfiguration":
-			resource.Resource = "mutatingwebhookconfigurations"
-		case "ValidatingWebhookConfiguration":
-			resource.Resource = "validatingwebhookconfigurations"
-		default:
-			return "", fmt.Errorf("webhook manifests hold a %s", o.GetKind())
-		}
-		if _, err := client.Resource(resource).Create(ctx, o, metav1.CreateOptions{}); err != nil {
+		if err := s.apply(ctx, o); err != nil {
 			return "", err
 		}
 		list, _, _ := unstructured.NestedSlice(o.Object, "webhooks")
 		webhooks += len(list)
+	}
+	if s.opts.Operator == "" {
+		if err := s.forgetHooks(ctx); err != nil {
+			return "", err
+		}
 	}
 	return fmt.Sprintf("%d webhooks", webhooks), nil
 }
@@ -225,7 +208,7 @@ func (s *Sandbox) startSimulator(ctx context.Context) (string, error) {
 
 func (s *Sandbox) startManager(ctx context.Context, index int) (string, error) {
 	m := s.managers[index]
-	healthPort, err := freePort(s.ip, 9440+10*index) // leaves 9442, the hook server's own, free
+	healthPort, err := s.ports.take(m.name+"-health", s.ip, 9440+10*index) // leaves 9442, the hook server's own, free
 	if err != nil {
 		return "", err
 	}

@@ -5,7 +5,9 @@ package sandbox
 
 import (
 	"net"
+	"path/filepath"
 	"strconv"
+	"strings"
 	"testing"
 )
 
@@ -28,6 +30,80 @@ func TestReserveBlock(t *testing.T) {
 		if err := b.Close(); err != nil {
 			t.Error(err)
 		}
+	}
+}
+
+func TestReserveBlockLeavesWhatIsKept(t *testing.T) {
+	free, err := ReserveBlock()
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := free.Close(); err != nil {
+		t.Fatal(err)
+	}
+	other, err := ReserveBlock(free.Prefix)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if other.Prefix == free.Prefix {
+		t.Errorf("a new sandbox got %s, which another one needs when it is started again", free.Prefix)
+	}
+	if err := other.Close(); err != nil {
+		t.Fatal(err)
+	}
+	again, err := ReserveBlockAgain(other.Prefix)
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { _ = again.Close() })
+	if _, err := ReserveBlockAgain(other.Prefix); err == nil || !strings.Contains(err.Error(), "another sandbox has the loopback addresses "+other.Prefix) {
+		t.Errorf("got %v", err)
+	}
+}
+
+func TestPortsStayTheSame(t *testing.T) {
+	block, err := ReserveBlock()
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { _ = block.Close() })
+	file := filepath.Join(t.TempDir(), "ports.json")
+	take := func(name, ip string, standard int) int {
+		t.Helper()
+		p, err := readPorts(file) // as after a restart
+		if err != nil {
+			t.Fatal(err)
+		}
+		port, err := p.take(name, ip, standard)
+		if err != nil {
+			t.Fatal(err)
+		}
+		return port
+	}
+	ip, standard := block.Address(1), portOfNobody(t)
+	if got := take("etcd", ip, standard); got != standard {
+		t.Errorf("got %d, want the standard port %d", got, standard)
+	}
+	webhook := take("webhook", "", 0)
+	if got := take("webhook", "", 0); got != webhook {
+		t.Errorf("got %d after a restart, want %d again", got, webhook)
+	}
+	l, err := net.Listen("tcp", net.JoinHostPort(ip, strconv.Itoa(standard)))
+	if err != nil {
+		t.Fatal(err)
+	}
+	moved := take("etcd", ip, standard)
+	if moved == standard {
+		t.Error("got a port that somebody else has")
+	}
+	if err := l.Close(); err != nil {
+		t.Fatal(err)
+	}
+	if got := take("etcd", ip, standard); got != moved {
+		t.Errorf("got %d, want %d, which it had before", got, moved)
+	}
+	if got := take("other", "", webhook); got == webhook {
+		t.Error("two programs got one port")
 	}
 }
 

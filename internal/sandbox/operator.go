@@ -16,7 +16,7 @@ import (
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/runtime"
 	"k8s.io/apimachinery/pkg/watch"
-	"k8s.io/client-go/kubernetes"
+	"k8s.io/client-go/dynamic"
 	runtimev1 "sigs.k8s.io/cluster-api/api/runtime/v1beta2"
 	"sigs.k8s.io/controller-runtime/pkg/client"
 	"sigs.k8s.io/yaml"
@@ -32,6 +32,20 @@ const (
 	operatorNamespace   = "cso-system"
 	extensionConfigName = "cso-hook-server-extensionconfig"
 )
+
+// ownLabel marks the ExtensionConfig that a sandbox makes, apart from one that belongs to an operator run by hand.
+const ownLabel = "sandbox.clusterstack.x-k8s.io/operator"
+
+// forgetHooks removes what an earlier start registered when the sandbox runs without an operator now: Cluster API does
+// nothing before every hook server that it knows of has answered.
+func (s *Sandbox) forgetHooks(ctx context.Context) error {
+	client, err := dynamic.NewForConfig(s.config)
+	if err != nil {
+		return err
+	}
+	extensions := client.Resource(runtimev1.GroupVersion.WithResource("extensionconfigs"))
+	return extensions.DeleteCollection(ctx, metav1.DeleteOptions{}, metav1.ListOptions{LabelSelector: ownLabel})
+}
 
 // ownCRDs are the kinds of the sandbox and of the operator. These are installed with or without it, so that a
 // developer can run one by hand.
@@ -69,11 +83,11 @@ func (s *Sandbox) startOperator(ctx context.Context) (string, error) {
 	if err := pair.WriteFiles(filepath.Join(hookCerts, "tls.crt"), filepath.Join(hookCerts, "tls.key")); err != nil {
 		return "", err
 	}
-	healthPort, err := freePort(s.ip, 9081)
+	healthPort, err := s.ports.take(operatorName+"-health", s.ip, 9081)
 	if err != nil {
 		return "", err
 	}
-	hookPort, err := freePort(s.ip, 9442)
+	hookPort, err := s.ports.take(operatorName+"-hooks", s.ip, 9442)
 	if err != nil {
 		return "", err
 	}
@@ -101,23 +115,19 @@ func (s *Sandbox) startOperator(ctx context.Context) (string, error) {
 
 // grantOperator binds the operator's user to the ClusterRole that is generated from its code.
 func (s *Sandbox) grantOperator(ctx context.Context) error {
-	kube, err := kubernetes.NewForConfig(s.config)
-	if err != nil {
-		return err
-	}
 	role := &rbacv1.ClusterRole{}
 	if err := yaml.UnmarshalStrict(config.ClusterRole(), role); err != nil {
 		return fmt.Errorf("ClusterRole of the operator: %w", err)
 	}
-	if _, err := kube.RbacV1().ClusterRoles().Create(ctx, role, metav1.CreateOptions{}); err != nil {
+	if err := s.apply(ctx, role); err != nil {
 		return err
 	}
-	_, err = kube.RbacV1().ClusterRoleBindings().Create(ctx, &rbacv1.ClusterRoleBinding{
+	return s.apply(ctx, &rbacv1.ClusterRoleBinding{
+		TypeMeta:   metav1.TypeMeta{APIVersion: rbacv1.SchemeGroupVersion.String(), Kind: "ClusterRoleBinding"},
 		ObjectMeta: metav1.ObjectMeta{Name: operatorName},
 		RoleRef:    rbacv1.RoleRef{APIGroup: rbacv1.GroupName, Kind: "ClusterRole", Name: role.Name},
 		Subjects:   []rbacv1.Subject{{APIGroup: rbacv1.GroupName, Kind: rbacv1.UserKind, Name: operatorName}},
-	}, metav1.CreateOptions{})
-	return err
+	})
 }
 
 // registerHooks tells Cluster API about the operator's hook server and waits until it has asked the server
@@ -131,8 +141,9 @@ func (s *Sandbox) registerHooks(ctx context.Context, url string) error {
 	if err != nil {
 		return err
 	}
-	if err := c.Create(ctx, &runtimev1.ExtensionConfig{
-		ObjectMeta: metav1.ObjectMeta{Name: extensionConfigName},
+	if err := s.apply(ctx, &runtimev1.ExtensionConfig{
+		TypeMeta:   metav1.TypeMeta{APIVersion: runtimev1.GroupVersion.String(), Kind: "ExtensionConfig"},
+		ObjectMeta: metav1.ObjectMeta{Name: extensionConfigName, Labels: map[string]string{ownLabel: ""}},
 		Spec: runtimev1.ExtensionConfigSpec{
 			ClientConfig:      runtimev1.ClientConfig{URL: url, CABundle: s.ca.CertPEM()},
 			NamespaceSelector: &metav1.LabelSelector{},

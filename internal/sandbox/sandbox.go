@@ -31,7 +31,8 @@ import (
 // Options describe a sandbox.
 type Options struct {
 	// Dir is the state folder: certificates, data of etcd, logs. It is created when it is not there, and is
-	// the caller's to remove.
+	// the caller's to remove. A sandbox that was ready once and is started again on its folder and Block goes on
+	// with all that is in it.
 	Dir string
 	// Block are the addresses; Host is the number of the management side's own address in it, 1 if unset.
 	Block *Block
@@ -85,6 +86,7 @@ type Sandbox struct {
 	opts       Options
 	supervisor *supervisor
 	ip         string
+	ports      *ports
 
 	ca         *pki.CA
 	etcd       etcd
@@ -110,6 +112,10 @@ func Start(ctx context.Context, opts Options) (*Sandbox, error) {
 		if err := os.MkdirAll(s.path(dir), 0o700); err != nil {
 			return nil, err
 		}
+	}
+	var err error
+	if s.ports, err = readPorts(s.path("ports.json")); err != nil {
+		return nil, err
 	}
 	for _, group := range s.steps() {
 		if err := s.run(ctx, group); err != nil {

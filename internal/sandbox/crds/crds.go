@@ -18,10 +18,14 @@ import (
 	"strings"
 
 	apiextensionsv1 "k8s.io/apiextensions-apiserver/pkg/apis/apiextensions/v1"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/runtime/schema"
 
 	"github.com/clusterstacks/cluster-stack-operator/internal/sandbox/simulator/contract"
 )
+
+// givenAnnotation marks what a user gave: when a sandbox is started again its own edition of the kind stays away.
+const givenAnnotation = "sandbox.clusterstack.x-k8s.io/given"
 
 // Set is what Read found.
 type Set struct {
@@ -51,6 +55,9 @@ func Read(paths []string) (Set, error) {
 		set.Warnings = append(set.Warnings, adapt(path, found.crds)...)
 	}
 	set.CRDs = LastOfEach(set.CRDs)
+	for _, crd := range set.CRDs {
+		metav1.SetMetaDataAnnotation(&crd.ObjectMeta, givenAnnotation, "")
+	}
 	return set, nil
 }
 

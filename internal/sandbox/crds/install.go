@@ -31,7 +31,8 @@ const (
 )
 
 // Install creates CustomResourceDefinitions, or changes those that are there to be as given, and waits until all
-// their kinds are served. They are labelled as if clusterctl had installed them.
+// their kinds are served. They are labelled as if clusterctl had installed them. What Read found stays until Read finds
+// another one of its name.
 func Install(ctx context.Context, config *rest.Config, crds []*apiextensionsv1.CustomResourceDefinition) error {
 	client, err := apiextensionsclient.NewForConfig(config)
 	if err != nil {
@@ -75,6 +76,9 @@ func put(ctx context.Context, client apiextensionsclient.CustomResourceDefinitio
 		live, err := client.Get(ctx, crd.Name, metav1.GetOptions{})
 		if err != nil {
 			return err
+		}
+		if metav1.HasAnnotation(live.ObjectMeta, givenAnnotation) && !metav1.HasAnnotation(crd.ObjectMeta, givenAnnotation) {
+			return nil
 		}
 		live.Labels, live.Annotations, live.Spec = crd.Labels, crd.Annotations, crd.Spec
 		_, err = client.Update(ctx, live, metav1.UpdateOptions{})

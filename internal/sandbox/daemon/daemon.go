@@ -38,65 +38,140 @@ type Watcher struct {
 	Timeout time.Duration
 }
 
+// Outcome is what Up did.
+type Outcome string
+
+// The outcomes of Up.
+const (
+	// Started is a new sandbox.
+	Started Outcome = "Started"
+	// Resumed is a sandbox that was ended and kept, or was killed, and goes on with all that was in it.
+	Resumed Outcome = "Resumed"
+	// Running is a sandbox that ran already; nothing was done.
+	Running Outcome = "Running"
+)
+
 // Up starts a sandbox in a process of its own and returns when it is ready. Command is the command line
-// that calls Serve, without the executable, which is ours. When the sandbox runs already nothing is done
-// and started is false. When ctx ends before it is ready it is taken down again; when it does not come up, or
-// not in time, its logs stay, for the user to look at and for Down to remove.
-func Up(ctx context.Context, opts Options, command []string, watch Watcher) (state State, started bool, err error) {
-	dir, err := Dir(opts.Name)
+// that calls Serve, without the executable, which is ours.
+//
+// A sandbox that was ready once goes on with what is in its folder, whatever happened to it. One that never was
+// begins anew: when ctx ends before it is ready it is taken down again; when it does not come up, or not in time, its
+// logs stay, for the user to look at and for Down to remove.
+func Up(ctx context.Context, name string, opts Options, command []string, watch Watcher) (State, Outcome, error) {
+	dir, err := Dir(name)
 	if err != nil {
-		return State{}, false, err
+		return State{}, "", err
 	}
-	if state, err := Read(opts.Name); err == nil && state.Phase == PhaseReady {
-		return state, false, nil
+	if state, err := Read(name); err == nil && state.Phase == PhaseReady {
+		return state, Running, nil
 	}
 	// In our own process, since it can take minutes and must end with us.
 	programs, err := binaries.Ensure(ctx, watch.Line)
 	if err != nil {
-		return State{}, false, err
+		return State{}, "", err
 	}
 	held, err := lock(dir)
 	if locked(err) {
-		return State{}, false, fmt.Errorf("sandbox %s is being started or ended by another csctl; wait for it, or end it with csctl sandbox down --name %s", opts.Name, opts.Name)
+		return State{}, "", fmt.Errorf("sandbox %s is being started or ended by another csctl; wait for it, or end it with csctl sandbox down --name %s", name, name)
 	}
 	if err != nil {
-		return State{}, false, err
+		return State{}, "", err
 	}
 	defer held.Close()
-	if err := clean(ctx, dir); err != nil {
-		return State{}, false, err
+	before, err := readState(dir)
+	if err != nil && !errors.Is(err, fs.ErrNotExist) {
+		return State{}, "", err
 	}
-	logs := filepath.Join(dir, "logs")
-	if err := os.MkdirAll(logs, 0o700); err != nil {
-		return State{}, false, err
+	outcome := Started
+	if before.Lasting {
+		outcome = Resumed
+		err = reap(ctx, dir)
+	} else {
+		err = clean(ctx, dir)
 	}
-	if opts.Releases == "" {
-		opts.Releases = filepath.Join(dir, "releases")
+	if err != nil {
+		return State{}, "", err
 	}
-	if err := os.MkdirAll(opts.Releases, 0o755); err != nil {
-		return State{}, false, err
+	t := task{Name: name, Settings: opts.over(before.Settings), CRDs: opts.CRDs, Programs: programs}
+	if outcome == Resumed {
+		t.Block = before.block()
+	}
+	if err := t.prepare(dir); err != nil {
+		return State{}, "", err
 	}
 
+	logs := filepath.Join(dir, "logs")
 	lockFile, err := held.File()
 	if err != nil {
-		return State{}, false, err
+		return State{}, "", err
 	}
 	defer lockFile.Close()
-	waiting, cancel := context.WithTimeoutCause(ctx, watch.Timeout, fmt.Errorf("sandbox %s is not ready after %s", opts.Name, watch.Timeout))
+	waiting, cancel := context.WithTimeoutCause(ctx, watch.Timeout, fmt.Errorf("sandbox %s is not ready after %s", name, watch.Timeout))
 	defer cancel()
-	if err := spawn(waiting, task{opts, programs}, command, filepath.Join(logs, LogFile), lockFile, watch.Event); err != nil {
+	if err := spawn(waiting, t, command, filepath.Join(logs, LogFile), lockFile, watch.Event); err != nil {
 		// The daemon shares our lock; it must be the only one to hold it, or its end would not be seen.
 		err = errors.Join(err, lockFile.Close(), held.Close())
-		if ctx.Err() != nil {
-			return State{}, false, errors.Join(err, end(context.WithoutCancel(ctx), dir))
+		switch {
+		case ctx.Err() != nil && outcome == Started:
+			return State{}, "", errors.Join(err, end(context.WithoutCancel(ctx), dir))
+		case ctx.Err() != nil:
+			_, stopErr := Stop(context.WithoutCancel(ctx), name)
+			return State{}, "", errors.Join(err, stopErr)
+		case waiting.Err() != nil:
+			err = errors.Join(err, halt(ctx, name, dir))
 		}
-		if waiting.Err() != nil {
-			err = errors.Join(err, halt(ctx, opts.Name, dir))
-		}
-		return State{}, false, fmt.Errorf("%w\nlogs are in %s; csctl sandbox down --name %s removes them", err, logs, opts.Name)
+		return State{}, "", fmt.Errorf("%w\nlogs are in %s; csctl sandbox down --name %s removes them", err, logs, name)
 	}
-	state, err = Read(opts.Name)
-	return state, true, err
+	state, err := Read(name)
+	return state, outcome, err
+}
+
+// prepare finds what the settings stand for, and makes the folders of a sandbox.
+func (t *task) prepare(dir string) error {
+	t.Operator, t.Releases = t.Settings.Operator, t.Settings.Releases
+	switch t.Operator {
+	case NoOperator:
+		t.Operator = ""
+	case "":
+		self, err := os.Executable()
+		if err != nil {
+			return err
+		}
+		if beside := filepath.Join(filepath.Dir(self), "cluster-stack-operator"); isFile(beside) {
+			t.Operator = beside
+		}
+	default:
+		if !isFile(t.Operator) {
+			return fmt.Errorf("the operator %s, which sandbox %s was started with, is not there any more; name another one with --operator, or none", t.Operator, t.Name)
+		}
+	}
+	if err := makeDir(filepath.Join(dir, "logs"), 0o700); err != nil {
+		return err
+	}
+	if t.Releases == "" {
+		t.Releases = filepath.Join(dir, "releases")
+		return makeDir(t.Releases, 0o755)
+	}
+	if info, err := os.Stat(t.Releases); err != nil || !info.IsDir() {
+		return fmt.Errorf("the folder of releases %s, which sandbox %s was started with, is not there any more; name another one with --releases", t.Releases, t.Name)
+	}
+	return nil
+}
+
+func isFile(path string) bool {
+	info, err := os.Stat(path)
+	return err == nil && info.Mode().IsRegular()
+}
+
+// makeDir makes a folder. The end of another sandbox may remove folders on the way to it while they are empty.
+func makeDir(dir string, mode fs.FileMode) (err error) {
+	const tries = 100
+	for range tries {
+		if err = os.MkdirAll(dir, mode); !errors.Is(err, fs.ErrNotExist) {
+			break
+		}
+	}
+	return err
 }
 
 // spawn starts the daemon and follows it until it is ready.
@@ -177,6 +252,35 @@ func Down(ctx context.Context, name string) (found bool, err error) {
 	return true, end(ctx, dir)
 }
 
+// Stop ends a sandbox and keeps what is in it, for Up to go on with. Found is false when there was none.
+func Stop(ctx context.Context, name string) (found bool, err error) {
+	dir, err := Dir(name)
+	if err != nil {
+		return false, err
+	}
+	if _, err := os.Stat(dir); errors.Is(err, fs.ErrNotExist) {
+		return false, nil
+	}
+	held, err := seize(ctx, dir)
+	if err != nil {
+		return true, err
+	}
+	defer held.Close()
+	if err := reap(ctx, dir); err != nil {
+		return true, err
+	}
+	state, err := readState(dir)
+	if err != nil && !errors.Is(err, fs.ErrNotExist) {
+		return true, err
+	}
+	if !state.Lasting {
+		return true, fmt.Errorf("sandbox %s never became ready, so there is nothing in it to keep; csctl sandbox down --name %s removes it", name, name)
+	}
+	state.Phase, state.Error, state.PID, state.StartTicks, state.Components = PhaseStopped, "", 0, 0, nil
+	state.Since = time.Now()
+	return true, state.write(dir)
+}
+
 // end ends the daemon of a state folder, if one runs, and removes the folder.
 func end(ctx context.Context, dir string) error {
 	held, err := seize(ctx, dir)
@@ -235,19 +339,26 @@ func seize(ctx context.Context, dir string) (*net.UnixListener, error) {
 	}
 }
 
-// clean ends what a killed daemon may have left, and removes the state folder. The caller holds the lock.
-func clean(ctx context.Context, dir string) error {
-	pids, err := process.Marked(dir)
-	if err != nil {
-		return err
-	}
-	for _, pid := range pids {
-		if err := terminate(pid, 0); err != nil {
+// reap ends what a killed daemon may have left. The caller holds the lock.
+func reap(ctx context.Context, dir string) error {
+	for ctx.Err() == nil {
+		pids, err := process.Marked(dir)
+		if err != nil || len(pids) == 0 {
 			return err
 		}
+		for _, pid := range pids {
+			if err := terminate(pid, 0); err != nil {
+				return err
+			}
+		}
 	}
-	if ctx.Err() != nil {
-		return context.Cause(ctx)
+	return context.Cause(ctx)
+}
+
+// clean ends what a killed daemon may have left, and removes the state folder. The caller holds the lock.
+func clean(ctx context.Context, dir string) error {
+	if err := reap(ctx, dir); err != nil {
+		return err
 	}
 	if err := os.RemoveAll(dir); err != nil {
 		return err
@@ -258,6 +369,9 @@ func clean(ctx context.Context, dir string) error {
 	}
 	return nil
 }
+
+// killPatience is how long the kernel may take to end a process on a busy machine.
+const killPatience = 30 * time.Second
 
 // terminate ends a process and waits until it is gone: SIGTERM first, SIGKILL after patience.
 func terminate(pid int, patience time.Duration) error {
@@ -273,7 +387,7 @@ func terminate(pid int, patience time.Duration) error {
 	for _, try := range []struct {
 		signal  unix.Signal
 		timeout time.Duration
-	}{{unix.SIGTERM, patience}, {unix.SIGKILL, 5 * time.Second}} {
+	}{{unix.SIGTERM, patience}, {unix.SIGKILL, killPatience}} {
 		if try.timeout <= 0 {
 			continue
 		}

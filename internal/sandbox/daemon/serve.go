@@ -4,6 +4,7 @@
 package daemon
 
 import (
+	"cmp"
 	"context"
 	"encoding/json"
 	"errors"
@@ -11,12 +12,14 @@ import (
 	"io"
 	"log/slog"
 	"os"
+	"slices"
 	"sync"
 	"time"
 
 	"github.com/go-logr/logr"
 	"golang.org/x/sys/unix"
 	"k8s.io/klog/v2"
+	"k8s.io/utils/ptr"
 	ctrllog "sigs.k8s.io/controller-runtime/pkg/log"
 
 	"github.com/clusterstacks/cluster-stack-operator/internal/sandbox"
@@ -24,25 +27,48 @@ import (
 	"github.com/clusterstacks/cluster-stack-operator/internal/sandbox/process"
 )
 
-// Options describe the sandbox that a daemon holds.
+// Options are the settings of a sandbox. What is not set is as it was the last time, or else the default.
 type Options struct {
-	Name string `json:"name"`
-	// CRDs are files and folders with CustomResourceDefinitions to install besides the default ones.
+	// CRDs are files and folders with CustomResourceDefinitions to install besides the default ones, and besides those
+	// that were given the last times.
 	CRDs []string `json:"crds,omitempty"`
-	// Kubernetes is the minor that the management cluster behaves like; empty means the newest.
+	// Kubernetes is the minor that the management cluster behaves like; by default the newest.
 	Kubernetes string `json:"kubernetes,omitempty"`
-	// Operator is the path of cluster-stack-operator; empty runs none.
+	// Operator is the path of cluster-stack-operator, or NoOperator; by default it is the one beside our executable, if
+	// it is there.
 	Operator string `json:"operator,omitempty"`
 	// Releases is the folder that the operator reads releases from; by default one in the state folder.
 	Releases string `json:"releases,omitempty"`
 	// Lite makes workload clusters lite that do not say otherwise themselves.
-	Lite bool `json:"lite,omitempty"`
+	Lite *bool `json:"lite,omitempty"`
 }
 
-// task is what a daemon is to do.
+// NoOperator is the setting of a sandbox without an operator.
+const NoOperator = "none"
+
+// over gives the settings of a sandbox that had others before.
+func (o Options) over(before Options) Options {
+	return Options{
+		CRDs:       slices.Compact(slices.Sorted(slices.Values(slices.Concat(before.CRDs, o.CRDs)))),
+		Kubernetes: cmp.Or(o.Kubernetes, before.Kubernetes),
+		Operator:   cmp.Or(o.Operator, before.Operator),
+		Releases:   cmp.Or(o.Releases, before.Releases),
+		Lite:       cmp.Or(o.Lite, before.Lite),
+	}
+}
+
+// task is what a daemon is to do. What depends on the working folder and the environment of the user was found out by
+// who starts the daemon.
 type task struct {
-	Options
-	// Programs were found by who starts the daemon: its working folder and environment are the user's.
+	Name string `json:"name"`
+	// Settings are for the user to look at, and for the next start.
+	Settings Options `json:"settings"`
+	// Block is the block of addresses that the sandbox had before, empty for a new one.
+	Block string `json:"block,omitempty"`
+	// CRDs are those to install now.
+	CRDs     []string     `json:"crds,omitempty"`
+	Operator string       `json:"operator,omitempty"`
+	Releases string       `json:"releases"`
 	Programs binaries.Set `json:"programs"`
 }
 
@@ -122,19 +148,26 @@ func (d *daemon) start(ctx context.Context) (*sandbox.Sandbox, error) {
 		return nil, err
 	}
 	d.update(func(s *State) {
-		*s = State{Name: d.Name, Phase: PhaseStarting, PID: os.Getpid(), StartTicks: ticks, Since: time.Now(), Versions: binaries.Pinned()}
+		*s = State{
+			Name: d.Name, Phase: PhaseStarting, PID: os.Getpid(), StartTicks: ticks, Since: time.Now(), Versions: binaries.Pinned(),
+			Settings: d.Settings, Releases: d.Releases, Emulated: d.Settings.Kubernetes,
+		}
+		if d.Block != "" {
+			s.Lasting, s.Addresses = true, d.Block+addressesOfABlock
+		}
 	})
 	// Programs that outlive a kill are found by this; see Down.
 	if err := os.Setenv(process.Marker, d.dir); err != nil {
 		return nil, err
 	}
-	block, err := sandbox.ReserveBlock() // held until this process ends
+	block, err := d.reserve() // held until this process ends
 	if err != nil {
 		return nil, err
 	}
+	d.update(func(s *State) { s.Addresses = block.Prefix + addressesOfABlock })
 	s, err := sandbox.Start(ctx, sandbox.Options{
 		Dir: d.dir, Block: block, Binaries: d.Programs,
-		Kubernetes: d.Kubernetes, CRDs: d.CRDs, Operator: d.Operator, Releases: d.Releases, Lite: d.Lite,
+		Kubernetes: d.Settings.Kubernetes, CRDs: d.CRDs, Operator: d.Operator, Releases: d.Releases, Lite: ptr.Deref(d.Settings.Lite, false),
 		Log:      d.log,
 		Progress: func(e sandbox.Event) { d.tell(message{Event: &e}) },
 		Changed:  func(c []sandbox.Component) { d.update(func(s *State) { s.Components = c }) },
@@ -143,10 +176,17 @@ func (d *daemon) start(ctx context.Context) (*sandbox.Sandbox, error) {
 		return nil, err
 	}
 	d.update(func(st *State) {
-		st.Phase, st.Addresses, st.Endpoint, st.Kubeconfig = PhaseReady, block.Prefix+".0.0/16", s.Endpoint(), s.Kubeconfig()
-		st.Releases, st.Emulated = d.Releases, d.Kubernetes
+		st.Phase, st.Endpoint, st.Kubeconfig, st.Lasting = PhaseReady, s.Endpoint(), s.Kubeconfig(), true
 	})
 	return s, nil
+}
+
+// reserve takes the addresses that the sandbox had before: those of its clusters are among them.
+func (d *daemon) reserve() (*sandbox.Block, error) {
+	if d.Block != "" {
+		return sandbox.ReserveBlockAgain(d.Block)
+	}
+	return sandbox.ReserveBlock(KeptBlocks()...)
 }
 
 // update changes the state and writes it down. The sandbox runs on when that fails: it is not worth less

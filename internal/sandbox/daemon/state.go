@@ -9,7 +9,6 @@
 package daemon
 
 import (
-	"encoding/json"
 	"errors"
 	"fmt"
 	"io/fs"
@@ -17,6 +16,7 @@ import (
 	"os"
 	"path/filepath"
 	"regexp"
+	"strings"
 	"time"
 
 	"golang.org/x/sys/unix"
@@ -24,6 +24,7 @@ import (
 	"github.com/clusterstacks/cluster-stack-operator/internal/sandbox"
 	"github.com/clusterstacks/cluster-stack-operator/internal/sandbox/binaries"
 	"github.com/clusterstacks/cluster-stack-operator/internal/sandbox/process"
+	"github.com/clusterstacks/cluster-stack-operator/internal/sandbox/statefile"
 )
 
 // The phases of a sandbox.
@@ -34,6 +35,8 @@ const (
 	PhaseFailed = "Failed"
 	// PhaseDead is a sandbox whose daemon was killed, and with it all programs.
 	PhaseDead = "Dead"
+	// PhaseStopped is a sandbox that was ended and kept.
+	PhaseStopped = "Stopped"
 )
 
 // State is what a daemon writes down about its sandbox.
@@ -55,6 +58,10 @@ type State struct {
 	// Emulated is the minor that the Kubernetes of the management cluster behaves like, if not its own.
 	Emulated   string              `json:"emulatedKubernetes,omitempty"`
 	Components []sandbox.Component `json:"components,omitempty"`
+	// Settings are those that Up was given; what a later Up does not say stays.
+	Settings Options `json:"settings"`
+	// Lasting says that the sandbox was ready once: what is in it is worth to go on with.
+	Lasting bool `json:"lasting,omitempty"`
 }
 
 // validName keeps names usable as a folder and readable in messages.
@@ -124,7 +131,7 @@ func Read(name string) (State, error) {
 	if err != nil {
 		return State{}, err
 	}
-	if state.Phase != PhaseFailed && !state.alive() {
+	if state.Phase != PhaseFailed && state.Phase != PhaseStopped && !state.alive() {
 		state.Phase = PhaseDead
 		state.Components = nil
 	}
@@ -134,29 +141,36 @@ func Read(name string) (State, error) {
 func stateFile(dir string) string { return filepath.Join(dir, "sandbox.json") }
 
 func readState(dir string) (State, error) {
-	raw, err := os.ReadFile(stateFile(dir))
-	if err != nil {
-		return State{}, err
-	}
 	var state State
-	if err := json.Unmarshal(raw, &state); err != nil {
-		return State{}, fmt.Errorf("%s: %w; csctl sandbox down --name %s removes the sandbox", stateFile(dir), err, filepath.Base(dir))
+	err := statefile.Read(stateFile(dir), &state)
+	if err != nil && !errors.Is(err, fs.ErrNotExist) {
+		err = fmt.Errorf("%w; csctl sandbox down --name %s removes the sandbox", err, filepath.Base(dir))
 	}
-	return state, nil
+	return state, err
 }
 
-// write replaces the file in one step, for readers at any time.
-func (s State) write(dir string) error {
-	raw, err := json.MarshalIndent(s, "", "  ")
+func (s State) write(dir string) error { return statefile.Write(stateFile(dir), s) }
+
+// KeptBlocks are the blocks of addresses that the sandboxes of this user have, whether they run or not.
+func KeptBlocks() []string {
+	names, err := Names()
 	if err != nil {
-		return err
+		return nil // then there are none that could be read
 	}
-	tmp := stateFile(dir) + ".tmp"
-	if err := os.WriteFile(tmp, raw, 0o600); err != nil {
-		return err
+	var blocks []string
+	for _, name := range names {
+		if state, err := Read(name); err == nil && state.Addresses != "" {
+			blocks = append(blocks, state.block())
+		}
 	}
-	return os.Rename(tmp, stateFile(dir))
+	return blocks
 }
+
+// block is what all addresses of a sandbox begin with, empty as long as it has none.
+func (s State) block() string { return strings.TrimSuffix(s.Addresses, addressesOfABlock) }
+
+// addressesOfABlock is what makes the name of a network out of a block.
+const addressesOfABlock = ".0.0/16"
 
 func (s State) alive() bool {
 	ticks, err := startTicks(s.PID)

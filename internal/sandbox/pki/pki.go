@@ -16,6 +16,7 @@ import (
 	"encoding/pem"
 	"errors"
 	"fmt"
+	"io/fs"
 	"math/big"
 	"net"
 	"os"
@@ -48,6 +49,27 @@ func NewCA(commonName string) (*CA, error) {
 		return nil, fmt.Errorf("make CA %s: %w", commonName, err)
 	}
 	return newCA(c, key)
+}
+
+// EnsureCA reads the authority that is kept in two files, or makes a new one and keeps it there when there is none.
+func EnsureCA(certFile, keyFile, commonName string) (*CA, error) {
+	certPEM, certErr := os.ReadFile(certFile)
+	keyPEM, keyErr := os.ReadFile(keyFile)
+	err := errors.Join(certErr, keyErr)
+	switch {
+	case err == nil:
+		return LoadCA(certPEM, keyPEM)
+	case !errors.Is(err, fs.ErrNotExist):
+		return nil, err
+	}
+	ca, err := NewCA(commonName)
+	if err != nil {
+		return nil, err
+	}
+	if keyPEM, err = ca.KeyPEM(); err != nil {
+		return nil, err
+	}
+	return ca, KeyPair{CertPEM: ca.CertPEM(), KeyPEM: keyPEM}.WriteFiles(certFile, keyFile)
 }
 
 // LoadCA reads an authority from PEM. The key may be RSA or ECDSA, in any of the encodings that Go reads.

@@ -9,6 +9,8 @@ import (
 	"crypto/tls"
 	"crypto/x509"
 	"net"
+	"os"
+	"path/filepath"
 	"strings"
 	"testing"
 
@@ -17,6 +19,29 @@ import (
 	"k8s.io/client-go/util/cert"
 	"k8s.io/client-go/util/keyutil"
 )
+
+func TestEnsureCA(t *testing.T) {
+	dir := t.TempDir()
+	certFile, keyFile := filepath.Join(dir, "ca.crt"), filepath.Join(dir, "ca.key")
+	ensure := func() *CA {
+		t.Helper()
+		ca, err := EnsureCA(certFile, keyFile, "sandbox")
+		if err != nil {
+			t.Fatal(err)
+		}
+		return ca
+	}
+	first := ensure()
+	if again := ensure(); string(again.CertPEM()) != string(first.CertPEM()) {
+		t.Error("another authority the second time: whoever trusts the first one is cut off")
+	}
+	if err := os.Remove(keyFile); err != nil {
+		t.Fatal(err)
+	}
+	if other := ensure(); string(other.CertPEM()) == string(first.CertPEM()) {
+		t.Error("an authority without its key")
+	}
+}
 
 func TestIssue(t *testing.T) {
 	own, err := NewCA("sandbox")

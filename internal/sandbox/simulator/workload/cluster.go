@@ -36,6 +36,7 @@ import (
 	"github.com/clusterstacks/cluster-stack-operator/internal/sandbox/simulator/egress"
 	"github.com/clusterstacks/cluster-stack-operator/internal/sandbox/simulator/kubeadm"
 	"github.com/clusterstacks/cluster-stack-operator/internal/sandbox/simulator/kubelet"
+	"github.com/clusterstacks/cluster-stack-operator/internal/sandbox/statefile"
 )
 
 // Times after which it is not worth to wait any longer.
@@ -103,7 +104,7 @@ func newCluster(ctx context.Context, f *Fleet, spec Spec, dir string, state clus
 	}
 	for _, file := range files {
 		var machine machineState
-		if err := readJSON(file, &machine); err != nil {
+		if err := statefile.Read(file, &machine); err != nil {
 			return nil, err
 		}
 		c.machines[filepath.Base(filepath.Dir(file))] = machine
@@ -163,7 +164,7 @@ func (c *Cluster) allocate(ctx context.Context, name string) (machineState, erro
 				return state, err
 			}
 		}
-		if err := writeJSON(filepath.Join(c.machineDir(name), machineFile), state); err != nil {
+		if err := statefile.Write(filepath.Join(c.machineDir(name), machineFile), state); err != nil {
 			return state, err
 		}
 		c.machines[name] = state
@@ -348,7 +349,7 @@ func (c *Cluster) configuration(ctx context.Context, m Machine) (bootstrap.Clust
 	if ignored := controlplane.Ignored(parsed); len(ignored) > 0 {
 		c.log.Info("arguments that have no effect in a sandbox are left out", "machine", m.Name, "arguments", ignored)
 	}
-	return parsed, writeFile(file, []byte(document))
+	return parsed, statefile.Replace(file, []byte(document))
 }
 
 // uploadedConfiguration reads what kubeadm leaves in a cluster, and Cluster API keeps up to date.
@@ -426,7 +427,7 @@ func (c *Cluster) remember(change func(*clusterState)) error {
 	if c.life.Err() != nil {
 		return nil // its folder may be gone
 	}
-	return writeJSON(filepath.Join(c.dir, clusterFile), c.state)
+	return statefile.Write(filepath.Join(c.dir, clusterFile), c.state)
 }
 
 // setOwner remembers who the cluster was made for.
@@ -437,7 +438,7 @@ func (c *Cluster) setOwner(owner Owner) error {
 		return nil
 	}
 	c.state.Owner = owner
-	return writeJSON(filepath.Join(c.dir, clusterFile), c.state)
+	return statefile.Write(filepath.Join(c.dir, clusterFile), c.state)
 }
 
 // sharedFor gives what the machines of the control plane have in common.

@@ -13,6 +13,7 @@ import (
 	"github.com/clusterstacks/cluster-stack-operator/internal/sandbox/simulator/balancer"
 	"github.com/clusterstacks/cluster-stack-operator/internal/sandbox/simulator/controlplane"
 	"github.com/clusterstacks/cluster-stack-operator/internal/sandbox/simulator/kubelet"
+	"github.com/clusterstacks/cluster-stack-operator/internal/sandbox/statefile"
 )
 
 // Halt switches a machine off, as when its power is cut: nobody is told. Its data, its addresses and its Node stay,
@@ -66,7 +67,7 @@ func (c *Cluster) rememberMachine(name string, change func(*machineState)) error
 	if change(&state); state == known {
 		return nil
 	}
-	if err := writeJSON(filepath.Join(c.machineDir(name), machineFile), state); err != nil {
+	if err := statefile.Write(filepath.Join(c.machineDir(name), machineFile), state); err != nil {
 		return err
 	}
 	c.machines[name] = state

@@ -11,9 +11,7 @@ package workload
 
 import (
 	"context"
-	"encoding/json"
 	"errors"
-	"fmt"
 	"io/fs"
 	"net"
 	"net/netip"
@@ -27,6 +25,7 @@ import (
 
 	"github.com/clusterstacks/cluster-stack-operator/internal/sandbox/binaries"
 	"github.com/clusterstacks/cluster-stack-operator/internal/sandbox/simulator/controlplane"
+	"github.com/clusterstacks/cluster-stack-operator/internal/sandbox/statefile"
 )
 
 // Options of a fleet.
@@ -141,7 +140,7 @@ func (f *Fleet) Ensure(ctx context.Context, spec Spec, owner Owner, endpoint net
 		return nil, err
 	}
 	state.Owner = owner
-	if err := writeJSON(filepath.Join(f.dir(spec.NamespacedName), clusterFile), state); err != nil {
+	if err := statefile.Write(filepath.Join(f.dir(spec.NamespacedName), clusterFile), state); err != nil {
 		return nil, err
 	}
 	return f.open(ctx, spec)
@@ -165,7 +164,7 @@ func (f *Fleet) open(ctx context.Context, spec Spec) (*Cluster, error) {
 	}
 	dir := f.dir(spec.NamespacedName)
 	var state clusterState
-	if err := readJSON(filepath.Join(dir, clusterFile), &state); err != nil {
+	if err := statefile.Read(filepath.Join(dir, clusterFile), &state); err != nil {
 		return nil, err
 	}
 	c, err := newCluster(ctx, f, spec, dir, state)
@@ -205,7 +204,7 @@ func (f *Fleet) Remove(ctx context.Context, key types.NamespacedName) error {
 	}
 	dir := f.dir(key)
 	var state clusterState
-	if err := readJSON(filepath.Join(dir, clusterFile), &state); err == nil && state.SharedEtcd {
+	if err := statefile.Read(filepath.Join(dir, clusterFile), &state); err == nil && state.SharedEtcd {
 		if err := f.forgetShared(ctx, etcdPrefix(key)); err != nil {
 			return err
 		}
@@ -283,34 +282,4 @@ func freePort(ctx context.Context, ip netip.Addr, preferred uint16) (uint16, err
 	}
 	port := uint16(listener.Addr().(*net.TCPAddr).Port)
 	return port, listener.Close()
-}
-
-func readJSON(file string, into any) error {
-	data, err := os.ReadFile(file)
-	if err != nil {
-		return err
-	}
-	if err := json.Unmarshal(data, into); err != nil {
-		return fmt.Errorf("%s: %w", file, err)
-	}
-	return nil
-}
-
-func writeJSON(file string, from any) error {
-	data, err := json.Marshal(from)
-	if err != nil {
-		return err
-	}
-	return writeFile(file, data)
-}
-
-// writeFile makes the file appear whole or not at all.
-func writeFile(file string, data []byte) error {
-	if err := os.MkdirAll(filepath.Dir(file), 0o700); err != nil {
-		return err
-	}
-	if err := os.WriteFile(file+".tmp", data, 0o600); err != nil {
-		return err
-	}
-	return os.Rename(file+".tmp", file)
 }

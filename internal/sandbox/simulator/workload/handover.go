@@ -15,6 +15,8 @@ import (
 
 	"golang.org/x/sys/unix"
 	"k8s.io/apimachinery/pkg/types"
+
+	"github.com/clusterstacks/cluster-stack-operator/internal/sandbox/statefile"
 )
 
 // releasedDir is a folder beside those of namespaces, whose names begin with no dot. It has the clusters that nobody
@@ -65,7 +67,7 @@ func (f *Fleet) release(ctx context.Context, key types.NamespacedName) error {
 	}
 	dir := f.dir(key)
 	var state clusterState
-	if err := readJSON(filepath.Join(dir, clusterFile), &state); err != nil {
+	if err := statefile.Read(filepath.Join(dir, clusterFile), &state); err != nil {
 		return fmt.Errorf("release cluster %s: %w", key, err)
 	}
 	if c, ok := f.clusters[key]; ok {
@@ -135,11 +137,11 @@ func (f *Fleet) seize(dir string, key types.NamespacedName, owner Owner) error {
 	}
 	f.locks[key] = lock
 	var state clusterState
-	if err := readJSON(filepath.Join(own, clusterFile), &state); err != nil {
+	if err := statefile.Read(filepath.Join(own, clusterFile), &state); err != nil {
 		return err
 	}
 	state.Owner = owner
-	return writeJSON(filepath.Join(own, clusterFile), state)
+	return statefile.Write(filepath.Join(own, clusterFile), state)
 }
 
 // hold takes the lock of a cluster of this fleet, if it does not have it. It needs the fleet's own lock.
@@ -171,7 +173,7 @@ func (f *Fleet) Owners() map[types.NamespacedName]Owner {
 	owners := map[types.NamespacedName]Owner{}
 	for key := range f.locks {
 		var state clusterState
-		if err := readJSON(filepath.Join(f.dir(key), clusterFile), &state); err != nil {
+		if err := statefile.Read(filepath.Join(f.dir(key), clusterFile), &state); err != nil {
 			f.Log.Error(err, "read a cluster", "cluster", key.String())
 			continue
 		}
@@ -200,7 +202,7 @@ func (f *Fleet) all() []stored {
 		}
 		for _, file := range files {
 			s := stored{dir: filepath.Dir(file)}
-			if err := readJSON(file, &s.clusterState); err == nil {
+			if err := statefile.Read(file, &s.clusterState); err == nil {
 				found = append(found, s)
 			}
 		}

@@ -18,6 +18,7 @@ import (
 	"github.com/clusterstacks/cluster-stack-operator/internal/sandbox/binaries"
 	"github.com/clusterstacks/cluster-stack-operator/internal/sandbox/pki"
 	"github.com/clusterstacks/cluster-stack-operator/internal/sandbox/simulator/controlplane"
+	"github.com/clusterstacks/cluster-stack-operator/internal/sandbox/statefile"
 )
 
 const (
@@ -67,7 +68,7 @@ func StartSharedEtcd(ctx context.Context, programs binaries.Set, dir string, ip 
 func sharedEtcdAuthority(dir string) (*pki.CA, error) {
 	var kept struct{ Certificate, Key []byte }
 	file := filepath.Join(dir, "authority.json")
-	err := readJSON(file, &kept)
+	err := statefile.Read(file, &kept)
 	if err == nil {
 		return pki.LoadCA(kept.Certificate, kept.Key)
 	}
@@ -82,7 +83,7 @@ func sharedEtcdAuthority(dir string) (*pki.CA, error) {
 		return nil, err
 	}
 	kept.Certificate = ca.CertPEM()
-	return ca, writeJSON(file, kept)
+	return ca, statefile.Write(file, kept)
 }
 
 // etcdPrefix is below which a cluster keeps its objects in the shared etcd.

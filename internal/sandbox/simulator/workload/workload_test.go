@@ -21,6 +21,7 @@ import (
 
 	"github.com/clusterstacks/cluster-stack-operator/internal/sandbox/simulator/bootstrap"
 	"github.com/clusterstacks/cluster-stack-operator/internal/sandbox/simulator/controlplane"
+	"github.com/clusterstacks/cluster-stack-operator/internal/sandbox/statefile"
 )
 
 // prefix is a network that no sandbox uses.
@@ -240,7 +241,7 @@ func TestControlPlaneThatBeginsAnew(t *testing.T) {
 		}
 	}
 	var stored clusterState
-	if err := readJSON(filepath.Join(dir, "n", "one", clusterFile), &stored); err != nil || stored.Initialized {
+	if err := statefile.Read(filepath.Join(dir, "n", "one", clusterFile), &stored); err != nil || stored.Initialized {
 		t.Errorf("stored %+v, %v", stored, err)
 	}
 }
