@@ -53,6 +53,7 @@ var beforehand = map[string]string{
 	"docs/how-to/other-providers.md":   `export PATH="$PWD/bin:$PATH"`,
 	"docs/how-to/move-clusters.md":     `export PATH="$PWD/bin:$PATH"`,
 	"docs/how-to/rehearse-failures.md": `export PATH="$PWD/bin:$PATH"`,
+	"docs/how-to/keep-a-sandbox.md":    `export PATH="$PWD/bin:$PATH"`,
 }
 
 func exemption(p page, command string) string {
