@@ -261,7 +261,7 @@ func TestSandboxGoesOn(t *testing.T) {
 	csctl(t, "sandbox", "up", "--operator", "none", "--crds", crds)
 	first := status(t)
 	before := csctl(t, "sandbox", "kubeconfig")
-	if _, err := client(t, before).CoreV1().ConfigMaps("default").Create(t.Context(), &corev1.ConfigMap{ObjectMeta: metav1.ObjectMeta{Name: "kept"}}, metav1.CreateOptions{}); err != nil {
+	if _, err := clientOf(t, before).CoreV1().ConfigMaps("default").Create(t.Context(), &corev1.ConfigMap{ObjectMeta: metav1.ObjectMeta{Name: "kept"}}, metav1.CreateOptions{}); err != nil {
 		t.Fatal(err)
 	}
 	// It is remembered by the sandbox, not read again.
@@ -277,7 +277,7 @@ func TestSandboxGoesOn(t *testing.T) {
 		if s.Phase != daemon.PhaseReady || s.PID == first.PID || s.Endpoint != first.Endpoint || s.Settings.Operator != daemon.NoOperator {
 			t.Errorf("status: %+v", s.State)
 		}
-		c := client(t, before) // also with what the user took from it before
+		c := clientOf(t, before) // also with what the user took from it before
 		if _, err := c.CoreV1().ConfigMaps("default").Get(t.Context(), "kept", metav1.GetOptions{}); err != nil {
 			t.Error(err)
 		}
@@ -325,7 +325,7 @@ func leftByAKilledUp(t *testing.T) string {
 	return name
 }
 
-func client(t *testing.T, kubeconfig string) kubernetes.Interface {
+func clientOf(t *testing.T, kubeconfig string) kubernetes.Interface {
 	t.Helper()
 	config, err := clientcmd.RESTConfigFromKubeConfig([]byte(kubeconfig))
 	if err != nil {
