@@ -42,13 +42,24 @@ import (
 // Management is a management cluster, with a client that knows the kinds of Cluster API.
 type Management struct {
 	client.WithWatch
-	instance *sandboxtest.Instance
+	dir string // of the sandbox
 }
 
 // New connects to a management cluster of sandboxtest.
 func New(t testing.TB, instance *sandboxtest.Instance) *Management {
 	t.Helper()
-	return &Management{WithWatch: Connect(t, instance.Config()), instance: instance}
+	return &Management{WithWatch: Connect(t, instance.Config()), dir: instance.Dir()}
+}
+
+// Open connects to the sandbox with a kubeconfig and a state folder.
+func Open(t testing.TB, kubeconfig, dir string) *Management {
+	t.Helper()
+	config, err := clientcmd.BuildConfigFromFlags("", kubeconfig)
+	if err != nil {
+		t.Fatal(err)
+	}
+	config.QPS = -1
+	return &Management{WithWatch: Connect(t, config), dir: dir}
 }
 
 // Connect gives a client that knows the kinds of Kubernetes, Cluster API and the sandbox.
@@ -264,7 +275,7 @@ func (m *Management) DeleteCluster(t testing.TB, limit time.Duration, key types.
 
 // ClusterDir is the folder with all that the sandbox keeps of a workload cluster.
 func (m *Management) ClusterDir(cluster types.NamespacedName) string {
-	return filepath.Join(m.instance.Dir(), "machines", cluster.Namespace, cluster.Name)
+	return filepath.Join(m.dir, "machines", cluster.Namespace, cluster.Name)
 }
 
 // Program is a process of a workload cluster.

@@ -25,12 +25,19 @@ import (
 	"sigs.k8s.io/cluster-api/util/secret"
 	"sigs.k8s.io/controller-runtime/pkg/client"
 
+	"github.com/clusterstacks/cluster-stack-operator/internal/cli"
 	"github.com/clusterstacks/cluster-stack-operator/internal/sandbox/binaries"
 	"github.com/clusterstacks/cluster-stack-operator/internal/sandbox/sandboxtest"
 	"github.com/clusterstacks/cluster-stack-operator/test/sandbox/clustertest"
 )
 
-func TestMain(m *testing.M) { sandboxtest.Main(m) }
+// TestMain lets the test binary be csctl for `sandbox up`, which starts its own executable once more.
+func TestMain(m *testing.M) {
+	if len(os.Args) > 1 && os.Args[1] == "sandbox" {
+		os.Exit(cli.Run(os.Args[1:], os.Stdin, os.Stdout, os.Stderr))
+	}
+	sandboxtest.Main(m)
+}
 
 const (
 	version = "v1.36.3"
