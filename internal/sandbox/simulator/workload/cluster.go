@@ -430,6 +430,14 @@ func (c *Cluster) remember(change func(*clusterState)) error {
 	return statefile.Write(filepath.Join(c.dir, clusterFile), c.state)
 }
 
+// isOf tells whether the cluster is that of an object, which may name an endpoint. An object that was created anew
+// with the endpoint is the same, one without it wants a cluster of its own.
+func (c *Cluster) isOf(owner Owner, endpoint netip.AddrPort) bool {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	return c.state.Owner.UID == owner.UID || c.state.Endpoint == endpoint
+}
+
 // setOwner remembers who the cluster was made for.
 func (c *Cluster) setOwner(owner Owner) error {
 	c.mu.Lock()

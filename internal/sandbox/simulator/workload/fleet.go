@@ -76,12 +76,6 @@ type clusterState struct {
 	Owner Owner `json:"owner"`
 }
 
-// isOf tells whether the cluster is that of an object, which may name an endpoint. An object that was created anew
-// with the endpoint is the same, one without it wants a cluster of its own.
-func (s clusterState) isOf(owner Owner, endpoint netip.AddrPort) bool {
-	return s.Owner.UID == owner.UID || s.Endpoint == endpoint
-}
-
 // New gives the fleet that is kept in the folder; nothing runs yet.
 func New(o Options) (*Fleet, error) {
 	f := &Fleet{Options: o, clusters: map[types.NamespacedName]*Cluster{}, locks: map[types.NamespacedName]*os.File{}}
@@ -120,7 +114,7 @@ func (f *Fleet) Ensure(ctx context.Context, spec Spec, owner Owner, endpoint net
 	defer f.mu.Unlock()
 	c, err := f.open(ctx, spec)
 	if err == nil {
-		if c.state.isOf(owner, endpoint) {
+		if c.isOf(owner, endpoint) {
 			return c, c.setOwner(owner)
 		}
 		// Left by an object of this name that is gone.
@@ -196,10 +190,8 @@ func (f *Fleet) Pods(key types.NamespacedName, of func(*corev1.Pod) bool) int {
 // Remove ends a cluster and forgets all of it.
 func (f *Fleet) Remove(ctx context.Context, key types.NamespacedName) error {
 	f.mu.Lock()
-	c, ok := f.clusters[key]
-	delete(f.clusters, key)
-	f.mu.Unlock()
-	if ok {
+	defer f.mu.Unlock()
+	if c, ok := f.clusters[key]; ok {
 		c.kill(ctx)
 	}
 	dir := f.dir(key)
@@ -213,9 +205,6 @@ func (f *Fleet) Remove(ctx context.Context, key types.NamespacedName) error {
 		return err
 	}
 	_ = os.Remove(filepath.Dir(dir)) // only when it was the last cluster of its namespace
-
-	f.mu.Lock()
-	defer f.mu.Unlock()
 	f.forget(key)
 	return nil
 }

@@ -11,7 +11,6 @@ import (
 	"net/netip"
 	"os"
 	"path/filepath"
-	"time"
 
 	"golang.org/x/sys/unix"
 	"k8s.io/apimachinery/pkg/types"
@@ -22,9 +21,6 @@ import (
 // releasedDir is a folder beside those of namespaces, whose names begin with no dot. It has the clusters that nobody
 // of this sandbox runs any more, by their endpoints.
 const releasedDir = ".released"
-
-// releaseTimeout is how long the programs of a cluster that is released may take to end by themselves.
-const releaseTimeout = 5 * time.Second
 
 // Owner is the object that a cluster was made for, in the cluster's namespace.
 type Owner struct {
@@ -71,9 +67,7 @@ func (f *Fleet) release(ctx context.Context, key types.NamespacedName) error {
 		return fmt.Errorf("release cluster %s: %w", key, err)
 	}
 	if c, ok := f.clusters[key]; ok {
-		stop, cancel := context.WithTimeout(ctx, releaseTimeout)
-		defer cancel()
-		c.stop(stop)
+		c.kill(ctx)
 	}
 	if state.SharedEtcd {
 		// Nobody can go on with a part of it, and the next cluster of this name would find its objects.
