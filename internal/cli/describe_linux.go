@@ -155,11 +155,7 @@ func describeWorkload(ctx context.Context, sandbox, cluster string) (inspect.Clu
 	}
 	description, err := inspect.Describe(ctx, reader, types.NamespacedName{Namespace: namespace, Name: name}, filepath.Join(dir, machinesFolder, namespace, name))
 	if apierrors.IsNotFound(err) {
-		meant := ""
-		if near := nearestCluster(ctx, state, cluster); near != "" {
-			meant = fmt.Sprintf("; did you mean %s?", near)
-		}
-		return description, fmt.Errorf("sandbox %s has no cluster %s%s; csctl sandbox status%s lists the clusters", sandbox, cluster, meant, nameArgument(sandbox))
+		return description, noSuchCluster(ctx, sandbox, cluster)
 	}
 	return description, err
 }

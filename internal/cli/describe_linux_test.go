@@ -32,7 +32,7 @@ func TestPrintCluster(t *testing.T) {
 			{Name: "kube-apiserver", Machine: "one-cp", State: inspect.NotRunning},
 		},
 		Addons:   &inspect.Addons{Applied: "docker-starter-1-36-v1", Target: "docker-starter-1-36-v2", Message: "waits for cni", Stages: []inspect.Stage{{Name: "cni", Phase: "waiting", Message: "not healthy:\nds/cni"}}},
-		Failures: []inspect.Failure{{Name: "f", Type: "APIServerDown", Active: true, Message: "hits one-cp"}},
+		Failures: []inspect.Failure{{Name: "default/f", Type: "APIServerDown", Active: true, Message: "hits one-cp"}},
 	}
 	const want = `Cluster default/one: Provisioned
 Class:      class
@@ -68,8 +68,8 @@ ADDON  PHASE    MESSAGE
 cni    waiting  not healthy:
 
 Failures that are being rehearsed:
-NAME  TYPE           ACTIVE  MESSAGE
-f     APIServerDown  true    hits one-cp
+NAME       TYPE           ACTIVE  MESSAGE
+default/f  APIServerDown  true    hits one-cp
 `
 	var got bytes.Buffer
 	if err := printCluster(&got, c, now); err != nil {

@@ -174,9 +174,9 @@ func (f *failFlags) failure(kind string) (*failure.Failure, error) {
 		}
 		return nil, fmt.Errorf("there is no failure %q; %s", kind, hint)
 	}
-	namespace, cluster, ok := strings.Cut(f.cluster, "/")
-	if !ok || namespace == "" || cluster == "" {
-		return nil, fmt.Errorf("--cluster %s: give it as namespace/name", f.cluster)
+	namespace, cluster, err := parseCluster(f.cluster)
+	if err != nil {
+		return nil, fmt.Errorf("--cluster: %w", err)
 	}
 	object.Namespace, object.GenerateName = namespace, kind+"-"
 	s := &object.Spec
@@ -234,7 +234,7 @@ func givenDuration(d time.Duration) *metav1.Duration {
 func (f *failFlags) check(ctx context.Context, c client.Client, object *failure.Failure, name string) error {
 	key := types.NamespacedName{Namespace: object.Namespace, Name: object.Spec.ClusterName}
 	if err := c.Get(ctx, key, &clusterv1.Cluster{}); apierrors.IsNotFound(err) {
-		return fmt.Errorf("there is no Cluster %s; csctl sandbox status%s lists the clusters", key, nameArgument(name))
+		return noSuchCluster(ctx, name, key.String())
 	} else if err != nil {
 		return err
 	}

@@ -129,13 +129,10 @@ func kubeconfigs(ctx context.Context, state daemon.State, o kubeconfigOptions) (
 }
 
 // noKubeconfigError says that Cluster API has not written the kubeconfig of a cluster.
-type noKubeconfigError struct{ cluster, sandbox, meant string }
+type noKubeconfigError struct{ cluster string }
 
 func (e *noKubeconfigError) Error() string {
-	if e.meant != "" {
-		return fmt.Sprintf("there is no cluster %s; did you mean %s?", e.cluster, e.meant)
-	}
-	return fmt.Sprintf("cluster %s has no kubeconfig yet, or does not exist; csctl sandbox status%s lists the clusters", e.cluster, nameArgument(e.sandbox))
+	return fmt.Sprintf("cluster %s has no kubeconfig yet; it comes with its control plane", e.cluster)
 }
 
 func workloadKubeconfig(ctx context.Context, state daemon.State, cluster string) (kubeconfig.Entry, error) {
@@ -153,7 +150,11 @@ func workloadKubeconfig(ctx context.Context, state daemon.State, cluster string)
 	}
 	secret, err := client.CoreV1().Secrets(namespace).Get(ctx, name+"-kubeconfig", metav1.GetOptions{})
 	if apierrors.IsNotFound(err) {
-		return kubeconfig.Entry{}, &noKubeconfigError{cluster: cluster, sandbox: state.Name, meant: nearestCluster(ctx, state, cluster)}
+		names, err := clusterNames(ctx, state.Name)
+		if err == nil && !slices.Contains(names, cluster) {
+			return kubeconfig.Entry{}, noSuchCluster(ctx, state.Name, cluster)
+		}
+		return kubeconfig.Entry{}, &noKubeconfigError{cluster}
 	}
 	if err != nil {
 		return kubeconfig.Entry{}, err
@@ -163,31 +164,6 @@ func workloadKubeconfig(ctx context.Context, state daemon.State, cluster string)
 		return kubeconfig.Entry{}, fmt.Errorf("secret %s/%s-kubeconfig has no key value", namespace, name)
 	}
 	return kubeconfig.Entry{Name: contextName(state.Name, namespace, name), Kubeconfig: raw}, nil
-}
-
-// parseCluster reads NAMESPACE/NAME.
-func parseCluster(cluster string) (namespace, name string, err error) {
-	namespace, name, ok := strings.Cut(cluster, "/")
-	if !ok || namespace == "" || name == "" || strings.Contains(name, "/") {
-		return "", "", fmt.Errorf("cluster %q: give it as namespace/name", cluster)
-	}
-	return namespace, name, nil
-}
-
-// nearestCluster is the cluster that was likely meant by a name that no cluster has.
-func nearestCluster(ctx context.Context, state daemon.State, cluster string) string {
-	clusters, err := listClusters(ctx, state.Kubeconfig)
-	if err != nil { // it was to be a help only
-		return ""
-	}
-	names := make([]string, len(clusters))
-	for i, c := range clusters {
-		names[i] = c.Namespace + "/" + c.Name
-	}
-	if slices.Contains(names, cluster) {
-		return ""
-	}
-	return nearest(cluster, names)
 }
 
 func mergeKubeconfigs(ctx context.Context, state daemon.State, entries []kubeconfig.Entry, o kubeconfigOptions) error {

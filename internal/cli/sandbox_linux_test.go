@@ -194,7 +194,7 @@ func TestSandbox(t *testing.T) {
 			t.Errorf("the user's kind is not served: %v", err)
 		}
 	}
-	fails(t, "has no kubeconfig yet", "sandbox", "kubeconfig", "--cluster", "default/one")
+	fails(t, "sandbox default has no cluster default/one", "sandbox", "kubeconfig", "--cluster", "default/one")
 	testMerge(t)
 	fails(t, "namespace/name", "sandbox", "kubeconfig", "--cluster", "one")
 	secret := &corev1.Secret{ObjectMeta: metav1.ObjectMeta{Name: "one-kubeconfig"}, StringData: map[string]string{"value": "of the cluster"}}

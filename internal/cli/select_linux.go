@@ -5,6 +5,7 @@ package cli
 
 import (
 	"cmp"
+	"context"
 	"errors"
 	"fmt"
 	"os"
@@ -177,18 +178,54 @@ func completeNames(*cobra.Command, []string, string) ([]string, cobra.ShellCompD
 // completeClusters completes NAMESPACE/NAME of a workload cluster of the sandbox that is meant.
 func completeClusters(name *string) cobra.CompletionFunc {
 	return func(cmd *cobra.Command, args []string, _ string) ([]string, cobra.ShellCompDirective) {
-		state, err := readySandbox(*name)
+		names, err := clusterNames(cmd.Context(), *name)
 		if err != nil || len(args) > 0 {
 			return nil, cobra.ShellCompDirectiveNoFileComp
 		}
-		clusters, err := listClusters(cmd.Context(), state.Kubeconfig)
-		if err != nil {
-			return nil, cobra.ShellCompDirectiveError
-		}
-		completions := make([]string, len(clusters))
-		for i, c := range clusters {
-			completions[i] = c.Namespace + "/" + c.Name
-		}
-		return completions, cobra.ShellCompDirectiveNoFileComp
+		return names, cobra.ShellCompDirectiveNoFileComp
 	}
+}
+
+// parseCluster reads NAMESPACE/NAME.
+func parseCluster(cluster string) (namespace, name string, err error) {
+	namespace, name, ok := strings.Cut(cluster, "/")
+	if !ok || namespace == "" || name == "" || strings.Contains(name, "/") {
+		return "", "", fmt.Errorf("cluster %q: give it as namespace/name", cluster)
+	}
+	return namespace, name, nil
+}
+
+// noSuchCluster says that a sandbox has no cluster of that name, and which one was likely meant.
+func noSuchCluster(ctx context.Context, sandbox, cluster string) error {
+	meant := ""
+	if near := nearestCluster(ctx, sandbox, cluster); near != "" {
+		meant = fmt.Sprintf("; did you mean %s?", near)
+	}
+	return fmt.Errorf("sandbox %s has no cluster %s%s; csctl sandbox status%s lists the clusters", sandbox, cluster, meant, nameArgument(sandbox))
+}
+
+// nearestCluster is the cluster that was likely meant by a name that no cluster has.
+func nearestCluster(ctx context.Context, sandbox, cluster string) string {
+	names, err := clusterNames(ctx, sandbox)
+	if err != nil || slices.Contains(names, cluster) { // it was to be a help only
+		return ""
+	}
+	return nearest(cluster, names)
+}
+
+// clusterNames lists the clusters of a sandbox as NAMESPACE/NAME.
+func clusterNames(ctx context.Context, sandbox string) ([]string, error) {
+	state, err := readySandbox(sandbox)
+	if err != nil {
+		return nil, err
+	}
+	clusters, err := listClusters(ctx, state.Kubeconfig)
+	if err != nil {
+		return nil, err
+	}
+	names := make([]string, len(clusters))
+	for i, c := range clusters {
+		names[i] = c.Namespace + "/" + c.Name
+	}
+	return names, nil
 }

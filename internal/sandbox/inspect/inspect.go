@@ -18,9 +18,7 @@ import (
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
 	"k8s.io/apimachinery/pkg/api/meta"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
-	"k8s.io/apimachinery/pkg/apis/meta/v1/unstructured"
 	"k8s.io/apimachinery/pkg/runtime"
-	"k8s.io/apimachinery/pkg/runtime/schema"
 	"k8s.io/apimachinery/pkg/types"
 	"k8s.io/client-go/rest"
 	"k8s.io/utils/ptr"
@@ -28,6 +26,7 @@ import (
 	"sigs.k8s.io/controller-runtime/pkg/client"
 
 	"github.com/clusterstacks/cluster-stack-operator/api/v1alpha1"
+	"github.com/clusterstacks/cluster-stack-operator/internal/sandbox/failure"
 	"github.com/clusterstacks/cluster-stack-operator/internal/sandbox/process"
 	"github.com/clusterstacks/cluster-stack-operator/internal/sandbox/simulator/infra"
 )
@@ -138,6 +137,7 @@ type Stage struct {
 
 // Failure is one that is being rehearsed in the cluster.
 type Failure struct {
+	// Name is NAMESPACE/NAME, as csctl sandbox heal takes it.
 	Name   string `json:"name"`
 	Type   string `json:"type"`
 	Active bool   `json:"active"`
@@ -148,7 +148,7 @@ type Failure struct {
 // Client reads what Describe needs from a management cluster.
 func Client(config *rest.Config) (client.Client, error) {
 	scheme := runtime.NewScheme()
-	for _, add := range []func(*runtime.Scheme) error{clusterv1.AddToScheme, v1alpha1.AddToScheme} {
+	for _, add := range []func(*runtime.Scheme) error{clusterv1.AddToScheme, v1alpha1.AddToScheme, failure.AddToScheme} {
 		if err := add(scheme); err != nil {
 			return nil, err
 		}
@@ -335,29 +335,20 @@ func addons(ctx context.Context, c client.Reader, cluster types.NamespacedName) 
 // Failures lists the failures that are being rehearsed, by the name of the cluster; those of all namespaces if namespace
 // is empty, and then by NAMESPACE/NAME.
 func Failures(ctx context.Context, c client.Reader, namespace string) (map[string][]Failure, error) {
-	list := &unstructured.UnstructuredList{}
-	list.SetGroupVersionKind(schema.GroupVersionKind{Group: "sandbox.clusterstack.x-k8s.io", Version: "v1alpha1", Kind: "FailureList"})
-	err := c.List(ctx, list, client.InNamespace(namespace))
-	if err != nil && !absent(err) {
+	list := &failure.FailureList{}
+	if err := c.List(ctx, list, client.InNamespace(namespace)); err != nil && !absent(err) {
 		return nil, err
 	}
 	result := map[string][]Failure{}
-	for _, item := range list.Items {
-		field := func(path ...string) string {
-			value, _, _ := unstructured.NestedString(item.Object, path...)
-			return value
+	for i := range list.Items {
+		item := &list.Items[i]
+		f := Failure{Name: client.ObjectKeyFromObject(item).String(), Type: string(item.Spec.Type)}
+		if active := meta.FindStatusCondition(item.Status.Conditions, failure.Active); active != nil {
+			f.Active, f.Message = active.Status == metav1.ConditionTrue, active.Message
 		}
-		f := Failure{Name: item.GetName(), Type: field("spec", "type")}
-		conditions, _, _ := unstructured.NestedSlice(item.Object, "status", "conditions")
-		for _, entry := range conditions {
-			if condition, ok := entry.(map[string]any); ok && condition["type"] == "Active" {
-				f.Active = condition["status"] == "True"
-				f.Message, _ = condition["message"].(string)
-			}
-		}
-		cluster := field("spec", "clusterName")
+		cluster := item.Spec.ClusterName
 		if namespace == "" {
-			cluster = item.GetNamespace() + "/" + cluster
+			cluster = item.Namespace + "/" + cluster
 		}
 		result[cluster] = append(result[cluster], f)
 	}

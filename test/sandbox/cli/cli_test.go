@@ -9,14 +9,12 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
-	"syscall"
 	"testing"
 
 	"github.com/rogpeppe/go-internal/testscript"
 
 	"github.com/clusterstacks/cluster-stack-operator/internal/cli"
 	"github.com/clusterstacks/cluster-stack-operator/internal/sandbox/binaries"
-	"github.com/clusterstacks/cluster-stack-operator/internal/sandbox/process"
 )
 
 func TestMain(m *testing.M) {
@@ -50,7 +48,6 @@ func TestSession(t *testing.T) {
 				os.WriteFile(filepath.Join(env.WorkDir, "class.yaml"), class, 0o600),
 			)
 		},
-		Cmds: map[string]func(*testscript.TestScript, bool, []string){"signal": signal},
 	})
 }
 
@@ -65,27 +62,5 @@ func tidy(t *testing.T, env *testscript.Env) {
 	down.Env = env.Vars
 	if out, err := down.CombinedOutput(); err != nil {
 		t.Errorf("%s: %v\n%s", down, err, out)
-	}
-}
-
-// signal sends a signal to each process of a program that works below a folder: signal STOP FOLDER PROGRAM.
-func signal(ts *testscript.TestScript, neg bool, args []string) {
-	signals := map[string]syscall.Signal{"STOP": syscall.SIGSTOP, "CONT": syscall.SIGCONT}
-	if neg || len(args) != 3 || signals[args[0]] == 0 {
-		ts.Fatalf("usage: signal STOP|CONT folder program")
-	}
-	pids, err := process.Below(ts.MkAbs(args[1]))
-	ts.Check(err)
-	running, err := process.LookAll(pids)
-	ts.Check(err)
-	sent := 0
-	for _, r := range running {
-		if r.Program == args[2] {
-			ts.Check(syscall.Kill(r.PID, signals[args[0]]))
-			sent++
-		}
-	}
-	if sent == 0 {
-		ts.Fatalf("no %s runs below %s", args[2], args[1])
 	}
 }
