@@ -135,7 +135,7 @@ func clusterOf(sandbox, folder string) string {
 func describeWorkload(ctx context.Context, sandbox, cluster string) (inspect.Cluster, error) {
 	namespace, name, err := parseCluster(cluster)
 	if err != nil {
-		return inspect.Cluster{}, err
+		return inspect.Cluster{}, fmt.Errorf("cluster %w", err)
 	}
 	state, err := readySandbox(sandbox)
 	if err != nil {

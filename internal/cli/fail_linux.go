@@ -176,7 +176,7 @@ func (f *failFlags) failure(kind string) (*failure.Failure, error) {
 	}
 	namespace, cluster, err := parseCluster(f.cluster)
 	if err != nil {
-		return nil, fmt.Errorf("--cluster: %w", err)
+		return nil, fmt.Errorf("--cluster %w", err)
 	}
 	object.Namespace, object.GenerateName = namespace, kind+"-"
 	s := &object.Spec

@@ -138,7 +138,7 @@ func (e *noKubeconfigError) Error() string {
 func workloadKubeconfig(ctx context.Context, state daemon.State, cluster string) (kubeconfig.Entry, error) {
 	namespace, name, err := parseCluster(cluster)
 	if err != nil {
-		return kubeconfig.Entry{}, fmt.Errorf("--cluster: %w", err)
+		return kubeconfig.Entry{}, fmt.Errorf("--cluster %w", err)
 	}
 	config, err := managementConfig(state.Kubeconfig)
 	if err != nil {

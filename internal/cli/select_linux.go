@@ -190,7 +190,7 @@ func completeClusters(name *string) cobra.CompletionFunc {
 func parseCluster(cluster string) (namespace, name string, err error) {
 	namespace, name, ok := strings.Cut(cluster, "/")
 	if !ok || namespace == "" || name == "" || strings.Contains(name, "/") {
-		return "", "", fmt.Errorf("cluster %q: give it as namespace/name", cluster)
+		return "", "", fmt.Errorf("%s: give it as namespace/name", cluster)
 	}
 	return namespace, name, nil
 }
