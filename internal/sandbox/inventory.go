@@ -11,46 +11,46 @@ import (
 	"strings"
 
 	apiextensionsv1 "k8s.io/apiextensions-apiserver/pkg/apis/apiextensions/v1"
-	"k8s.io/apimachinery/pkg/apis/meta/v1/unstructured"
-	"k8s.io/apimachinery/pkg/runtime/schema"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	clusterv1 "sigs.k8s.io/cluster-api/api/core/v1beta2"
+	clusterctlv1 "sigs.k8s.io/cluster-api/cmd/clusterctl/api/v1alpha3"
 
 	"github.com/clusterstacks/cluster-stack-operator/internal/sandbox/binaries"
 	"github.com/clusterstacks/cluster-stack-operator/internal/sandbox/crds"
 )
 
-// providerLabel tells of what provider an object is a part.
-const providerLabel = "cluster.x-k8s.io/provider"
-
-// inventoryValue is the value of crds.InventoryLabel.
-const inventoryValue = "inventory"
-
-// entryKind is the kind of the entries of clusterctl's inventory.
-var entryKind = schema.GroupVersionKind{Group: "clusterctl.cluster.x-k8s.io", Version: "v1alpha3", Kind: "Provider"}
-
-// inventoryEntry is what `clusterctl init` writes down about a provider. The label tells its
-// type and name; only the core's has no prefix.
-func inventoryEntry(p installedProvider, version string) *unstructured.Unstructured {
-	kind, name := "CoreProvider", p.label
-	for prefix, of := range map[string]string{
-		"bootstrap-": "BootstrapProvider", "control-plane-": "ControlPlaneProvider", "infrastructure-": "InfrastructureProvider",
+// inventoryEntry is what `clusterctl init` writes down about a provider. The label tells its type and name; only the
+// core's has no prefix.
+func inventoryEntry(p installedProvider, version string) *clusterctlv1.Provider {
+	kind, name := clusterctlv1.CoreProviderType, p.label
+	for prefix, of := range map[string]clusterctlv1.ProviderType{
+		"bootstrap-":      clusterctlv1.BootstrapProviderType,
+		"control-plane-":  clusterctlv1.ControlPlaneProviderType,
+		"infrastructure-": clusterctlv1.InfrastructureProviderType,
 	} {
 		if rest, found := strings.CutPrefix(p.label, prefix); found {
 			kind, name = of, rest
 		}
 	}
-	entry := &unstructured.Unstructured{Object: map[string]any{"type": kind, "providerName": name, "version": version}}
-	entry.SetGroupVersionKind(entryKind)
-	entry.SetNamespace(p.namespace)
-	entry.SetName(p.label)
-	entry.SetLabels(map[string]string{crds.ClusterctlLabel: "", crds.InventoryLabel: inventoryValue, providerLabel: p.label})
-	return entry
+	return &clusterctlv1.Provider{
+		TypeMeta: metav1.TypeMeta{APIVersion: clusterctlv1.GroupVersion.String(), Kind: "Provider"},
+		ObjectMeta: metav1.ObjectMeta{
+			Namespace: p.namespace, Name: p.label,
+			Labels: map[string]string{
+				clusterctlv1.ClusterctlLabel:     "",
+				clusterctlv1.ClusterctlCoreLabel: clusterctlv1.ClusterctlCoreLabelInventoryValue,
+				clusterv1.ProviderNameLabel:      p.label,
+			},
+		},
+		Type: string(kind), ProviderName: name, Version: version,
+	}
 }
 
 // inventoryCRDs is the kind of the entries, marked as clusterctl does.
 func inventoryCRDs(manifests string) ([]*apiextensionsv1.CustomResourceDefinition, error) {
 	kinds, err := crds.ReadFolder(os.DirFS(filepath.Join(manifests, "clusterctl")), "crd")
 	for _, crd := range kinds {
-		crd.Labels = map[string]string{crds.InventoryLabel: inventoryValue}
+		crd.Labels = map[string]string{clusterctlv1.ClusterctlCoreLabel: clusterctlv1.ClusterctlCoreLabelInventoryValue}
 	}
 	return kinds, err
 }

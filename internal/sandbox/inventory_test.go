@@ -7,6 +7,8 @@ import (
 	"testing"
 
 	"github.com/google/go-cmp/cmp"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	clusterctlv1 "sigs.k8s.io/cluster-api/cmd/clusterctl/api/v1alpha3"
 )
 
 func TestInventoryEntry(t *testing.T) {
@@ -18,13 +20,13 @@ func TestInventoryEntry(t *testing.T) {
 	} {
 		t.Run(label, func(t *testing.T) {
 			got := inventoryEntry(installedProvider{label: label, namespace: "there"}, "v1.14.2")
-			if diff := cmp.Diff(map[string]any{
-				"apiVersion": "clusterctl.cluster.x-k8s.io/v1alpha3", "kind": "Provider",
-				"metadata": map[string]any{"name": label, "namespace": "there", "labels": map[string]any{
+			if diff := cmp.Diff(&clusterctlv1.Provider{
+				TypeMeta: metav1.TypeMeta{APIVersion: "clusterctl.cluster.x-k8s.io/v1alpha3", Kind: "Provider"},
+				ObjectMeta: metav1.ObjectMeta{Name: label, Namespace: "there", Labels: map[string]string{
 					"clusterctl.cluster.x-k8s.io": "", "clusterctl.cluster.x-k8s.io/core": "inventory", "cluster.x-k8s.io/provider": label,
 				}},
-				"type": want.kind, "providerName": want.name, "version": "v1.14.2",
-			}, got.Object); diff != "" {
+				Type: want.kind, ProviderName: want.name, Version: "v1.14.2",
+			}, got); diff != "" {
 				t.Error(diff)
 			}
 		})

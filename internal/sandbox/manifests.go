@@ -16,6 +16,7 @@ import (
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/apis/meta/v1/unstructured"
 	utilyaml "k8s.io/apimachinery/pkg/util/yaml"
+	clusterv1 "sigs.k8s.io/cluster-api/api/core/v1beta2"
 
 	"github.com/clusterstacks/cluster-stack-operator/internal/sandbox/crds"
 )
@@ -47,7 +48,7 @@ func readProvider(dir string, server *webhookServer) (providerManifests, error) 
 	}
 	var labelled metav1.ObjectMeta
 	top.Label(&labelled)
-	m := providerManifests{installedProvider: installedProvider{label: labelled.Labels[providerLabel], namespace: top.Namespace}}
+	m := providerManifests{installedProvider: installedProvider{label: labelled.Labels[clusterv1.ProviderNameLabel], namespace: top.Namespace}}
 	if m.crds, err = crds.ReadFolder(files, "crd"); err != nil {
 		return providerManifests{}, fmt.Errorf("%s: %w", dir, err)
 	}

@@ -16,19 +16,11 @@ import (
 	"k8s.io/apimachinery/pkg/watch"
 	"k8s.io/client-go/rest"
 	"k8s.io/client-go/util/retry"
+	clusterctlv1 "sigs.k8s.io/cluster-api/cmd/clusterctl/api/v1alpha3"
 )
 
 // concurrency is how many objects are sent to the API server at once.
 const concurrency = 8
-
-// Labels of clusterctl.
-const (
-	// ClusterctlLabel is on everything that clusterctl installs. What `clusterctl move` looks at are the kinds
-	// whose CustomResourceDefinition has it.
-	ClusterctlLabel = "clusterctl.cluster.x-k8s.io"
-	// InventoryLabel is on what clusterctl keeps for itself.
-	InventoryLabel = "clusterctl.cluster.x-k8s.io/core"
-)
 
 // Install creates CustomResourceDefinitions, or changes those that are there to be as given, and waits until all
 // their kinds are served. They are labelled as if clusterctl had installed them. What Read found stays until Read finds
@@ -57,14 +49,15 @@ func Install(ctx context.Context, config *rest.Config, crds []*apiextensionsv1.C
 	return awaitServed(ctx, client.CustomResourceDefinitions(), crds)
 }
 
+// label makes a kind one that `clusterctl move` looks at, unless it is clusterctl's own.
 func label(crd *apiextensionsv1.CustomResourceDefinition) {
-	if _, internal := crd.Labels[InventoryLabel]; internal {
+	if _, internal := crd.Labels[clusterctlv1.ClusterctlCoreLabel]; internal {
 		return
 	}
 	if crd.Labels == nil {
 		crd.Labels = map[string]string{}
 	}
-	crd.Labels[ClusterctlLabel] = ""
+	crd.Labels[clusterctlv1.ClusterctlLabel] = ""
 }
 
 func put(ctx context.Context, client apiextensionsclient.CustomResourceDefinitionInterface, crd *apiextensionsv1.CustomResourceDefinition) error {
