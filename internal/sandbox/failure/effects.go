@@ -66,7 +66,9 @@ type Machine struct {
 	Name         string
 	Labels       map[string]string
 	ControlPlane bool
-	Created      time.Time
+	// SharedEtcd says that its control plane has no etcd of its own.
+	SharedEtcd bool
+	Created    time.Time
 	// Provisioned and Joined say how far it got: the machine is there, its Node is.
 	Provisioned, Joined bool
 	// Deleting machines are not hit any more.
@@ -119,6 +121,8 @@ func (f *Failure) canHit(m Machine) bool {
 		return !m.Provisioned
 	case NodeMissing:
 		return !m.Joined
+	case EtcdDown, EtcdHung, EtcdSlow:
+		return m.ControlPlane && !m.SharedEtcd
 	default:
 		return m.ControlPlane || !f.ofProgram()
 	}

@@ -99,6 +99,13 @@ func TestHits(t *testing.T) {
 			}
 		})
 	}
+	t.Run("NoEtcdThatOthersNeedToo", func(t *testing.T) {
+		shares := Machine{Name: "m", ControlPlane: true, SharedEtcd: true}
+		f := failure("f", EtcdDown)
+		if got := f.Hits([]Machine{shares}); len(got) > 0 {
+			t.Errorf("hits %v", got)
+		}
+	})
 	t.Run("NoMachineThatIsDeleted", func(t *testing.T) {
 		deleted := Machine{Name: "m", Deleting: true}
 		f := failure("f", MachineDead)

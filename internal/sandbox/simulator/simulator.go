@@ -88,7 +88,7 @@ func Run(ctx context.Context, o Options) error {
 	if err != nil {
 		return fmt.Errorf("simulator: %w", err)
 	}
-	if err := errors.Join(infra.Setup(mgr, fleet, infra.Options{Lite: o.Lite}), rehearsal.Setup(mgr, fleet.Pods)); err != nil {
+	if err := errors.Join(infra.Setup(mgr, fleet, infra.Options{Lite: o.Lite}), rehearsal.Setup(mgr, fleet)); err != nil {
 		return fmt.Errorf("simulator: %w", err)
 	}
 	if o.Started != nil {

@@ -76,7 +76,7 @@ type Options struct {
 
 // Setup adds the controllers to a manager.
 func Setup(mgr manager.Manager, fleet *workload.Fleet, o Options) error {
-	failures := rehearsal.New(mgr.GetClient())
+	failures := rehearsal.New(mgr.GetClient(), fleet)
 	clusters := &clusterReconciler{fleet: fleet, failures: failures, live: mgr.GetAPIReader()}
 	machines := &machineReconciler{fleet: fleet, failures: failures, secrets: mgr.GetAPIReader()}
 

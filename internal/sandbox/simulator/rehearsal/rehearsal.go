@@ -36,11 +36,22 @@ import (
 // management cluster.
 const podInterval = 2 * time.Second
 
+// Fleet knows what runs of the workload clusters.
+type Fleet interface {
+	// Pods counts the pods of a cluster that something is true of.
+	Pods(cluster types.NamespacedName, of func(*corev1.Pod) bool) int
+	// SharesEtcd tells whether the machines of a cluster have no etcd of their own.
+	SharesEtcd(cluster types.NamespacedName) bool
+}
+
 // Failures are those of all clusters.
-type Failures struct{ client client.Client }
+type Failures struct {
+	client client.Client
+	fleet  Fleet
+}
 
 // New gives the failures that a client with a cache sees.
-func New(c client.Client) *Failures { return &Failures{c} }
+func New(c client.Client, fleet Fleet) *Failures { return &Failures{c, fleet} }
 
 // Machine says what is wrong with a machine that should have been made when it was due.
 func (r *Failures) Machine(ctx context.Context, machine *clusterv1.Machine, due time.Time) (failure.MachineEffects, error) {
@@ -82,6 +93,7 @@ func (r *Failures) of(ctx context.Context, cluster types.NamespacedName) ([]fail
 func (r *Failures) machines(ctx context.Context, cluster types.NamespacedName) ([]failure.Machine, error) {
 	var list clusterv1.MachineList
 	err := r.client.List(ctx, &list, client.InNamespace(cluster.Namespace), client.MatchingLabels{clusterv1.ClusterNameLabel: cluster.Name})
+	shared := r.fleet.SharesEtcd(cluster)
 	var machines []failure.Machine
 	for i := range list.Items {
 		m := &list.Items[i]
@@ -90,6 +102,7 @@ func (r *Failures) machines(ctx context.Context, cluster types.NamespacedName) (
 			Provisioned: ptr.Deref(m.Status.Initialization.InfrastructureProvisioned, false),
 			Joined:      m.Status.NodeRef.IsDefined(),
 			Deleting:    m.DeletionTimestamp != nil,
+			SharedEtcd:  shared,
 		})
 	}
 	return machines, err
@@ -106,12 +119,9 @@ func (r *Failures) hit(ctx context.Context, f *failure.Failure, machines []failu
 	return r.client.Status().Patch(ctx, f, client.MergeFromWithOptions(before, client.MergeFromWithOptimisticLock{}))
 }
 
-// Pods counts the pods of a workload cluster that something is true of.
-type Pods func(cluster types.NamespacedName, of func(*corev1.Pod) bool) int
-
 // Setup adds the controller that keeps the status of Failures.
-func Setup(mgr ctrl.Manager, pods Pods) error {
-	r := &reporter{Failures: New(mgr.GetClient()), pods: pods}
+func Setup(mgr ctrl.Manager, fleet Fleet) error {
+	r := &reporter{New(mgr.GetClient(), fleet)}
 	fromCluster := func(ctx context.Context, namespace, name string) []reconcile.Request {
 		failures, err := r.of(ctx, types.NamespacedName{Namespace: namespace, Name: name})
 		if err != nil {
@@ -136,10 +146,7 @@ func Setup(mgr ctrl.Manager, pods Pods) error {
 }
 
 // reporter keeps the status of Failures.
-type reporter struct {
-	*Failures
-	pods Pods
-}
+type reporter struct{ *Failures }
 
 // Reconcile brings the status of one Failure up to date.
 func (r *reporter) Reconcile(ctx context.Context, request reconcile.Request) (reconcile.Result, error) {
@@ -196,7 +203,7 @@ func (r *reporter) active(ctx context.Context, f *failure.Failure, now time.Time
 	switch {
 	case f.OfPods():
 		effects := failure.ForCluster([]failure.Failure{*f}, now)
-		if count := r.pods(name, func(pod *corev1.Pod) bool { return effects.Pod(pod) != nil }); count > 0 {
+		if count := r.fleet.Pods(name, func(pod *corev1.Pod) bool { return effects.Pod(pod) != nil }); count > 0 {
 			return condition(metav1.ConditionTrue, failure.ReasonHits, "hits %d pods", count)
 		}
 		return condition(metav1.ConditionFalse, failure.ReasonNothingToHit, "no pod fits")

@@ -172,9 +172,7 @@ func (f *Fleet) open(ctx context.Context, spec Spec) (*Cluster, error) {
 // Pods counts the pods of a cluster that something is true of, besides static ones. Those of a cluster that does not
 // run are none.
 func (f *Fleet) Pods(key types.NamespacedName, of func(*corev1.Pod) bool) int {
-	f.mu.Lock()
-	c := f.clusters[key]
-	f.mu.Unlock()
+	c := f.running(key)
 	if c == nil {
 		return 0
 	}
@@ -185,6 +183,19 @@ func (f *Fleet) Pods(key types.NamespacedName, of func(*corev1.Pod) bool) int {
 		return 0
 	}
 	return kubelets.Count(of)
+}
+
+// SharesEtcd tells whether the machines of a cluster have no etcd of their own.
+func (f *Fleet) SharesEtcd(key types.NamespacedName) bool {
+	c := f.running(key)
+	return c != nil && c.sharesEtcd()
+}
+
+// running is a cluster that was opened in this run, nil if there is none of that name.
+func (f *Fleet) running(key types.NamespacedName) *Cluster {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	return f.clusters[key]
 }
 
 // Remove ends a cluster and forgets all of it.
