@@ -119,22 +119,21 @@ func (c *Cluster) program(machine, container string) (kubelet.Program, bool) {
 		return kubelet.Program{}, false
 	}
 	var state controlplane.State
-	ready := true
+	var ready bool
 	switch container {
 	case "etcd":
 		var own bool
 		if state, own = member.EtcdState(); !own {
 			return kubelet.Program{}, false
 		}
+		ready = state.Running && !state.Hung
 	case "kube-apiserver":
-		state, ready = member.APIServerState(), c.balancer.Healthy(member.APIServerAddress())
+		state = member.APIServerState()
+		ready = state.Running && c.balancer.Healthy(member.APIServerAddress()) // who asks the same question
 	default: // one pair for all machines
 		return kubelet.Program{}, false
 	}
-	return kubelet.Program{
-		Running: state.Running, Ready: ready && state.Running && !state.Hung,
-		Started: state.Started, ExitCode: int32(state.ExitCode),
-	}, true
+	return kubelet.Program{Running: state.Running, Ready: ready, Started: state.Started, ExitCode: int32(state.ExitCode)}, true
 }
 
 // programChanged has the kubelet of a machine look at its static pods.
