@@ -20,6 +20,7 @@ import (
 	"k8s.io/client-go/rest"
 	controlplanev1 "sigs.k8s.io/cluster-api/api/controlplane/kubeadm/v1beta2"
 	clusterv1 "sigs.k8s.io/cluster-api/api/core/v1beta2"
+	"sigs.k8s.io/controller-runtime/pkg/client"
 
 	"github.com/clusterstacks/cluster-stack-operator/internal/sandbox/failure"
 	"github.com/clusterstacks/cluster-stack-operator/test/sandbox/clustertest"
@@ -29,11 +30,18 @@ import (
 func TestControlPlane(t *testing.T) {
 	t.Parallel()
 	s := begin(t, clustertest.NewCluster(types.NamespacedName{Namespace: "controlplane", Name: "controlplane"}, version, 3, 0))
-	s.management.AwaitCluster(t, limit, s.cluster, clustertest.Holds(clusterv1.ClusterControlPlaneAvailableCondition))
+	clustertest.Await(t, s.management, limit, &clusterv1.MachineList{}, func(list *clusterv1.MachineList) error {
+		if len(list.Items) != 3 {
+			return fmt.Errorf("%d machines", len(list.Items))
+		}
+		for i := range list.Items {
+			if err := says(clusterv1.MachineAvailableCondition, metav1.ConditionTrue, "")(&list.Items[i]); err != nil {
+				return err
+			}
+		}
+		return nil
+	}, client.InNamespace(s.cluster.Namespace))
 	machines := s.machines(t, true)
-	if len(machines) != 3 {
-		t.Fatalf("control plane of %v", machines)
-	}
 	healthy := func(machine string) {
 		t.Helper()
 		for _, condition := range []string{

@@ -80,7 +80,7 @@ func TestWorkersAndPods(t *testing.T) {
 	t.Run("MachineDead", func(t *testing.T) {
 		t.Parallel()
 		before := s.node(t, first.Name, isNode(corev1.ConditionTrue))
-		resident := s.create(t, "resident", func(p *corev1.Pod) { p.Spec.NodeName = first.Name })
+		resident := s.create(t, "resident", first.Name)
 		s.pod(t, isPod(corev1.PodRunning, true, ""), resident)
 		heal := s.rehearse(t, "dead", failure.Spec{Type: failure.MachineDead, Machines: &failure.Machines{Names: []string{first.Name}}})
 		s.active(t, "dead", failure.ReasonHits)
@@ -132,18 +132,18 @@ func TestWorkersAndPods(t *testing.T) {
 
 	t.Run("Pods", func(t *testing.T) {
 		t.Parallel()
-		pods(t, s)
+		pods(t, s, second.Name) // on a machine that nobody switches off
 	})
 }
 
-// create makes a pod, and gives what to find it by.
-func (s stage) create(t *testing.T, name string, changes ...func(*corev1.Pod)) client.ListOption {
+// create makes a pod on a machine, and gives what to find it by.
+func (s stage) create(t *testing.T, name, machine string, changes ...func(*corev1.Pod)) client.ListOption {
 	t.Helper()
 	pod := &corev1.Pod{
 		ObjectMeta: metav1.ObjectMeta{Namespace: metav1.NamespaceDefault, Name: name, Labels: map[string]string{"app": name}},
 		Spec: corev1.PodSpec{
-			Containers:  []corev1.Container{{Name: "main", Image: "example.com/app:1"}},
-			Tolerations: []corev1.Toleration{{Operator: corev1.TolerationOpExists}},
+			NodeName:   machine,
+			Containers: []corev1.Container{{Name: "main", Image: "example.com/app:1"}},
 		},
 	}
 	for _, change := range changes {
@@ -155,7 +155,7 @@ func (s stage) create(t *testing.T, name string, changes ...func(*corev1.Pod)) c
 	return client.MatchingLabels{"app": name}
 }
 
-func pods(t *testing.T, s stage) {
+func pods(t *testing.T, s stage, machine string) {
 	for _, c := range []struct {
 		kind       failure.Type
 		annotation kubelet.FaultKind
@@ -172,7 +172,7 @@ func pods(t *testing.T, s stage) {
 				Type: c.kind, Pods: &failure.Pods{Namespace: metav1.NamespaceDefault, Selector: &metav1.LabelSelector{MatchLabels: map[string]string{"app": name}}},
 			})
 			s.active(t, name, failure.ReasonNothingToHit)
-			pod := s.create(t, name)
+			pod := s.create(t, name, machine)
 			s.pod(t, c.broken, pod)
 			s.active(t, name, failure.ReasonHits)
 			heal()
@@ -180,7 +180,7 @@ func pods(t *testing.T, s stage) {
 		})
 		t.Run(string(c.kind)+"ByAnnotation", func(t *testing.T) {
 			t.Parallel()
-			pod := s.create(t, "annotated-"+string(c.annotation), func(p *corev1.Pod) {
+			pod := s.create(t, "annotated-"+string(c.annotation), machine, func(p *corev1.Pod) {
 				p.Annotations = map[string]string{kubelet.FaultAnnotation: string(c.annotation)}
 			})
 			s.pod(t, c.broken, pod)
@@ -195,7 +195,7 @@ func pods(t *testing.T, s stage) {
 				Template: corev1.PodTemplateSpec{
 					ObjectMeta: metav1.ObjectMeta{Annotations: map[string]string{kubelet.FaultAnnotation: string(kubelet.CrashLoop)}},
 					Spec: corev1.PodSpec{
-						RestartPolicy: corev1.RestartPolicyNever, Tolerations: []corev1.Toleration{{Operator: corev1.TolerationOpExists}},
+						RestartPolicy: corev1.RestartPolicyNever, NodeName: machine,
 						Containers: []corev1.Container{{Name: "main", Image: "example.com/job:1"}},
 					},
 				},
