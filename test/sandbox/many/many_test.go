@@ -22,6 +22,7 @@ import (
 	corev1 "k8s.io/api/core/v1"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/types"
+	"k8s.io/utils/ptr"
 	clusterv1 "sigs.k8s.io/cluster-api/api/core/v1beta2"
 	"sigs.k8s.io/cluster-api/util/conditions"
 	"sigs.k8s.io/cluster-api/util/secret"
@@ -150,8 +151,19 @@ func TestSharedEtcd(t *testing.T) {
 		t.Error("the clusters are not where they should be")
 	}
 
+	// With an external etcd the number of machines may be even.
+	patch(t, mgmt, two, `{"spec":{"topology":{"controlPlane":{"replicas":2}}}}`)
 	upgrade(t, mgmt, one)
 	mgmt.AwaitCluster(t, patience, one, clustertest.Holds(clusterv1.ClusterAvailableCondition))
+	mgmt.AwaitCluster(t, patience, two, func(c *clusterv1.Cluster) error {
+		if got := ptr.Deref(c.Status.ControlPlane.AvailableReplicas, 0); got != 2 {
+			return fmt.Errorf("%d machines of the control plane are available", got)
+		}
+		return nil
+	})
+	if got, want := programs(t, mgmt, two), []string{"kube-apiserver", "kube-apiserver"}; !slices.Equal(got, want) {
+		t.Errorf("with two machines it runs %v, want %v", got, want)
+	}
 	mgmt.DeleteCluster(t, patience, one)
 	if n := keys(t, etcd, "/shared/one/"); n > 0 {
 		t.Errorf("%d keys are left of the cluster that was deleted", n)
