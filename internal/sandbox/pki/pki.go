@@ -26,6 +26,8 @@ import (
 	clientcmdapi "k8s.io/client-go/tools/clientcmd/api"
 	"k8s.io/client-go/util/cert"
 	"k8s.io/client-go/util/keyutil"
+
+	"github.com/clusterstacks/cluster-stack-operator/internal/sandbox/statefile"
 )
 
 // lifetime of an issued certificate; it never goes beyond that of its authority.
@@ -69,7 +71,11 @@ func EnsureCA(certFile, keyFile, commonName string) (*CA, error) {
 	if keyPEM, err = ca.KeyPEM(); err != nil {
 		return nil, err
 	}
-	return ca, KeyPair{CertPEM: ca.CertPEM(), KeyPEM: keyPEM}.WriteFiles(certFile, keyFile)
+	// Each whole or not at all, and the certificate last: whoever finds it finds the key that belongs to it.
+	if err := statefile.Replace(keyFile, keyPEM); err != nil {
+		return nil, err
+	}
+	return ca, statefile.Replace(certFile, ca.CertPEM())
 }
 
 // LoadCA reads an authority from PEM. The key may be RSA or ECDSA, in any of the encodings that Go reads.

@@ -18,7 +18,6 @@ import (
 	"github.com/clusterstacks/cluster-stack-operator/internal/sandbox/binaries"
 	"github.com/clusterstacks/cluster-stack-operator/internal/sandbox/pki"
 	"github.com/clusterstacks/cluster-stack-operator/internal/sandbox/simulator/controlplane"
-	"github.com/clusterstacks/cluster-stack-operator/internal/sandbox/statefile"
 )
 
 const (
@@ -47,7 +46,8 @@ func (f *Fleet) SharedEtcd(ctx context.Context) (*controlplane.SharedEtcd, error
 // goes on with what is there of an earlier run.
 func StartSharedEtcd(ctx context.Context, programs binaries.Set, dir string, ip netip.Addr, log logr.Logger) (*controlplane.SharedEtcd, error) {
 	machine := controlplane.Machine{Name: "shared-etcd", IP: ip, Dir: dir}
-	ca, err := sharedEtcdAuthority(dir)
+	// The authority is kept, since Secrets hold its certificate.
+	ca, err := pki.EnsureCA(filepath.Join(dir, "ca.crt"), filepath.Join(dir, "ca.key"), "sandbox-shared-etcd")
 	if err == nil {
 		machine.Ports.Etcd, err = freePort(ctx, ip, etcdPort)
 	}
@@ -62,28 +62,6 @@ func StartSharedEtcd(ctx context.Context, programs binaries.Set, dir string, ip 
 		return nil, fmt.Errorf("shared etcd: %w", err)
 	}
 	return etcd, nil
-}
-
-// sharedEtcdAuthority is kept, since Secrets hold its certificate.
-func sharedEtcdAuthority(dir string) (*pki.CA, error) {
-	var kept struct{ Certificate, Key []byte }
-	file := filepath.Join(dir, "authority.json")
-	err := statefile.Read(file, &kept)
-	if err == nil {
-		return pki.LoadCA(kept.Certificate, kept.Key)
-	}
-	if !errors.Is(err, fs.ErrNotExist) {
-		return nil, err
-	}
-	ca, err := pki.NewCA("sandbox-shared-etcd")
-	if err != nil {
-		return nil, err
-	}
-	if kept.Key, err = ca.KeyPEM(); err != nil {
-		return nil, err
-	}
-	kept.Certificate = ca.CertPEM()
-	return ca, statefile.Write(file, kept)
 }
 
 // etcdPrefix is below which a cluster keeps its objects in the shared etcd.
