@@ -45,6 +45,7 @@ import (
 	metricsserver "sigs.k8s.io/controller-runtime/pkg/metrics/server"
 
 	"github.com/clusterstacks/cluster-stack-operator/internal/apply"
+	"github.com/clusterstacks/cluster-stack-operator/internal/sandbox/faultproxy"
 	"github.com/clusterstacks/cluster-stack-operator/internal/sandbox/sandboxtest"
 )
 
@@ -116,38 +117,33 @@ func TestClustersAreApart(t *testing.T) {
 func TestRESTMappersAgree(t *testing.T) {
 	real := sandboxtest.APIServer(t)
 	stand := newStandin(t)
-	for name, mapper := range map[string]func(*rest.Config) meta.RESTMapper{
-		"ControllerRuntime": func(config *rest.Config) meta.RESTMapper {
-			http, err := rest.HTTPClientFor(config)
+	mapper := func(config *rest.Config) meta.RESTMapper {
+		http, err := rest.HTTPClientFor(config)
+		if err != nil {
+			t.Fatal(err)
+		}
+		m, err := apiutil.NewDynamicRESTMapper(config, http)
+		if err != nil {
+			t.Fatal(err)
+		}
+		return m
+	}
+	a, b := mapper(real), mapper(stand)
+	for gvr, k := range mustBuiltin(t).kinds {
+		for _, versions := range [][]string{{k.Version}, nil} {
+			want, err := a.RESTMapping(k.GroupKind(), versions...)
 			if err != nil {
 				t.Fatal(err)
 			}
-			m, err := apiutil.NewDynamicRESTMapper(config, http)
+			got, err := b.RESTMapping(k.GroupKind(), versions...)
 			if err != nil {
-				t.Fatal(err)
+				t.Errorf("%s: %v", gvr, err)
+				continue
 			}
-			return m
-		},
-	} {
-		t.Run(name, func(t *testing.T) {
-			a, b := mapper(real), mapper(stand)
-			for gvr, k := range mustBuiltin(t).kinds {
-				for _, versions := range [][]string{{k.Version}, nil} {
-					want, err := a.RESTMapping(k.GroupKind(), versions...)
-					if err != nil {
-						t.Fatal(err)
-					}
-					got, err := b.RESTMapping(k.GroupKind(), versions...)
-					if err != nil {
-						t.Errorf("%s: %v", gvr, err)
-						continue
-					}
-					if want.Resource != got.Resource || want.Scope.Name() != got.Scope.Name() {
-						t.Errorf("%s is %v %s, want %v %s", k.GroupVersionKind, got.Resource, got.Scope.Name(), want.Resource, want.Scope.Name())
-					}
-				}
+			if want.Resource != got.Resource || want.Scope.Name() != got.Scope.Name() {
+				t.Errorf("%s is %v %s, want %v %s", k.GroupVersionKind, got.Resource, got.Scope.Name(), want.Resource, want.Scope.Name())
 			}
-		})
+		}
 	}
 	// Asked group by group, as older clients do.
 	classic := discovery.NewDiscoveryClientForConfigOrDie(stand)
@@ -366,6 +362,22 @@ func TestADefinitionAndItsObjectsGoTogether(t *testing.T) {
 	}
 	if _, err := c.Resource(gvr).Namespace("default").Get(t.Context(), "w", metav1.GetOptions{}); !apierrors.IsNotFound(err) {
 		t.Errorf("an object has survived its definition: %v", err)
+	}
+}
+
+// What goes wrong on the way to a cluster is the business of the fault proxy.
+func TestFaultsBeforeAStandin(t *testing.T) {
+	proxy, err := faultproxy.ListenKubernetes(t.Context(), newStandin(t), faultproxy.Options{Plan: faultproxy.MustParse("write /** #1 drop-answer")})
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer proxy.Close()
+	c := kubernetes.NewForConfigOrDie(proxy.RESTConfig())
+	if _, err := c.CoreV1().ConfigMaps("default").Create(t.Context(), &corev1.ConfigMap{ObjectMeta: metav1.ObjectMeta{Name: "c"}}, metav1.CreateOptions{}); err == nil {
+		t.Error("the answer has come")
+	}
+	if _, err := c.CoreV1().ConfigMaps("default").Get(t.Context(), "c", metav1.GetOptions{}); err != nil {
+		t.Errorf("it was not done: %v", err)
 	}
 }
 
