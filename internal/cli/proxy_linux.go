@@ -63,7 +63,7 @@ The page "How to inject faults" has all of them.`,
 	mustComplete(cmd, "cluster", completeClusters(f.name))
 	flags.StringVar(&f.target, "target", "", "URL of a server that is no cluster of a sandbox")
 	flags.StringVar(&f.targetCA, "target-ca", "", "file with the certificates that a target with TLS is trusted by (default: those of the system)")
-	flags.StringVar(&f.listen, "listen", "", "address to listen on (default: any port of 127.0.0.1)")
+	flags.StringVar(&f.listen, "listen", "", "address on loopback to listen on (default: any port of 127.0.0.1)")
 	flags.StringArrayVar(&f.rules, "rule", nil, "a rule, or several separated by semicolons; can be given several times")
 	flags.StringVar(&f.replay, "replay", "", "the line that an earlier run has printed; its rules come before those of --rule")
 	flags.Uint64Var(&f.seed, "seed", 0, "decides where rules with p= strike (default: that of --replay, else any)")

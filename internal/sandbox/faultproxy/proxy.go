@@ -36,7 +36,7 @@ import (
 type Options struct {
 	// Plan is what goes wrong from the start.
 	Plan Plan
-	// Address to listen on; by default any port of 127.0.0.1.
+	// Address on loopback to listen on; by default any port of 127.0.0.1.
 	Address string
 	// CA issues the certificate of a proxy whose target speaks TLS; by default the proxy makes its own.
 	CA *pki.CA
@@ -148,6 +148,9 @@ func listen(ctx context.Context, target string, opts Options, reach func() (tran
 	address := opts.Address
 	if address == "" {
 		address = "127.0.0.1:0"
+	}
+	if host, _, err := net.SplitHostPort(address); err != nil || host != "localhost" && !net.ParseIP(host).IsLoopback() {
+		return nil, fmt.Errorf("fault proxy: address %s: want one of loopback and a port, such as 127.0.0.1:8080", address)
 	}
 	listener, err := (&net.ListenConfig{}).Listen(ctx, "tcp", address)
 	if err != nil {
