@@ -17,9 +17,11 @@ import (
 	"github.com/spf13/cobra"
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
 	"k8s.io/apimachinery/pkg/types"
+	"k8s.io/utils/ptr"
 
 	"github.com/clusterstacks/cluster-stack-operator/internal/sandbox/daemon"
 	"github.com/clusterstacks/cluster-stack-operator/internal/sandbox/inspect"
+	"github.com/clusterstacks/cluster-stack-operator/internal/sandbox/simulator/infra"
 )
 
 func newSandboxDescribeCommand() *cobra.Command {
@@ -157,12 +159,36 @@ func describeWorkload(ctx context.Context, sandbox, cluster string) (inspect.Clu
 	if apierrors.IsNotFound(err) {
 		return description, noSuchCluster(ctx, sandbox, cluster)
 	}
+	if description.Size == "" { // then it is as the sandbox makes them
+		description.Size = infra.ControlPlaneFull
+		if ptr.Deref(state.Settings.Lite, false) {
+			description.Size = infra.ControlPlaneLite
+		}
+	}
 	return description, err
+}
+
+// flagsOf gives settings as one would type them for csctl sandbox up.
+func flagsOf(s daemon.Options) string {
+	var flags []string
+	for _, path := range s.CRDs {
+		flags = append(flags, "--crds "+path)
+	}
+	for _, f := range []struct{ name, value string }{{"kubernetes", s.Kubernetes}, {"operator", s.Operator}, {"releases", s.Releases}} {
+		if f.value != "" {
+			flags = append(flags, "--"+f.name+" "+f.value)
+		}
+	}
+	if s.Lite != nil {
+		flags = append(flags, fmt.Sprintf("--lite=%t", *s.Lite))
+	}
+	return strings.Join(flags, " ")
 }
 
 func printSandbox(out io.Writer, d sandboxDescription, now time.Time) error {
 	text := &strings.Builder{}
 	writeHead(text, d.sandboxStatus, now, [][2]string{
+		{"Settings", flagsOf(d.Settings)},
 		{"Addresses", d.Addresses},
 		{"Memory", amount(d.MemoryBytes)},
 		{"Logs", d.Logs},

@@ -101,6 +101,7 @@ func TestPrintSandbox(t *testing.T) {
 		sandboxStatus: sandboxStatus{
 			State: daemon.State{
 				Name: "a", Phase: daemon.PhaseReady, Since: now.Add(-time.Hour), Addresses: "127.64.0.0/16",
+				Settings:   daemon.Options{CRDs: []string{"/a.yaml", "/b"}, Kubernetes: "1.34", Operator: daemon.NoOperator, Lite: new(bool)},
 				Components: []sandbox.Component{{Name: "etcd", State: sandbox.StateReady, PID: 1, Address: "127.64.0.1:2379", Since: now.Add(-time.Minute), Restarts: 2, LastError: "exited: killed\nlast line"}},
 			},
 			Clusters: []clusterStatus{{Namespace: "default", Name: "one", Phase: "Provisioned", Available: "True"}},
@@ -109,6 +110,7 @@ func TestPrintSandbox(t *testing.T) {
 		Failures: map[string][]inspect.Failure{"default/one": {{Name: "f", Type: "EtcdDown"}}},
 	}
 	const want = `Sandbox a: Ready for 60m
+Settings:    --crds /a.yaml --crds /b --kubernetes 1.34 --operator none --lite=false
 Addresses:   127.64.0.0/16
 Memory:      700 MiB
 Logs:        /state/logs

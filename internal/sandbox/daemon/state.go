@@ -143,7 +143,7 @@ func stateFile(dir string) string { return filepath.Join(dir, "sandbox.json") }
 func readState(dir string) (State, error) {
 	var state State
 	err := statefile.Read(stateFile(dir), &state)
-	if err != nil && !errors.Is(err, fs.ErrNotExist) {
+	if system := (*fs.PathError)(nil); err != nil && !errors.As(err, &system) { // the file is there and cannot be understood
 		err = fmt.Errorf("%w; csctl sandbox down --name %s removes the sandbox", err, filepath.Base(dir))
 	}
 	return state, err
