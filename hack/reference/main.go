@@ -85,11 +85,34 @@ func describe(page *bytes.Buffer, c *cobra.Command) {
 	if about == "" {
 		about = c.Short
 	}
-	fmt.Fprintf(page, "%s\n\n```\n%s\n```\n", strings.TrimSuffix(strings.TrimSpace(about), ".")+".", c.UseLine())
+	fmt.Fprintf(page, "%s\n\n```\n%s\n```\n", fenced(strings.TrimSuffix(strings.TrimSpace(about), ".")+"."), c.UseLine())
 	if c.Example != "" {
 		fmt.Fprintf(page, "\n```\n%s\n```\n", strings.TrimRight(c.Example, "\n"))
 	}
 	flagTable(page, c.LocalFlags())
+}
+
+// fenced puts lines that a help page indents into blocks of code: Markdown would run them together.
+func fenced(help string) string {
+	var result []string
+	inside := false
+	for _, line := range strings.Split(help, "\n") {
+		if indented := strings.HasPrefix(line, "  "); indented != inside {
+			if indented {
+				result = append(result, "")
+			}
+			result = append(result, "```")
+			if inside && line != "" {
+				result = append(result, "")
+			}
+			inside = indented
+		}
+		result = append(result, line)
+	}
+	if inside {
+		result = append(result, "```")
+	}
+	return strings.Join(result, "\n")
 }
 
 func operatorPage() []byte {
@@ -119,7 +142,9 @@ func flagTable(page *bytes.Buffer, flags *pflag.FlagSet) {
 			name = "`-" + f.Shorthand + "`, " + name
 		}
 		value := ""
-		if f.DefValue != "" && f.DefValue != "[]" {
+		switch f.DefValue {
+		case "", "[]", "0", "0s": // not given
+		default:
 			value = "`" + f.DefValue + "`"
 		}
 		_, usage := pflag.UnquoteUsage(f)

@@ -80,7 +80,7 @@ func newSandboxFailCommand() *cobra.Command {
 		fmt.Fprintf(&help, "  %-22s %s\n", k.name, k.help)
 	}
 	cmd := &cobra.Command{
-		Use:   "fail KIND --cluster NAMESPACE/NAME",
+		Use:   "fail kind --cluster namespace/name",
 		Short: "Let something go wrong in a workload cluster",
 		Long: `Let something go wrong in a workload cluster, until csctl sandbox heal ends it or its time is over (--for).
 
@@ -353,7 +353,7 @@ func printFailures(out io.Writer, failures []failure.Failure, now time.Time) err
 
 func newSandboxHealCommand() *cobra.Command {
 	cmd := &cobra.Command{
-		Use:   "heal [NAMESPACE/FAILURE]...",
+		Use:   "heal [namespace/failure]...",
 		Short: "End failures that are rehearsed",
 		Example: `  csctl sandbox heal default/machine-dead-x7k2p
   csctl sandbox heal --all`,

@@ -42,7 +42,8 @@ func newSandboxCommand() *cobra.Command {
 the unmodified managers of Cluster API, and a simulator in place of the infrastructure. Each workload
 cluster in it has a real API server too; only machines and kubelets are simulated.`,
 		Example: `  csctl sandbox up
-  csctl sandbox status
+  csctl sandbox list
+  csctl sandbox describe
   csctl sandbox down`,
 		// Without these two a mistyped command prints the help page and counts as success.
 		Args: subcommandOnly,
