@@ -38,8 +38,8 @@ const (
 	// Cluster API takes the etcd of a machine away about a second after it decided to. By then a drain has to be
 	// through.
 	drainInterval = 20 * time.Millisecond
-	// pause is how long nothing has to follow an answer.
-	pause = 50 * time.Millisecond
+	// pause is how long nothing has to follow an answer, or the beginning of TLS, which a busy client takes its time for.
+	pause = 150 * time.Millisecond
 	// silence is how long nothing has to be said at all, when the client had the last word: there is more than
 	// requests in HTTP/2.
 	silence = 500 * time.Millisecond

@@ -188,8 +188,8 @@ func TestIsQuiet(t *testing.T) {
 	}{
 		"RequestUnderWay":       {asked: 10 * time.Millisecond, answered: time.Minute, want: false},
 		"SlowRequest":           {asked: 400 * time.Millisecond, answered: time.Minute, want: false},
-		"JustAnswered":          {asked: 20 * time.Millisecond, answered: 10 * time.Millisecond, want: false},
-		"Answered":              {asked: time.Second, answered: 60 * time.Millisecond, want: true},
+		"JustAnswered":          {asked: 120 * time.Millisecond, answered: 100 * time.Millisecond, want: false},
+		"Answered":              {asked: time.Second, answered: 160 * time.Millisecond, want: true},
 		"WatchThatSaysNothing":  {asked: time.Minute, answered: time.Minute, want: true},
 		"OnlyTheClientIsActive": {asked: 600 * time.Millisecond, answered: time.Second, want: true},
 	}
