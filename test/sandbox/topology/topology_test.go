@@ -203,10 +203,10 @@ func (w *walk) inPlace(t *testing.T) {
 		workers.MinReadySeconds = ptr.To[int32](1)
 	})
 	team := func(m *clusterv1.Machine) string {
-		switch {
-		case m.Labels[clusterv1.ClusterTopologyMachineDeploymentNameLabel] == static:
+		switch m.Labels[clusterv1.ClusterTopologyMachineDeploymentNameLabel] {
+		case static:
 			return "green"
-		case m.Labels[clusterv1.ClusterTopologyMachineDeploymentNameLabel] == "":
+		case "": // the control plane
 			return "blue"
 		}
 		return ""
