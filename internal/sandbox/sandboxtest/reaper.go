@@ -25,6 +25,7 @@ import (
 
 	"github.com/clusterstacks/cluster-stack-operator/internal/sandbox"
 	"github.com/clusterstacks/cluster-stack-operator/internal/sandbox/binaries"
+	"github.com/clusterstacks/cluster-stack-operator/internal/sandbox/daemon"
 	"github.com/clusterstacks/cluster-stack-operator/internal/sandbox/process"
 	"github.com/clusterstacks/cluster-stack-operator/internal/sandbox/simulator/controlplane"
 	"github.com/clusterstacks/cluster-stack-operator/internal/sandbox/simulator/workload"
@@ -136,7 +137,7 @@ func (r *Reaper) start(id int, args StartArgs) (*running, error) {
 		opts.Etcd = &sandbox.Etcd{URL: shared.etcd.URL(), Prefix: prefix, CA: shared.etcd.CA().CertPEM(), Client: client}
 		giveBack = func() error { return shared.etcd.Forget(context.WithoutCancel(r.ctx), prefix) }
 	} else {
-		block, err := sandbox.ReserveBlock()
+		block, err := sandbox.ReserveBlock(daemon.KeptBlocks()...)
 		if err != nil {
 			return nil, err
 		}
@@ -156,7 +157,7 @@ func (r *Reaper) share(programs binaries.Set) (*shared, error) {
 	if r.shared != nil {
 		return r.shared, nil
 	}
-	block, err := sandbox.ReserveBlock()
+	block, err := sandbox.ReserveBlock(daemon.KeptBlocks()...)
 	if err != nil {
 		return nil, err
 	}
@@ -188,11 +189,12 @@ func (r *Reaper) Stop(id int, _ *struct{}) error {
 // reap is the main function of the second process. It serves the connection until the test closes it,
 // which the kernel does for a test that is killed, and then ends and removes everything.
 func reap(conn net.Conn) (err error) {
-	dir, err := os.MkdirTemp("", "cluster-stack-sandboxtest-")
+	work, err := newFolder(os.TempDir())
 	if err != nil {
 		return err
 	}
-	defer func() { err = errors.Join(err, os.RemoveAll(dir)) }()
+	defer func() { err = errors.Join(err, work.remove()) }()
+	dir := work.path
 	if err := os.Setenv(process.Marker, dir); err != nil {
 		return err
 	}
