@@ -1,0 +1,33 @@
+// Copyright The Cluster Stack Operator Authors.
+// SPDX-License-Identifier: Apache-2.0
+
+//go:build long
+
+package restart
+
+import (
+	"syscall"
+	"testing"
+)
+
+// TestThreeControlPlanesGoOn: their etcds need each other, so they have to come up together.
+func TestThreeControlPlanesGoOn(t *testing.T) {
+	t.Parallel()
+	for name, end := range map[string]func(*testing.T, *sandbox){
+		"Kept":   func(t *testing.T, s *sandbox) { s.csctl(t, "down", "--keep") },
+		"Killed": kill,
+	} {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			goesOn(t, 3, end)
+		})
+	}
+}
+
+// kill ends the daemon of a sandbox without any warning.
+func kill(t *testing.T, s *sandbox) {
+	t.Helper()
+	if err := syscall.Kill(s.state(t).PID, syscall.SIGKILL); err != nil {
+		t.Fatal(err)
+	}
+}
