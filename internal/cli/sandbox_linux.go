@@ -199,7 +199,7 @@ func addCRDs(ctx context.Context, out io.Writer, state daemon.State, paths []str
 			return err
 		}
 	}
-	_, err = fmt.Fprintf(out, "It has %d further kinds now.\n", len(set.CRDs))
+	_, err = fmt.Fprintf(out, "Kinds that were added: %d.\n", len(set.CRDs))
 	return err
 }
 

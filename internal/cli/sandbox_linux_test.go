@@ -151,7 +151,7 @@ func TestSandbox(t *testing.T) {
 	}
 	var added bytes.Buffer
 	further := strings.NewReplacer("openstackcluster", "openstackmachine", "OpenStackCluster", "OpenStackMachine").Replace(userCRD)
-	if code := Run([]string{"sandbox", "up", "--crds", "-"}, strings.NewReader(further), &added, &added); code != 0 || !strings.Contains(added.String(), "1 further kinds") {
+	if code := Run([]string{"sandbox", "up", "--crds", "-"}, strings.NewReader(further), &added, &added); code != 0 || !strings.Contains(added.String(), "added: 1.") {
 		t.Errorf("kinds for a sandbox that runs: exit code %d, %s", code, &added)
 	}
 

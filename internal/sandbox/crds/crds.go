@@ -34,8 +34,9 @@ type Set struct {
 	Warnings []string
 }
 
-// Read reads CustomResourceDefinitions from files, folders and archives (.tar.gz, .tgz). A folder with a kustomization.yaml is read as kustomize would, without patches. Objects of other
-// kinds are left out, so that the component file of a provider's release can be given as it is.
+// Read reads CustomResourceDefinitions from files, folders and archives (.tar.gz, .tgz). A folder with a
+// kustomization.yaml is read as kustomize would, without patches. Objects of other kinds are left out, so that the
+// components file of a provider's release can be given as it is.
 //
 // Every path has to hold at least one. Of several with one name the last counts.
 func Read(paths []string) (Set, error) {
@@ -46,10 +47,10 @@ func Read(paths []string) (Set, error) {
 			return Set{}, fmt.Errorf("read CustomResourceDefinitions: %w", err)
 		}
 		if len(found.crds) == 0 {
-			return Set{}, fmt.Errorf("read CustomResourceDefinitions: %s has none (%d other objects); give the CRDs of a provider, or the components file of its release", path, found.others)
+			return Set{}, fmt.Errorf("read CustomResourceDefinitions: %s has none; give the CRDs of a provider, or the components file of its release", path)
 		}
 		if found.others > 0 {
-			set.Warnings = append(set.Warnings, fmt.Sprintf("%s: left out %d objects that are no CustomResourceDefinitions", path, found.others))
+			set.Warnings = append(set.Warnings, fmt.Sprintf("%s: objects of other kinds that were left out: %d", path, found.others))
 		}
 		set.CRDs = append(set.CRDs, found.crds...)
 		set.Warnings = append(set.Warnings, adapt(path, found.crds)...)

@@ -46,11 +46,11 @@ func TestRead(t *testing.T) {
 		"ComponentsOfARelease": {
 			why:   "clusterctl fills in variables; the CRDs have none.",
 			files: map[string]string{"a.yaml": "---\nkind: Deployment\nspec: {{ $x }}\n---\n# nothing\n---\n" + infra}, path: "a.yaml",
-			want: []string{infraName}, label: "v1beta1", warnings: []string{"left out 1 objects"},
+			want: []string{infraName}, label: "v1beta1", warnings: []string{"left out: 1"},
 		},
 		"ListOfKubectl": {
 			files: map[string]string{"a.json": `{"kind": "List", "items": [{"kind": "CustomResourceDefinition", "metadata": {"name": "a"}}, {"kind": "Secret"}]}`}, path: "a.json",
-			want: []string{"a"}, warnings: []string{"left out 1 objects"},
+			want: []string{"a"}, warnings: []string{"left out: 1"},
 		},
 		"FolderOfAProvider": {
 			why:   "The labels of the contract are in the kustomization, not in the generated files.",
@@ -81,7 +81,7 @@ func TestRead(t *testing.T) {
 			files: map[string]string{"x/a.yaml": bare, "x/b.yaml": infra}, path: "x",
 			want: []string{infraName}, label: "v1beta1", warnings: []string{"no label"},
 		},
-		"NothingThere": {files: map[string]string{"a.yaml": "kind: Secret\n"}, path: "a.yaml", err: "a.yaml has none (1 other objects)"},
+		"NothingThere": {files: map[string]string{"a.yaml": "kind: Secret\n"}, path: "a.yaml", err: "a.yaml has none"},
 		"Empty":        {files: map[string]string{"x/readme.md": ""}, path: "x", err: "x has none"},
 		"BrokenCRD":    {files: map[string]string{"a.yaml": "kind: CustomResourceDefinition\n  x: [\n"}, path: "a.yaml", err: "a.yaml"},
 		"NoSuchFile":   {files: map[string]string{"a.yaml": infra}, path: "b.yaml", err: "b.yaml"},

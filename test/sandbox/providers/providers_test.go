@@ -140,13 +140,13 @@ func olderVersions(t *testing.T, mgmt *clustertest.Management) {
 	if got := emulated(t, mgmt.Kubeconfig(t, patience, cluster)); got != minor(older) {
 		t.Errorf("the cluster behaves like %s", got)
 	}
-	awaitNodes(t, workload, 2, func(n corev1.Node) error {
+	awaitNodes(t, workload, 3, func(n corev1.Node) error {
 		if as := n.Labels["test.example.com/written-as"]; as != "v1beta1" {
 			return fmt.Errorf("node %s has labels %v", n.Name, n.Labels)
 		}
 		return nil
 	})
-	for kind, count := range map[string]int{"DockerCluster": 1, "DockerMachine": 2} {
+	for kind, count := range map[string]int{"DockerCluster": 1, "DockerMachine": 2, "DockerMachinePool": 1} {
 		objects := get(t, mgmt, kind, cluster.Namespace)
 		if len(objects) != count {
 			t.Errorf("%d objects of kind %s, want %d", len(objects), kind, count)
