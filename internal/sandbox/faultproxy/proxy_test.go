@@ -23,6 +23,7 @@ import (
 	"time"
 
 	"github.com/google/go-cmp/cmp"
+	"k8s.io/apimachinery/pkg/util/wait"
 )
 
 // patience is for what must happen, on a machine that has much else to do.
@@ -707,13 +708,10 @@ func TestNothingIsLeftRunning(t *testing.T) {
 			thawed.FreezeWatches()
 		}
 	})
-	deadline := time.Now().Add(patience)
-	for count() > before {
-		if time.Now().After(deadline) {
-			stacks := make([]byte, 1<<20)
-			t.Fatalf("%d goroutines before, %d after:\n%s", before, count(), stacks[:runtime.Stack(stacks, true)])
-		}
-		runtime.Gosched()
+	err := wait.PollUntilContextTimeout(t.Context(), 20*time.Millisecond, patience, true, func(context.Context) (bool, error) { return count() <= before, nil })
+	if err != nil {
+		stacks := make([]byte, 1<<20)
+		t.Fatalf("%d goroutines before, %d after:\n%s", before, count(), stacks[:runtime.Stack(stacks, true)])
 	}
 }
 

@@ -11,7 +11,6 @@ import (
 	"fmt"
 	"net/http"
 	"regexp"
-	"runtime"
 	"slices"
 	"strings"
 	"testing"
@@ -20,6 +19,7 @@ import (
 	"github.com/google/go-cmp/cmp"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/apis/meta/v1/unstructured"
+	"k8s.io/apimachinery/pkg/util/wait"
 	"k8s.io/client-go/kubernetes"
 	"k8s.io/client-go/rest"
 
@@ -340,12 +340,9 @@ func TestConformance(t *testing.T) {
 			created := s.last
 			s.awaitEstablished(created)
 			// The real one serves a kind a moment after it has said so.
-			deadline := time.Now().Add(patience)
-			for !s.served(path) {
-				if time.Now().After(deadline) {
-					s.t.Fatal("the kind is never served")
-				}
-				runtime.Gosched()
+			err := wait.PollUntilContextTimeout(s.t.Context(), 20*time.Millisecond, patience, true, func(context.Context) (bool, error) { return s.served(path), nil })
+			if err != nil {
+				s.t.Fatalf("the kind is never served: %v", err)
 			}
 			s.apply("fieldManager=one", path, widget)
 			s.show("spec", "metadata.generation", "status")

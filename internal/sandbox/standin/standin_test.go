@@ -302,15 +302,12 @@ func TestAnInformerThatFallsBehindListsAnew(t *testing.T) {
 		}
 	}
 	last := fmt.Sprint(3*historyLength - 1)
-	deadline := time.Now().Add(patience)
-	for {
-		if cm, err := informer.Lister().ConfigMaps("default").Get("c"); err == nil && cm.Data["i"] == last {
-			break
-		}
-		if time.Now().After(deadline) {
-			t.Fatal("the informer does not arrive at the last state")
-		}
-		goruntime.Gosched()
+	err := wait.PollUntilContextTimeout(ctx, 20*time.Millisecond, patience, true, func(context.Context) (bool, error) {
+		cm, err := informer.Lister().ConfigMaps("default").Get("c")
+		return err == nil && cm.Data["i"] == last, nil
+	})
+	if err != nil {
+		t.Fatalf("the informer does not arrive at the last state: %v", err)
 	}
 	// Too old is too old.
 	w, err := c.CoreV1().ConfigMaps("default").Watch(ctx, metav1.ListOptions{ResourceVersion: "1"})
