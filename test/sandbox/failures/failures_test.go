@@ -100,15 +100,14 @@ func (s stage) node(t *testing.T, name string, wanted func(*corev1.Node) error) 
 }
 
 // pod waits until one pod is as wanted.
-func (s stage) pod(t *testing.T, wanted func(*corev1.Pod) error, opts ...client.ListOption) *corev1.Pod {
+func (s stage) pod(t *testing.T, wanted func(*corev1.Pod) error, opts ...client.ListOption) {
 	t.Helper()
-	list := clustertest.Await(t, s.workload, limit, &corev1.PodList{}, func(list *corev1.PodList) error {
+	clustertest.Await(t, s.workload, limit, &corev1.PodList{}, func(list *corev1.PodList) error {
 		if len(list.Items) != 1 {
 			return fmt.Errorf("%d pods", len(list.Items))
 		}
 		return wanted(&list.Items[0])
 	}, opts...)
-	return &list.Items[0]
 }
 
 // staticPod waits until the mirror of a static pod is as wanted.

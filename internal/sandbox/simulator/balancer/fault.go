@@ -64,7 +64,7 @@ func (f *fault) hits(number, round uint64) bool {
 	if f.Percent >= 100 {
 		return true
 	}
-	dice := rand.New(rand.NewPCG(uint64(f.Seed), (number-f.first)<<32|round)) //nolint:gosec // it has to be the same each time
+	dice := rand.New(rand.NewPCG(uint64(f.Seed), (number-f.first)<<32|round))
 	return dice.Int32N(100) < f.Percent
 }
 

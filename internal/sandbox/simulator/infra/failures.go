@@ -25,28 +25,28 @@ const (
 	reasonProviderError = "ProviderError"
 )
 
-// setback is a failure that is rehearsed, as the infrastructure reports it. There is no use in trying again before the
+// setbackError is a failure that is rehearsed, as the infrastructure reports it. There is no use in trying again before the
 // failure changes.
-type setback struct {
+type setbackError struct {
 	*failure.Failure
 	reason, message string
 }
 
 // missing says that a machine is not made.
 func missing(f *failure.Failure) error {
-	return &setback{f, reasonMissing, fmt.Sprintf("the provider has not made the machine (rehearsed by %s)", f)}
+	return &setbackError{f, reasonMissing, fmt.Sprintf("the provider has not made the machine (rehearsed by %s)", f)}
 }
 
 // providerError says what the provider is to report.
 func providerError(f *failure.Failure) error {
-	return &setback{f, cmp.Or(f.Spec.Reason, reasonProviderError),
+	return &setbackError{f, cmp.Or(f.Spec.Reason, reasonProviderError),
 		cmp.Or(f.Spec.Message, fmt.Sprintf("the provider reports an error (rehearsed by %s)", f))}
 }
 
-func (s *setback) Error() string { return s.message }
+func (s *setbackError) Error() string { return s.message }
 
 // terminal tells whether the provider has given up; so it has not when nothing is wrong.
-func (s *setback) terminal() bool { return s != nil && s.Spec.Terminal }
+func (s *setbackError) terminal() bool { return s != nil && s.Spec.Terminal }
 
 // lookAgain has what goes wrong looked at again when it may be something else, if ever. What failed is tried again
 // anyway.

@@ -332,7 +332,7 @@ const (
 // report tells in the condition Ready what came of an attempt, and returns its error.
 func (i *infrastructure) report(ctx context.Context, object *unstructured.Unstructured, version contract.Version, result error) error {
 	status, reason, message := metav1.ConditionTrue, reasonRunning, ""
-	setback, isSetback := errors.AsType[*setback](result)
+	setback, isSetback := errors.AsType[*setbackError](result)
 	if result != nil {
 		status, reason, message = metav1.ConditionFalse, reasonFailed, process.Brief(result)
 	}

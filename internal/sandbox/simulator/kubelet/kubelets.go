@@ -6,8 +6,9 @@
 //
 // It is honest about what a kubelet cannot do. A Node is not Ready before a pod of a DaemonSet that writes
 // /etc/cni/net.d runs on it, and until then only pods in the network of the host start. A pod waits for the
-// Secrets and ConfigMaps that it mounts. An image with the tag fail cannot be pulled. Probes are taken to
-// succeed, and pods that are not restarted forever are taken to end well at once.
+// Secrets and ConfigMaps that it mounts. An image with the tag fail cannot be pulled. Static pods are as the
+// programs are that really run. Unless a fault is asked for, probes are taken to succeed, and pods that are not
+// restarted forever to end well at once.
 //
 // In a cluster without controllers no pod of a DaemonSet comes to be; there Nodes can be given a network for nothing.
 //
