@@ -110,7 +110,7 @@ func TestControlPlane(t *testing.T) {
 		heal := s.rehearse(t, "refuses", failure.Spec{Type: failure.LoadBalancerRefuses})
 		awaitThat(t, "the load balancer refuses", func() error {
 			if err := endpoint.get(t, limit); !errors.Is(err, syscall.ECONNRESET) {
-				return fmt.Errorf("%v, want a reset connection", err)
+				return fmt.Errorf("want a reset connection, got %s", fmt.Sprint(err)) // it may be nil
 			}
 			return nil
 		})
@@ -122,7 +122,7 @@ func TestControlPlane(t *testing.T) {
 		s.rehearse(t, "silent", failure.Spec{Type: failure.LoadBalancerSilent, Duration: &metav1.Duration{Duration: 10 * time.Second}})
 		awaitThat(t, "the load balancer is silent", func() error {
 			if err := endpoint.get(t, time.Second); !os.IsTimeout(err) {
-				return fmt.Errorf("%v, want no answer", err)
+				return fmt.Errorf("want no answer, got %s", fmt.Sprint(err)) // it may be nil
 			}
 			return nil
 		})
