@@ -57,7 +57,7 @@ func TestKilledSandboxes(t *testing.T) {
 				backup := t.TempDir()
 				clusterctl(t, "move", "--namespace="+cluster.Namespace, "--kubeconfig="+blue.kubeconfig(), "--to-directory="+backup)
 				blue.kill(t)
-				clusterctl(t, "move", "--kubeconfig="+green.kubeconfig(), "--from-directory="+backup)
+				clusterctl(t, "move", "--to-kubeconfig="+green.kubeconfig(), "--from-directory="+backup)
 			},
 			alone: true,
 		},
