@@ -70,7 +70,7 @@ func Up(ctx context.Context, name string, opts Options, command []string, watch 
 	if err != nil {
 		return State{}, "", err
 	}
-	held, err := lock(dir)
+	held, err := lockSoon(ctx, dir)
 	if locked(err) {
 		return State{}, "", fmt.Errorf("sandbox %s is being started or ended by another csctl; wait for it, or end it with csctl sandbox down --name %s", name, name)
 	}
@@ -124,6 +124,23 @@ func Up(ctx context.Context, name string, opts Options, command []string, watch 
 	}
 	state, err := Read(name)
 	return state, outcome, err
+}
+
+// lockSoon takes the lock of a state folder. A daemon that was killed a moment ago may still be about to give it back.
+func lockSoon(ctx context.Context, dir string) (*net.UnixListener, error) {
+	const patience = 5 * time.Second
+	for deadline := time.Now().Add(patience); ; {
+		held, err := lock(dir)
+		if !locked(err) || time.Now().After(deadline) {
+			return held, err
+		}
+		// A lock gives no sign when it becomes free.
+		select {
+		case <-ctx.Done():
+			return nil, context.Cause(ctx)
+		case <-time.After(20 * time.Millisecond):
+		}
+	}
 }
 
 // prepare finds what the settings stand for, and makes the folders of a sandbox.
