@@ -84,7 +84,7 @@ func (s *sandbox) keepLogs(t *testing.T) {
 }
 
 func (s *sandbox) command(args ...string) *exec.Cmd {
-	cmd := exec.Command(os.Args[0], append([]string{"sandbox"}, args...)...) //nolint:noctx // also at the end of a test
+	cmd := exec.Command(os.Args[0], append([]string{"sandbox"}, args...)...)
 	cmd.Env = append(os.Environ(), "XDG_STATE_HOME="+s.home)
 	return cmd
 }
