@@ -11,7 +11,6 @@ import (
 	"path/filepath"
 	"slices"
 	"strings"
-	"syscall"
 	"testing"
 	"time"
 
@@ -91,9 +90,7 @@ func (r round) run(t *testing.T) {
 	}
 	pid, name := r.choose(t, s)
 	t.Logf("killing %s %s after the order of the cluster", name, r.after.Round(time.Millisecond))
-	if err := syscall.Kill(pid, syscall.SIGKILL); err != nil {
-		t.Logf("process %d has ended by itself: %v", pid, err)
-	}
+	kill(t, pid)
 
 	s.csctl(t, "up")
 	m = s.management(t)

@@ -5,29 +5,18 @@
 
 package restart
 
-import (
-	"syscall"
-	"testing"
-)
+import "testing"
 
 // TestThreeControlPlanesGoOn: their etcds need each other, so they have to come up together.
 func TestThreeControlPlanesGoOn(t *testing.T) {
 	t.Parallel()
 	for name, end := range map[string]func(*testing.T, *sandbox){
 		"Kept":   func(t *testing.T, s *sandbox) { s.csctl(t, "down", "--keep") },
-		"Killed": kill,
+		"Killed": func(t *testing.T, s *sandbox) { kill(t, s.state(t).PID) },
 	} {
 		t.Run(name, func(t *testing.T) {
 			t.Parallel()
 			goesOn(t, 3, end)
 		})
-	}
-}
-
-// kill ends the daemon of a sandbox without any warning.
-func kill(t *testing.T, s *sandbox) {
-	t.Helper()
-	if err := syscall.Kill(s.state(t).PID, syscall.SIGKILL); err != nil {
-		t.Fatal(err)
 	}
 }
