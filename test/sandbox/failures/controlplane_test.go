@@ -144,7 +144,12 @@ func TestControlPlane(t *testing.T) {
 		}
 		heal()
 		s.node(t, machines[2], isNode(corev1.ConditionTrue))
-		healthy(machines[2])
+		s.machine(t, nil, machines[2], says(clusterv1.MachineNodeReadyCondition, metav1.ConditionTrue, ""))
+		// What KubeadmControlPlane says of the pods is out of date for minutes: it does not watch Nodes, and looked last
+		// when the Node was still tainted.
+		for _, program := range []string{"etcd", "kube-apiserver"} {
+			s.staticPod(t, program, machines[2], isPod(corev1.PodRunning, true, ""))
+		}
 	})
 }
 
