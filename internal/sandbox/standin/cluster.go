@@ -301,11 +301,19 @@ func present(raw []byte, k *kind, metadataOnly bool) []byte {
 		}
 		return slices.Concat([]byte(`{"kind":"PartialObjectMetadata","apiVersion":"meta.k8s.io/v1","metadata":`), object.Metadata, []byte("}"))
 	}
-	// The fields of what we keep are sorted, so the version comes first.
+	// The fields of what we keep are sorted, so the version comes first, or behind a few such as allowVolumeExpansion.
 	version := []byte(`{"apiVersion":"` + k.GroupVersion().String() + `",`)
 	if bytes.HasPrefix(raw, version) {
 		return raw
 	}
-	end := bytes.IndexByte(raw, ',')
-	return slices.Concat(version, raw[end+1:])
+	object := map[string]json.RawMessage{}
+	if json.Unmarshal(raw, &object) != nil {
+		return raw
+	}
+	object["apiVersion"] = fmt.Appendf(nil, "%q", k.GroupVersion().String())
+	out, err := json.Marshal(object)
+	if err != nil {
+		return raw
+	}
+	return out
 }

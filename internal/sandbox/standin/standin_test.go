@@ -362,6 +362,42 @@ func TestADefinitionAndItsObjectsGoTogether(t *testing.T) {
 	}
 }
 
+func TestFieldsThatSortBeforeTheVersionAreRead(t *testing.T) {
+	c := dynamic.NewForConfigOrDie(newStandin(t))
+	for resource, object := range map[schema.GroupVersionResource]string{
+		{Group: "storage.k8s.io", Version: "v1", Resource: "storageclasses"}: `
+apiVersion: storage.k8s.io/v1
+kind: StorageClass
+metadata: {name: o}
+allowVolumeExpansion: true
+provisioner: example.com/p
+`,
+		{Group: "rbac.authorization.k8s.io", Version: "v1", Resource: "clusterroles"}: `
+apiVersion: rbac.authorization.k8s.io/v1
+kind: ClusterRole
+metadata: {name: o}
+aggregationRule:
+  clusterRoleSelectors: [{matchLabels: {a: b, c: d}}]
+`,
+	} {
+		want := parse(t, object)[0]
+		if _, err := c.Resource(resource).Apply(t.Context(), "o", want, metav1.ApplyOptions{FieldManager: "test"}); err != nil {
+			t.Errorf("%s: %v", resource.Resource, err)
+			continue
+		}
+		got, err := c.Resource(resource).Get(t.Context(), "o", metav1.GetOptions{})
+		if err != nil {
+			t.Errorf("%s: %v", resource.Resource, err)
+			continue
+		}
+		for field, value := range want.Object {
+			if diff := cmp.Diff(value, got.Object[field]); diff != "" && field != "metadata" {
+				t.Errorf("%s: %s:\n%s", resource.Resource, field, diff)
+			}
+		}
+	}
+}
+
 // What goes wrong on the way to a cluster is the business of the fault proxy.
 func TestFaultsBeforeAStandin(t *testing.T) {
 	proxy, err := faultproxy.ListenKubernetes(t.Context(), newStandin(t), faultproxy.Options{Plan: faultproxy.MustParse("write /** #1 drop-answer")})
