@@ -398,6 +398,28 @@ aggregationRule:
 	}
 }
 
+func TestADefinitionThatCannotBeServedIsNotStored(t *testing.T) {
+	c := dynamic.NewForConfigOrDie(newStandin(t)).Resource(schema.GroupVersionResource{Group: "apiextensions.k8s.io", Version: "v1", Resource: "customresourcedefinitions"})
+	crd := parse(t, strings.ReplaceAll(widgets, "$NS", "NS"))[0]
+	broken := crd.DeepCopy()
+	versions, _, _ := unstructured.NestedSlice(broken.Object, "spec", "versions")
+	versions[0].(map[string]any)["schema"] = map[string]any{"openAPIV3Schema": map[string]any{"type": "object", "properties": map[string]any{"spec": map[string]any{"$ref": "#/elsewhere"}}}}
+	if err := unstructured.SetNestedSlice(broken.Object, versions, "spec", "versions"); err != nil {
+		t.Fatal(err)
+	}
+	for range 2 {
+		if _, err := c.Apply(t.Context(), crd.GetName(), broken, metav1.ApplyOptions{FieldManager: "test"}); !apierrors.IsBadRequest(err) {
+			t.Errorf("%v", err)
+		}
+	}
+	if _, err := c.Get(t.Context(), crd.GetName(), metav1.GetOptions{}); !apierrors.IsNotFound(err) {
+		t.Errorf("it is there: %v", err)
+	}
+	if _, err := c.Apply(t.Context(), crd.GetName(), crd, metav1.ApplyOptions{FieldManager: "test"}); err != nil {
+		t.Error(err)
+	}
+}
+
 // What goes wrong on the way to a cluster is the business of the fault proxy.
 func TestFaultsBeforeAStandin(t *testing.T) {
 	proxy, err := faultproxy.ListenKubernetes(t.Context(), newStandin(t), faultproxy.Options{Plan: faultproxy.MustParse("write /** #1 drop-answer")})

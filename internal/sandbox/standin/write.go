@@ -120,10 +120,7 @@ func (c *Cluster) insert(r *call, object *unstructured.Unstructured, manage func
 	if r.dryRun {
 		return object, nil
 	}
-	if err := c.save(r.kind, r.namespace, r.name, object, nil); err != nil {
-		return nil, err
-	}
-	return object, c.follow(r.kind, object)
+	return object, c.store(r, object)
 }
 
 func (r *call) checkName(object *unstructured.Unstructured) error {
@@ -324,10 +321,7 @@ func (c *Cluster) replace(r *call, live, object *unstructured.Unstructured) (*un
 	if object.GetDeletionTimestamp() != nil && len(object.GetFinalizers()) == 0 {
 		return object, c.remove(r.kind, r.namespace, r.name, object.DeepCopy())
 	}
-	if err := c.save(r.kind, r.namespace, r.name, object, nil); err != nil {
-		return nil, err
-	}
-	return object, c.follow(r.kind, object)
+	return object, c.store(r, object)
 }
 
 // sameSpecification compares objects without metadata and status.
@@ -443,10 +437,11 @@ func (c *Cluster) removeAll(gr schema.GroupResource, namespace string) error {
 
 var definitions = schema.GroupResource{Group: apiextensionsv1.GroupName, Resource: "customresourcedefinitions"}
 
-// follow does what the controllers of an API server do about an object. It needs the lock.
-func (c *Cluster) follow(k *kind, object *unstructured.Unstructured) error {
-	if k.groupResource() != definitions {
-		return nil
+// store saves an object, and does what the controllers of an API server do about a definition of kinds. One that
+// cannot be served is not stored. It needs the lock.
+func (c *Cluster) store(r *call, object *unstructured.Unstructured) error {
+	if r.kind.groupResource() != definitions {
+		return c.save(r.kind, r.namespace, r.name, object, nil)
 	}
 	crd := &apiextensionsv1.CustomResourceDefinition{}
 	if err := runtime.DefaultUnstructuredConverter.FromUnstructured(object.Object, crd); err != nil {
@@ -455,6 +450,9 @@ func (c *Cluster) follow(k *kind, object *unstructured.Unstructured) error {
 	made, err := c.server.define(crd)
 	if err != nil {
 		return apierrors.NewBadRequest(err.Error())
+	}
+	if err := c.save(r.kind, r.namespace, r.name, object, nil); err != nil {
+		return err
 	}
 	if c.defined[crd.Name] == made {
 		return nil
@@ -482,10 +480,10 @@ func (c *Cluster) follow(k *kind, object *unstructured.Unstructured) error {
 	}
 	established := object.DeepCopy()
 	established.Object["status"] = status
-	if managedBy, err := managed(k.status.Update(object.DeepCopy(), established, "kube-apiserver")); err == nil {
+	if managedBy, err := managed(r.kind.status.Update(object.DeepCopy(), established, "kube-apiserver")); err == nil {
 		established = managedBy
 	}
-	return c.save(k, "", crd.Name, established, nil)
+	return c.save(r.kind, "", crd.Name, established, nil)
 }
 
 // document makes anew what the cluster says that it serves. It needs the lock.
