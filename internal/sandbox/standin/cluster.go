@@ -21,6 +21,7 @@ import (
 	"k8s.io/apimachinery/pkg/runtime/schema"
 	utiljson "k8s.io/apimachinery/pkg/util/json"
 	"k8s.io/apimachinery/pkg/watch"
+	"k8s.io/apiserver/pkg/endpoints/request"
 )
 
 // Cluster is the stand-in of one cluster.
@@ -33,7 +34,7 @@ type Cluster struct {
 	// ended is closed when the stand-in is removed.
 	ended chan struct{}
 
-	reads, writes atomic.Int64
+	probes, reads, writes, watches atomic.Int64
 
 	mu   sync.Mutex
 	docs *documents
@@ -90,9 +91,45 @@ func (c *Cluster) close() { close(c.ended) }
 // Name is the name of the cluster.
 func (c *Cluster) Name() string { return c.name }
 
-// Requests are how many requests have come that read and that were to change something. Watches are not counted.
-func (c *Cluster) Requests() (reads, writes int) {
-	return int(c.reads.Load()), int(c.writes.Load())
+// Requests are how many requests have come to a cluster, whatever became of them.
+type Requests struct {
+	// Probes asked only whether the cluster is there, as Cluster API does from time to time.
+	Probes int
+	// Reads asked for objects, or for what the cluster is and serves.
+	Reads int
+	// Writes were to change something.
+	Writes int
+	// Watches are those that were begun.
+	Watches int
+}
+
+// Requests are those so far.
+func (c *Cluster) Requests() Requests {
+	return Requests{Probes: int(c.probes.Load()), Reads: int(c.reads.Load()), Writes: int(c.writes.Load()), Watches: int(c.watches.Load())}
+}
+
+// count counts a request.
+func (c *Cluster) count(info *request.RequestInfo) {
+	switch {
+	case !info.IsResourceRequest && isProbe(info.Path):
+		c.probes.Add(1)
+	case !info.IsResourceRequest || info.Verb == "get" || info.Verb == "list":
+		c.reads.Add(1)
+	case info.Verb == "watch":
+		c.watches.Add(1)
+	default:
+		c.writes.Add(1)
+	}
+}
+
+// isProbe says whether a path tells no more than that the cluster is there.
+func isProbe(path string) bool {
+	switch path {
+	case "/", "/healthz", "/livez", "/readyz":
+		return true
+	default:
+		return false
+	}
 }
 
 // kind finds what is served; it needs the lock.

@@ -92,8 +92,8 @@ func (c *Cluster) serve(w http.ResponseWriter, r *http.Request) {
 		writeError(w, apierrors.NewBadRequest(err.Error()))
 		return
 	}
+	c.count(info)
 	if !info.IsResourceRequest {
-		c.reads.Add(1)
 		c.describe(w, r)
 		return
 	}
@@ -142,12 +142,6 @@ func (c *Cluster) dispatch(w http.ResponseWriter, r *http.Request, k *kind, name
 	switch info.Verb {
 	case "watch":
 		return c.watch(w, r, asked, metadataOnly)
-	case "get", "list":
-		c.reads.Add(1)
-	default:
-		c.writes.Add(1)
-	}
-	switch info.Verb {
 	case "list":
 		return c.writeList(w, query, asked, metadataOnly)
 	case "get":

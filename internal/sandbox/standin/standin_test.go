@@ -280,6 +280,25 @@ func TestClusterAPIConnects(t *testing.T) {
 	}
 }
 
+func TestRequestsAreCountedByWhatTheyAreFor(t *testing.T) {
+	cluster, config := newServer(t).mustAdd(t, "one")
+	c := kubernetes.NewForConfigOrDie(config)
+	for _, path := range []string{"/", "/readyz", "/version", "/apis", "/apis/none.example.com/v1/things", "/api/v1/namespaces", "/api/v1/namespaces/default"} {
+		_, _ = c.CoreV1().RESTClient().Get().AbsPath(path).DoRaw(t.Context()) // refused or not, it is counted
+	}
+	w, err := c.CoreV1().Namespaces().Watch(t.Context(), metav1.ListOptions{})
+	if err != nil {
+		t.Fatal(err)
+	}
+	w.Stop()
+	for range 2 { // The second is refused.
+		_, _ = c.CoreV1().Namespaces().Create(t.Context(), &corev1.Namespace{ObjectMeta: metav1.ObjectMeta{Name: "n"}}, metav1.CreateOptions{})
+	}
+	if diff := cmp.Diff(Requests{Probes: 2, Reads: 5, Writes: 2, Watches: 1}, cluster.Requests()); diff != "" {
+		t.Error(diff)
+	}
+}
+
 func TestAnInformerThatFallsBehindListsAnew(t *testing.T) {
 	s := newServer(t)
 	_, config := s.mustAdd(t, "one")
@@ -575,12 +594,12 @@ func TestTheEngineOfAddonsWorksWithAStandin(t *testing.T) {
 	}
 
 	// Nothing unchanged is sent again.
-	_, before := cluster.Requests()
+	before := cluster.Requests().Writes
 	set.Verified = func(apply.ID) bool { return true }
 	if _, err := applier.Apply(t.Context(), set, inventory, &memory{}); err != nil {
 		t.Fatal(err)
 	}
-	if _, after := cluster.Requests(); after != before {
+	if after := cluster.Requests().Writes; after != before {
 		t.Errorf("%d writes for what is unchanged", after-before)
 	}
 
