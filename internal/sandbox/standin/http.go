@@ -403,6 +403,11 @@ func (c *Cluster) watch(w http.ResponseWriter, r *http.Request, asked *selection
 		_, err := fmt.Fprintf(w, "{\"type\":%q,\"object\":%s}\n", eventType, raw)
 		return err == nil
 	}
+	// A bookmark tells how new the client is, and no more.
+	bookmark := func(annotations string) bool {
+		return send(watch.Bookmark, present(fmt.Appendf(nil, `{"apiVersion":%q,"kind":%q,"metadata":{"resourceVersion":"%d","creationTimestamp":null%s}}`,
+			asked.kind.GroupVersion(), asked.kind.Kind, position, annotations), asked.kind, metadataOnly))
+	}
 	if initial {
 		var found []item
 		found, position = c.list(asked)
@@ -412,9 +417,7 @@ func (c *Cluster) watch(w http.ResponseWriter, r *http.Request, asked *selection
 			}
 		}
 		if query.Get("sendInitialEvents") == "true" {
-			bookmark := fmt.Appendf(nil, `{"apiVersion":%q,"kind":%q,"metadata":{"resourceVersion":"%d","creationTimestamp":null,"annotations":{%q:"true"}}}`,
-				asked.kind.GroupVersion(), asked.kind.Kind, position, metav1.InitialEventsAnnotationKey)
-			if !send(watch.Bookmark, present(bookmark, asked.kind, metadataOnly)) {
+			if !bookmark(fmt.Sprintf(`,"annotations":{%q:"true"}`, metav1.InitialEventsAnnotationKey)) {
 				return nil
 			}
 		}
@@ -442,6 +445,10 @@ func (c *Cluster) watch(w http.ResponseWriter, r *http.Request, asked *selection
 		select {
 		case <-more:
 		case <-end:
+			// Without it, whoever saw no event for long would come back with a version that is forgotten.
+			if query.Get("allowWatchBookmarks") == "true" {
+				bookmark("")
+			}
 			return nil
 		case <-c.ended:
 			return nil

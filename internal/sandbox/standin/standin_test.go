@@ -28,6 +28,7 @@ import (
 	"k8s.io/apimachinery/pkg/types"
 	"k8s.io/apimachinery/pkg/util/wait"
 	"k8s.io/apimachinery/pkg/util/yaml"
+	"k8s.io/apimachinery/pkg/watch"
 	applycorev1 "k8s.io/client-go/applyconfigurations/core/v1"
 	"k8s.io/client-go/discovery"
 	"k8s.io/client-go/dynamic"
@@ -336,6 +337,24 @@ func TestAnInformerThatFallsBehindListsAnew(t *testing.T) {
 	defer w.Stop()
 	if event := <-w.ResultChan(); !apierrors.IsResourceExpired(apierrors.FromObject(event.Object)) {
 		t.Errorf("%v", event)
+	}
+}
+
+func TestAWatchEndsWithABookmark(t *testing.T) {
+	c := kubernetes.NewForConfigOrDie(newStandin(t)).CoreV1()
+	cm, err := c.ConfigMaps("default").Create(t.Context(), &corev1.ConfigMap{ObjectMeta: metav1.ObjectMeta{Name: "c"}}, metav1.CreateOptions{})
+	if err != nil {
+		t.Fatal(err)
+	}
+	pods, err := c.Pods("").Watch(t.Context(), metav1.ListOptions{ResourceVersion: "1", TimeoutSeconds: new(int64(1)), AllowWatchBookmarks: true})
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer pods.Stop()
+	// It tells of what the watch has no events of.
+	event := <-pods.ResultChan()
+	if pod, ok := event.Object.(*corev1.Pod); !ok || event.Type != watch.Bookmark || pod.ResourceVersion != cm.ResourceVersion {
+		t.Errorf("%v, the newest resource version is %s", event, cm.ResourceVersion)
 	}
 }
 
