@@ -11,6 +11,7 @@ import (
 	"slices"
 	"strings"
 	"sync"
+	"weak"
 
 	apidiscovery "k8s.io/api/apidiscovery/v2"
 	"k8s.io/apiextensions-apiserver/pkg/apis/apiextensions"
@@ -374,7 +375,7 @@ func (s *Server) documentsFor(b *builtins, definitions []*definition) (*document
 	key := [sha256.Size]byte(hash.Sum(nil))
 	s.shared.Lock()
 	defer s.shared.Unlock()
-	if known := s.docs[key]; known != nil {
+	if known := s.docs[key].Value(); known != nil {
 		return known, nil
 	}
 	made := &documents{groups: slices.Clone(b.groups)}
@@ -388,7 +389,7 @@ func (s *Server) documentsFor(b *builtins, definitions []*definition) (*document
 	if made.apis, err = aggregated(made.groups[1:]); err != nil {
 		return nil, err
 	}
-	s.docs[key] = made
+	s.docs[key] = weak.Make(made)
 	return made, nil
 }
 

@@ -28,6 +28,7 @@ import (
 	"net/http"
 	"strings"
 	"sync"
+	"weak"
 
 	"k8s.io/client-go/rest"
 	"k8s.io/client-go/tools/clientcmd"
@@ -52,10 +53,11 @@ type Server struct {
 	mu       sync.RWMutex
 	clusters map[string]*Cluster
 
-	// Clusters that define the same kinds share what is made of the definitions.
+	// Clusters that define the same kinds share what is made of the definitions. There are as many documents as there
+	// are ways to define some kinds after others, so those that no cluster has any more go.
 	shared sync.Mutex
 	crds   map[[sha256.Size]byte]*definition
-	docs   map[[sha256.Size]byte]*documents
+	docs   map[[sha256.Size]byte]weak.Pointer[documents]
 }
 
 // Listen starts a server without stand-ins.
@@ -74,7 +76,7 @@ func Listen(opts Options) (*Server, error) {
 	}
 	s := &Server{
 		ca: ca, listener: listener, clusters: map[string]*Cluster{},
-		crds: map[[sha256.Size]byte]*definition{}, docs: map[[sha256.Size]byte]*documents{},
+		crds: map[[sha256.Size]byte]*definition{}, docs: map[[sha256.Size]byte]weak.Pointer[documents]{},
 	}
 	certificate, err := s.certificate(listener.Addr().(*net.TCPAddr).IP)
 	if err != nil {

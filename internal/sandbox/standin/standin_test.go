@@ -458,6 +458,35 @@ func TestADefinitionThatCannotBeServedIsNotStored(t *testing.T) {
 	}
 }
 
+// A thousand clusters that get twenty kinds, each in an order of its own, would otherwise fill the memory with what
+// they served on the way.
+func TestWhatNoClusterServesAnyMoreIsForgotten(t *testing.T) {
+	s := newServer(t)
+	_, config := s.mustAdd(t, "one")
+	c := dynamic.NewForConfigOrDie(config).Resource(schema.GroupVersionResource{Group: "apiextensions.k8s.io", Version: "v1", Resource: "customresourcedefinitions"})
+	for i := range 5 {
+		if _, err := c.Create(t.Context(), parse(t, strings.ReplaceAll(widgets, "$NS", fmt.Sprintf("ns%d", i)))[0], metav1.CreateOptions{}); err != nil {
+			t.Fatal(err)
+		}
+	}
+	kept := 0
+	err := wait.PollUntilContextTimeout(t.Context(), 20*time.Millisecond, patience, true, func(context.Context) (bool, error) {
+		goruntime.GC()
+		s.shared.Lock()
+		defer s.shared.Unlock()
+		kept = 0
+		for _, documents := range s.docs {
+			if documents.Value() != nil {
+				kept++
+			}
+		}
+		return kept == 1, nil
+	})
+	if err != nil {
+		t.Errorf("%d documents are kept for one cluster", kept)
+	}
+}
+
 // What goes wrong on the way to a cluster is the business of the fault proxy.
 func TestFaultsBeforeAStandin(t *testing.T) {
 	proxy, err := faultproxy.ListenKubernetes(t.Context(), newStandin(t), faultproxy.Options{Plan: faultproxy.MustParse("write /** #1 drop-answer")})
