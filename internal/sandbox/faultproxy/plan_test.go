@@ -96,6 +96,33 @@ func TestParseRefuses(t *testing.T) {
 	}
 }
 
+// What is made in Go goes into the line that replays a run, so it must be what could have been read from one.
+func TestRulesRefuseWhatCannotBeWritten(t *testing.T) {
+	for name, give := range map[string]Rule{
+		"ADelayOfNothing":      {Verb: "*", Path: "/**", Fault: Fault{Kind: Delay}},
+		"DribbleWithoutARate":  {Verb: "*", Path: "/**", Fault: Fault{Kind: Dribble}},
+		"AStatusThatIsNone":    {Verb: "*", Path: "/**", Fault: Fault{Kind: Status}},
+		"ANegativePosition":    {Verb: "*", Path: "/**", Fault: Fault{Kind: Cut, Bytes: -1}},
+		"AHeaderThatIsNone":    {Verb: "*", Path: "/**", Fault: Fault{Kind: Status, Status: 500, Header: http.Header{"a b": {"c"}}}},
+		"ARangeThatGoesBack":   {Verb: "*", Path: "/**", First: 5, Last: 3, Fault: Fault{Kind: Drop}},
+		"AnImpossibleChance":   {Verb: "*", Path: "/**", Probability: 2, Fault: Fault{Kind: Drop}},
+		"EventsBeforeTheFirst": {Verb: "watch", Path: "/**", Fault: Fault{Kind: Swallow}},
+	} {
+		t.Run(name, func(t *testing.T) {
+			if _, err := newRules(Plan{Rules: []Rule{give}}); err == nil {
+				t.Errorf("%s is taken", give)
+			}
+		})
+	}
+	r, err := newRules(Plan{})
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := r.at(Arrived, Rule{Verb: "*", Path: "/**", Fault: Fault{Kind: Pass}}, func(Event) {}); err == nil {
+		t.Error("a call for a request that never comes is taken")
+	}
+}
+
 func FuzzParse(f *testing.F) {
 	f.Add("faults: seed=7; PUT /api/** #3 drop-answer; watch /** p=0.1 cut=1000")
 	f.Add(`write /** status=429 reason=TooManyRequests header="Retry-After: 1"; * /** every=3 freeze=2 for=1m`)

@@ -75,12 +75,21 @@ func (r *rules) begin(added []Rule) ([]*counted, error) {
 		if err := rule.validate(); err != nil {
 			return nil, fmt.Errorf("rule %q: %w", rule, err)
 		}
+		// A rule made in Go must be one that can be written, or its run could not be replayed.
+		written, err := Parse(rule.String())
+		if err != nil {
+			return nil, err
+		}
+		rule = written.Rules[0]
 		ready = append(ready, &counted{Rule: rule, matches: matcher(rule.Verb, rule.Path)})
 	}
 	return ready, nil
 }
 
 func (r *rules) at(moment Moment, rule Rule, f func(Event)) error {
+	if rule.First < 1 {
+		return fmt.Errorf("request %d of %s %s: they are counted from 1", rule.First, rule.Verb, rule.Path)
+	}
 	r.mu.Lock()
 	defer r.mu.Unlock()
 	ready, err := r.begin([]Rule{rule})
