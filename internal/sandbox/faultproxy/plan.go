@@ -28,7 +28,8 @@ type Plan struct {
 }
 
 // Rule is one fault, and the requests that meet it. Rules count the requests that match verb and path, each
-// for itself and whichever rule acts on them: #3 is the third of them, always.
+// for itself and whichever rule acts on them: #3 is the third of them, always. What a rule before lets pass is
+// not counted: so the renewal of leases, which comes by the clock, does not shift what is replayed.
 type Rule struct {
 	// Verb is a method in capitals, read (GET and HEAD that end by themselves), write (POST, PUT, PATCH, DELETE),
 	// watch, upgrade (to SPDY or websocket), several of these joined by "|", or "*".
@@ -72,7 +73,7 @@ type Kind string
 
 // The faults.
 const (
-	// Pass is none; such a rule shields requests from the rules after it.
+	// Pass is none; such a rule shields requests from the rules after it and from At, which do not count them.
 	Pass Kind = "pass"
 	// Delay waits before the request is forwarded.
 	Delay Kind = "delay"

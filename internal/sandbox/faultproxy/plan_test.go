@@ -210,6 +210,28 @@ func TestTheFirstRuleThatWantsARequestHasIt(t *testing.T) {
 	}
 }
 
+// Leases are renewed by the clock. Which write is the third must not depend on that.
+func TestWhatPassesIsNotCounted(t *testing.T) {
+	r, err := newRules(MustParse("* /leases/** pass; write /** #2 drop"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	called := ""
+	if err := r.at(Arrived, Rule{Verb: "write", Path: "/**", First: 3, Last: 3, Fault: Fault{Kind: Pass}}, func(e Event) { called = e.Path }); err != nil {
+		t.Fatal(err)
+	}
+	told := story(t, r, "PUT /leases/l", "PUT /a", "PUT /leases/l", "PUT /b")
+	if diff := cmp.Diff([]string{"", "", "", "drop"}, told); diff != "" {
+		t.Error(diff)
+	}
+	for _, path := range []string{"/leases/l", "/c", "/d"} {
+		r.decide(request{method: "PUT", path: path}).reach(Arrived)
+	}
+	if called != "/c" {
+		t.Errorf("called for %q", called)
+	}
+}
+
 func TestChanceDependsOnSeedRuleAndCountOnly(t *testing.T) {
 	run := func(line string) string {
 		r, err := newRules(MustParse(line))

@@ -246,7 +246,8 @@ func (p *Proxy) Set(rules ...Rule) error { return p.rules.set(rules) }
 // Add appends rules to those that there are, which go on counting.
 func (p *Proxy) Add(rules ...Rule) error { return p.rules.add(rules) }
 
-// Replay is the plan that makes the same happen again, with all rules that there ever were.
+// Replay is the plan that makes the same happen again, with all rules that there ever were. What is not done by
+// rules, by FreezeWatches, Disconnect and the functions of At, is the test's to repeat.
 func (p *Proxy) Replay() Plan { return p.rules.replay() }
 
 // Faults are the requests that something was done to so far.
@@ -275,8 +276,9 @@ const (
 )
 
 // At calls f once, for the n-th request from now on that matches verb and path, as in a Rule, when it has got to a
-// moment. The request waits until f returns, except when Delivered. A test that wants a program to die there
-// kills it in f, and adds a rule for what becomes of the request.
+// moment. Requests that a rule lets pass are not counted. The request waits until f returns, except when Delivered;
+// Close waits for f, too. A test that wants a program to die there kills it in f, and adds a rule for what becomes
+// of the request.
 func (p *Proxy) At(moment Moment, verb, path string, n int, f func(Event)) error {
 	return p.rules.at(moment, Rule{Verb: verb, Path: path, First: n, Last: n, Fault: Fault{Kind: Pass}}, f)
 }

@@ -116,9 +116,10 @@ func (r *rules) decide(req request) *passage {
 		}
 		g.fault = c.Fault
 		g.event.Rule, g.event.Match = c.String(), c.n
-		if c.Fault.Kind != Pass {
-			g.event.Fault = c.Fault.String()
+		if c.Fault.Kind == Pass {
+			return g // nobody else counts it
 		}
+		g.event.Fault = c.Fault.String()
 	}
 	if g.event.Fault != "" {
 		r.events = append(r.events, g.event)
