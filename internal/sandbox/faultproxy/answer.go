@@ -175,7 +175,7 @@ func (b *body) shape(resp *http.Response, g *passage) reader {
 	case Dribble:
 		return b.dribble(limit)
 	case Freeze, Swallow:
-		if g.watch && resp.StatusCode == http.StatusOK {
+		if resp.StatusCode == http.StatusOK {
 			return b.filter(resp, g.fault)
 		}
 	default: // done before the request was forwarded, or nothing

@@ -469,6 +469,8 @@ func (r Rule) validate() error {
 		return errors.New("until= is before from=")
 	case takes != aStatus && (r.Fault.Header != nil || r.Fault.Body != "" || r.Fault.Reason != ""):
 		return fmt.Errorf("header=, body= and reason= belong to status=, not to %s", r.Fault.Kind)
+	case (r.Fault.Kind == Freeze || r.Fault.Kind == Swallow) && r.Verb != "watch":
+		return fmt.Errorf("%s is for watches: write watch instead of %s", r.Fault.Kind, r.Verb)
 	case r.Fault.Reason != "" && (r.Fault.Body != "" || !word.MatchString(r.Fault.Reason)):
 		return errors.New("reason= is one word, and makes the body itself")
 	}

@@ -88,6 +88,7 @@ func TestParseRefuses(t *testing.T) {
 		`GET / status=500 header="a"`:        `want "Name: value"`,
 		`GET / status=500 body="`:            "a quotation mark is not closed",
 		"GET / from=5 until=4 drop":          "until= is before from=",
+		"GET / freeze=1":                     "freeze is for watches",
 		"seed=x":                             "want a number from 0 on",
 	} {
 		if _, err := Parse(give); err == nil || !strings.Contains(err.Error(), want) {
@@ -125,7 +126,7 @@ func TestRulesRefuseWhatCannotBeWritten(t *testing.T) {
 
 func FuzzParse(f *testing.F) {
 	f.Add("faults: seed=7; PUT /api/** #3 drop-answer; watch /** p=0.1 cut=1000")
-	f.Add(`write /** status=429 reason=TooManyRequests header="Retry-After: 1"; * /** every=3 freeze=2 for=1m`)
+	f.Add(`write /** status=429 reason=TooManyRequests header="Retry-After: 1"; watch /** every=3 freeze=2 for=1m`)
 	f.Add(`GET|read /a?b=*c from=3 until=9 status=500 body="\x00;" header=A:b`)
 	f.Fuzz(func(t *testing.T, line string) {
 		plan, err := Parse(line)
