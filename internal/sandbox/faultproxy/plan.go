@@ -487,6 +487,7 @@ func (r Rule) validate() error {
 // request is what rules see of a request.
 type request struct {
 	method, path, query string
+	userAgent           string
 	watch, upgrade      bool
 }
 
@@ -497,7 +498,10 @@ func describe(r *http.Request) request {
 		// As API servers read it: anything but these two words is yes.
 		watch = values[0] != "false" && values[0] != "0"
 	}
-	return request{method: r.Method, path: r.URL.EscapedPath(), query: r.URL.RawQuery, watch: watch, upgrade: r.Header.Get("Upgrade") != ""}
+	return request{
+		method: r.Method, path: r.URL.EscapedPath(), query: r.URL.RawQuery, userAgent: r.UserAgent(),
+		watch: watch, upgrade: r.Header.Get("Upgrade") != "",
+	}
 }
 
 func matchesVerb(pattern string, r request) bool {

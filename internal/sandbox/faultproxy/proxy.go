@@ -54,6 +54,10 @@ type Event struct {
 	Number int
 	// Method and Path are those of the request.
 	Method, Path string
+	// Watch says that it is a watch of Kubernetes.
+	Watch bool
+	// UserAgent is who asks, by its own account.
+	UserAgent string
 	// Fault is what was done to it, empty if nothing.
 	Fault string
 	// Rule is the rule that did it, and Match the how manieth of the requests that match it this was.

@@ -637,6 +637,48 @@ func TestAtCallsForTheNthRequest(t *testing.T) {
 	}
 }
 
+func TestRequestsAreObserved(t *testing.T) {
+	s := &site{got: make(chan string, 100)}
+	server := httptest.NewServer(http.HandlerFunc(s.answer))
+	defer server.Close()
+	told := make(chan Event, 10)
+	var err error
+	s.Proxy, err = Listen(t.Context(), server.URL, Options{Plan: MustParse("read /a status=500"), Observe: func(e Event) { told <- e }})
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer s.Close()
+	s.client = s.newClient(t, false)
+	s.client.Transport = agent{s.client.Transport}
+	s.ask(t, http.MethodGet, "/a?b=c", "")
+	s.ask(t, http.MethodPut, "/a", "")
+	ctx, cancel := context.WithCancel(t.Context())
+	go func() {
+		defer cancel()
+		for range 2 {
+			<-s.got // The first request never arrives.
+		}
+	}()
+	s.askWith(ctx, t, http.MethodGet, "/a?watch=1", "")
+	for _, want := range []Event{
+		{Number: 1, Method: "GET", Path: "/a", UserAgent: "somebody", Fault: "status=500", Rule: "read /a status=500", Match: 1},
+		{Number: 2, Method: "PUT", Path: "/a", UserAgent: "somebody"},
+		{Number: 3, Method: "GET", Path: "/a", UserAgent: "somebody", Watch: true},
+	} {
+		if diff := cmp.Diff(want, <-told); diff != "" {
+			t.Error(diff)
+		}
+	}
+}
+
+// agent tells who asks.
+type agent struct{ http.RoundTripper }
+
+func (a agent) RoundTrip(r *http.Request) (*http.Response, error) {
+	r.Header.Set("User-Agent", "somebody")
+	return a.RoundTripper.RoundTrip(r)
+}
+
 func TestConcurrentRequestsMeetAsManyFaults(t *testing.T) {
 	s := newSite(t, protocols[2], "GET /** every=5 status=500")
 	var failed atomic.Int32
