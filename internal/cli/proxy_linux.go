@@ -77,6 +77,9 @@ The page "How to inject faults" has all of them.`,
 		return nil
 	}
 	cmd.RunE = func(cmd *cobra.Command, args []string) error {
+		if f.targetCA != "" && f.target == "" {
+			return errors.New("--target-ca is for the server of --target; the certificates of clusters are known")
+		}
 		plan, err := f.plan(flags.Changed("seed"))
 		if err != nil {
 			return err

@@ -105,6 +105,7 @@ func TestProxyRefuses(t *testing.T) {
 		"NoSandbox":       {nil, "sandbox default does not run; start it with csctl sandbox up"},
 		"BadTarget":       {[]string{"--target", "localhost:80"}, `target "localhost:80": want an http or https URL`},
 		"NoCertificates":  {[]string{"--target", "https://127.0.0.1:1", "--target-ca", "proxy_linux_test.go"}, "proxy_linux_test.go has no certificate in PEM"},
+		"CAOfNothing":     {[]string{"--target-ca", "ca.pem"}, "--target-ca is for the server of --target"},
 		"CommandWithout-": {[]string{"kubectl", "get"}, `"kubectl": write -- before the command that is to run`},
 	} {
 		t.Run(name, func(t *testing.T) {
