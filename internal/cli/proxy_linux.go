@@ -9,6 +9,7 @@ import (
 	"crypto/x509"
 	"errors"
 	"fmt"
+	"io/fs"
 	"log"
 	"math/rand/v2"
 	"os"
@@ -195,11 +196,29 @@ func (f *proxyFlags) writeKubeconfig(proxy *faultproxy.Proxy) (path string, remo
 			return "", nil, err
 		}
 		path, remove = filepath.Join(dir, "kubeconfig"), func() error { return os.RemoveAll(dir) }
+	} else if err := mayOverwrite(path); err != nil {
+		return "", nil, fmt.Errorf("--kubeconfig-out: %w", err)
 	}
 	if err := os.WriteFile(path, raw, 0o600); err != nil {
 		return "", nil, errors.Join(fmt.Errorf("--kubeconfig-out: %w", err), remove())
 	}
 	return path, remove, nil
+}
+
+// mayOverwrite refuses a file that no earlier proxy has written: it may be all that leads to somebody's clusters.
+func mayOverwrite(path string) error {
+	old, err := os.ReadFile(path)
+	if errors.Is(err, fs.ErrNotExist) || err == nil && len(old) == 0 {
+		return nil
+	}
+	if err != nil {
+		return err
+	}
+	config, err := clientcmd.Load(old)
+	if err != nil || len(config.Contexts) != 1 || config.Contexts[faultproxy.KubeContext] == nil {
+		return fmt.Errorf("%s is there and is not the kubeconfig of a proxy; name another file, or remove it", path)
+	}
+	return nil
 }
 
 // runBehind runs a command with the environment changed.

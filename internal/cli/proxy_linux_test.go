@@ -9,9 +9,15 @@ import (
 	"io"
 	"net/http"
 	"net/http/httptest"
+	"os"
+	"path/filepath"
 	"strings"
 	"sync"
 	"testing"
+
+	"k8s.io/client-go/rest"
+
+	"github.com/clusterstacks/cluster-stack-operator/internal/sandbox/faultproxy"
 )
 
 func TestProxyRunsACommandBehindFaults(t *testing.T) {
@@ -114,5 +120,29 @@ func TestProxyRefuses(t *testing.T) {
 				t.Errorf("exit code %d: %s", code, stderr.String())
 			}
 		})
+	}
+}
+
+func TestProxyOverwritesOnlyItsOwnKubeconfig(t *testing.T) {
+	proxy, err := faultproxy.ListenKubernetes(t.Context(), &rest.Config{Host: "https://127.0.0.1:1"}, faultproxy.Options{})
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer proxy.Close()
+	f := proxyFlags{kubeconfigOut: filepath.Join(t.TempDir(), "config")}
+	for range 2 { // The second time it is its own.
+		if _, _, err := f.writeKubeconfig(proxy); err != nil {
+			t.Fatal(err)
+		}
+	}
+	const somebodys = "apiVersion: v1\nkind: Config\ncontexts: [{name: production, context: {cluster: c, user: u}}]\n"
+	if err := os.WriteFile(f.kubeconfigOut, []byte(somebodys), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	if _, _, err := f.writeKubeconfig(proxy); err == nil || !strings.Contains(err.Error(), "is not the kubeconfig of a proxy; name another file") {
+		t.Error(err)
+	}
+	if left, err := os.ReadFile(f.kubeconfigOut); err != nil || string(left) != somebodys {
+		t.Errorf("%s, %v", left, err)
 	}
 }

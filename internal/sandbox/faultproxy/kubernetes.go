@@ -82,7 +82,10 @@ func ListenKubernetes(ctx context.Context, config *rest.Config, opts Options) (*
 // made from, with another address and other credentials.
 func (p *Proxy) RESTConfig() *rest.Config { return rest.CopyConfig(p.kubernetes.client) }
 
+// KubeContext is the name of the only context that the kubeconfigs of proxies have.
+const KubeContext = "fault-proxy"
+
 // Kubeconfig is a kubeconfig file that says the same.
 func (p *Proxy) Kubeconfig() ([]byte, error) {
-	return pki.Kubeconfig("fault-proxy", p.URL(), p.CertPEM(), p.kubernetes.keyPair)
+	return pki.Kubeconfig(KubeContext, p.URL(), p.CertPEM(), p.kubernetes.keyPair)
 }
