@@ -31,7 +31,7 @@ const patience = time.Minute
 
 func newStandin(t testing.TB) *rest.Config {
 	t.Helper()
-	s, err := Listen(Options{})
+	s, err := Listen()
 	if err != nil {
 		t.Fatal(err)
 	}

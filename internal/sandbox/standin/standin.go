@@ -36,12 +36,6 @@ import (
 	"github.com/clusterstacks/cluster-stack-operator/internal/sandbox/pki"
 )
 
-// Options of a Server. The zero value works.
-type Options struct {
-	// Address to listen on; by default any port of 127.0.0.1.
-	Address string
-}
-
 // Server serves stand-ins.
 type Server struct {
 	ca       *pki.CA
@@ -60,17 +54,13 @@ type Server struct {
 	docs   map[[sha256.Size]byte]weak.Pointer[documents]
 }
 
-// Listen starts a server without stand-ins.
-func Listen(opts Options) (*Server, error) {
-	address := opts.Address
-	if address == "" {
-		address = "127.0.0.1:0"
-	}
+// Listen starts a server without stand-ins, on loopback.
+func Listen() (*Server, error) {
 	ca, err := pki.NewCA("stand-ins")
 	if err != nil {
 		return nil, err
 	}
-	listener, err := (&net.ListenConfig{}).Listen(context.Background(), "tcp", address)
+	listener, err := (&net.ListenConfig{}).Listen(context.Background(), "tcp", "127.0.0.1:0")
 	if err != nil {
 		return nil, fmt.Errorf("stand-ins: %w", err)
 	}

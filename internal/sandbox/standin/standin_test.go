@@ -52,7 +52,7 @@ import (
 
 func newServer(t testing.TB) *Server {
 	t.Helper()
-	s, err := Listen(Options{})
+	s, err := Listen()
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -685,7 +685,7 @@ func BenchmarkIdle(b *testing.B) {
 	objects := addon(b)
 	mustBuiltin(b)
 	for b.Loop() {
-		s, err := Listen(Options{})
+		s, err := Listen()
 		if err != nil {
 			b.Fatal(err)
 		}
@@ -744,7 +744,7 @@ func fill(b *testing.B, c *Cluster, objects []*unstructured.Unstructured) {
 // BenchmarkRequests sends applies of a small object to a thousand clusters, from eight clients at a time.
 func BenchmarkRequests(b *testing.B) {
 	const clusters, workers = 1000, 8
-	s, err := Listen(Options{})
+	s, err := Listen()
 	if err != nil {
 		b.Fatal(err)
 	}
