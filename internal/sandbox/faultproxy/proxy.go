@@ -382,6 +382,7 @@ func (p *Proxy) reverseProxy(transport http.RoundTripper) *httputil.ReverseProxy
 		BufferPool:    &buffers,
 		ErrorLog:      silent,
 		Rewrite: func(r *httputil.ProxyRequest) {
+			r.Out.URL.RawQuery = r.In.URL.RawQuery // it would be without what Go cannot parse
 			r.SetURL(p.target)
 			if keepHost {
 				r.Out.Host = r.In.Host

@@ -117,6 +117,8 @@ func (s *site) answer(w http.ResponseWriter, r *http.Request) {
 		_, _ = io.WriteString(w, content)
 	case r.URL.Path == "/host":
 		_, _ = io.WriteString(w, r.Host)
+	case r.URL.Path == "/query":
+		_, _ = io.WriteString(w, r.URL.RawQuery)
 	case r.URL.Path == "/teapot":
 		w.Header().Set("Trailer", "X-Checksum")
 		w.WriteHeader(http.StatusTeapot)
@@ -202,7 +204,10 @@ func TestWithoutRulesEverythingPasses(t *testing.T) {
 			if got := s.ask(t, http.MethodGet, "/host", ""); "http"+map[bool]string{true: "s"}[with.tls]+"://"+got.body != s.URL() {
 				t.Errorf("the server is asked as %s, so links that it makes lead around the proxy at %s", got.body, s.URL())
 			}
-			if len(s.Faults()) != 0 || s.Requests() != 2 {
+			if got := s.ask(t, http.MethodGet, "/query?a=b;c&%zz", ""); got.body != "a=b;c&%zz" {
+				t.Errorf("the server is asked for ?%s", got.body)
+			}
+			if len(s.Faults()) != 0 || s.Requests() != 3 {
 				t.Errorf("%d requests, faults: %v", s.Requests(), s.Faults())
 			}
 		})
