@@ -5,6 +5,7 @@ package faultproxy
 
 import (
 	"fmt"
+	"math/rand/v2"
 	"net/http"
 	"net/http/httptest"
 	"os"
@@ -287,6 +288,41 @@ func TestARunWhoseRulesWereChangedIsReplayedFromOneLine(t *testing.T) {
 	}
 	if diff := cmp.Diff(told, story(t, second, requests...)); diff != "" {
 		t.Errorf("the second run differs:\n%s", diff)
+	}
+}
+
+// Whatever rules come and go in the middle of a run, one line replays it.
+func TestAnyRunIsReplayedFromOneLine(t *testing.T) {
+	texts := []string{"GET /** #2 drop", "* /a p=0.5 never", "write /** every=2 reset", "* /b pass", "GET /** from=3 until=9 cut=1", "* /** #3- p=0.3 stall=2", "PUT /a #1-4 drop-answer", "* /** from=6 delay=1s"}
+	requests := []string{"GET /a", "GET /b", "PUT /a", "PUT /b"}
+	for seed := range uint64(200) {
+		chance := rand.New(rand.NewPCG(seed, 0))
+		first, err := newRules(Plan{Seed: seed})
+		if err != nil {
+			t.Fatal(err)
+		}
+		var asked, told []string
+		for range 40 {
+			rules := MustParse(texts[chance.IntN(len(texts))]).Rules
+			switch chance.IntN(8) {
+			case 0: // Refused where the time of a rule is over; then nothing may have changed.
+				_ = first.set(rules)
+			case 1:
+				_ = first.add(rules)
+			default:
+				request := requests[chance.IntN(len(requests))]
+				asked = append(asked, request)
+				told = append(told, story(t, first, request)...)
+			}
+		}
+		line := first.replay().String()
+		second, err := newRules(MustParse(line))
+		if err != nil {
+			t.Fatal(err)
+		}
+		if diff := cmp.Diff(told, story(t, second, asked...)); diff != "" {
+			t.Fatalf("%s\ntells another story:\n%s", line, diff)
+		}
 	}
 }
 
