@@ -76,8 +76,12 @@ func (r *clusterReconciler) reconcile(ctx context.Context, k key) (change time.T
 	if object.GetDeletionTimestamp() != nil {
 		return time.Time{}, r.remove(ctx, object, clusterKey)
 	}
-	if cluster.Name == "" || cluster.DeletionTimestamp != nil {
+	switch {
+	case cluster.Name == "":
 		return change, nil
+	case cluster.DeletionTimestamp != nil:
+		// Nothing new is made. But what is there works until it goes, or fails as it is told to.
+		return change, r.resume(ctx, cluster, wrong)
 	}
 	err = r.provision(ctx, object, version, cluster, wrong)
 	if settled(err) == nil && err != nil {
@@ -86,7 +90,7 @@ func (r *clusterReconciler) reconcile(ctx context.Context, k key) (change time.T
 	return change, r.report(ctx, object, version, err)
 }
 
-// resume has the load balancer of a cluster listen that nobody may change now, if it has one.
+// resume has the load balancer of a cluster listen that is not to change any more, or not now, if it has one.
 func (r *clusterReconciler) resume(ctx context.Context, cluster *clusterv1.Cluster, wrong failure.ClusterEffects) error {
 	c, err := r.fleet.Open(ctx, r.clusterSpec(cluster))
 	if errors.Is(err, fs.ErrNotExist) {

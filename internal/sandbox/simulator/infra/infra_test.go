@@ -7,10 +7,14 @@ import (
 	"context"
 	"errors"
 	"io/fs"
+	"net"
 	"net/netip"
+	"os"
 	"slices"
 	"strings"
+	"syscall"
 	"testing"
+	"time"
 
 	"github.com/go-logr/logr/testr"
 	"github.com/google/go-cmp/cmp"
@@ -27,6 +31,7 @@ import (
 	"github.com/clusterstacks/cluster-stack-operator/internal/sandbox/failure"
 	"github.com/clusterstacks/cluster-stack-operator/internal/sandbox/simulator/contract"
 	"github.com/clusterstacks/cluster-stack-operator/internal/sandbox/simulator/controlplane"
+	"github.com/clusterstacks/cluster-stack-operator/internal/sandbox/simulator/rehearsal"
 	"github.com/clusterstacks/cluster-stack-operator/internal/sandbox/simulator/workload"
 )
 
@@ -293,5 +298,84 @@ func TestNothingIsMadeForAnObjectThatVanishes(t *testing.T) {
 		if _, err := fleet.Open(t.Context(), shared.clusterSpec(cluster)); !errors.Is(err, fs.ErrNotExist) {
 			t.Errorf("%s: the cluster was made (%v)", name, err)
 		}
+	}
+}
+
+// readable is a management cluster of which these objects can be read.
+type readable struct {
+	client.Client
+	crd      metav1.PartialObjectMetadata
+	object   *unstructured.Unstructured
+	cluster  *clusterv1.Cluster
+	failures []failure.Failure
+}
+
+func (r *readable) Get(_ context.Context, _ client.ObjectKey, into client.Object, _ ...client.GetOption) error {
+	switch into := into.(type) {
+	case *metav1.PartialObjectMetadata:
+		r.crd.DeepCopyInto(into)
+	case *unstructured.Unstructured:
+		r.object.DeepCopyInto(into)
+	case *clusterv1.Cluster:
+		r.cluster.DeepCopyInto(into)
+	}
+	return nil
+}
+
+func (r *readable) List(_ context.Context, into client.ObjectList, _ ...client.ListOption) error {
+	into.(*failure.FailureList).Items = r.failures
+	return nil
+}
+
+// TestFailuresOfAClusterThatIsDeleted: hooks may hold a Cluster for minutes after its deletion was asked for.
+func TestFailuresOfAClusterThatIsDeleted(t *testing.T) {
+	fleet, err := workload.New(workload.Options{Dir: t.TempDir(), Prefix: netip.MustParsePrefix("127.62.0.0/16"), Log: testr.New(t)})
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { fleet.Close(context.WithoutCancel(t.Context())) })
+	kind := schema.GroupVersionKind{Group: "infrastructure.cluster.x-k8s.io", Version: "v1beta1", Kind: "ThingCluster"}
+	object := &unstructured.Unstructured{}
+	object.SetGroupVersionKind(kind)
+	object.SetNamespace("n")
+	object.SetName("x")
+	object.SetLabels(map[string]string{clusterv1.ClusterNameLabel: "c"})
+	management := &readable{
+		crd:     metav1.PartialObjectMetadata{ObjectMeta: metav1.ObjectMeta{Labels: map[string]string{"cluster.x-k8s.io/v1beta1": "v1beta1"}}},
+		object:  object,
+		cluster: &clusterv1.Cluster{ObjectMeta: metav1.ObjectMeta{Namespace: "n", Name: "c", DeletionTimestamp: ptr.To(metav1.Now())}},
+	}
+	r := &clusterReconciler{
+		infrastructure: &infrastructure{client: management, watched: map[schema.GroupVersionKind]bool{kind: true}},
+		fleet:          fleet, failures: rehearsal.New(management, fleet),
+	}
+	running, err := fleet.Ensure(t.Context(), r.clusterSpec(management.cluster), workload.Owner{}, netip.AddrPort{})
+	if err != nil {
+		t.Fatal(err)
+	}
+	// answer is what a client gets from the load balancer, which has nobody to forward to, within a time.
+	answer := func(within time.Duration) error {
+		t.Helper()
+		if _, err := r.Reconcile(t.Context(), key{kind.GroupKind(), types.NamespacedName{Namespace: "n", Name: "x"}}); err != nil {
+			t.Fatal(err)
+		}
+		conn, err := (&net.Dialer{}).DialContext(t.Context(), "tcp", running.Endpoint().String())
+		if err != nil {
+			return err
+		}
+		defer conn.Close()
+		if err := conn.SetReadDeadline(time.Now().Add(within)); err != nil {
+			t.Fatal(err)
+		}
+		_, err = conn.Read(make([]byte, 1))
+		return err
+	}
+	management.failures = []failure.Failure{{Spec: failure.Spec{ClusterName: "c", Type: failure.LoadBalancerRefuses}}}
+	if err := answer(time.Minute); !errors.Is(err, syscall.ECONNRESET) {
+		t.Errorf("while the failure is there: %v, want a reset connection", err)
+	}
+	management.failures = nil
+	if err := answer(200 * time.Millisecond); !errors.Is(err, os.ErrDeadlineExceeded) {
+		t.Errorf("after it: %v, want a connection that waits", err)
 	}
 }
