@@ -20,7 +20,6 @@ import (
 	"k8s.io/apimachinery/pkg/runtime"
 	"k8s.io/apimachinery/pkg/types"
 	"k8s.io/apimachinery/pkg/util/wait"
-	"k8s.io/utils/ptr"
 	clusterv1 "sigs.k8s.io/cluster-api/api/core/v1beta2"
 	"sigs.k8s.io/controller-runtime/pkg/client"
 
@@ -126,12 +125,9 @@ sandbox, in the namespace of the cluster; tests can create and delete it too.`,
 	flags.BoolVar(&f.terminal, "terminal", false, "the provider has given up (failureReason of contract v1beta1)")
 	flags.Int32Var(&f.exitCode, "exit-code", 0, "exit code of containers that crash (default 1)")
 	cmd.RunE = func(cmd *cobra.Command, args []string) error {
-		object, err := f.failure(args[0])
+		object, err := f.failure(args[0], flags.Changed)
 		if err != nil {
 			return err
-		}
-		if flags.Changed("seed") {
-			object.Spec.Seed = &f.seed
 		}
 		c, err := failureClient(*name)
 		if err != nil {
@@ -157,8 +153,8 @@ sandbox, in the namespace of the cluster; tests can create and delete it too.`,
 	return cmd
 }
 
-// failure is the object that the flags ask for.
-func (f *failFlags) failure(kind string) (*failure.Failure, error) {
+// failure is the object that the flags ask for, of which only those count that were given.
+func (f *failFlags) failure(kind string, given func(flag string) bool) (*failure.Failure, error) {
 	var object failure.Failure
 	var names []string
 	for _, k := range failKinds {
@@ -178,6 +174,9 @@ func (f *failFlags) failure(kind string) (*failure.Failure, error) {
 	if err != nil {
 		return nil, fmt.Errorf("--cluster %w", err)
 	}
+	if err := f.zeroes(given); err != nil {
+		return nil, err
+	}
 	object.Namespace, object.GenerateName = namespace, kind+"-"
 	s := &object.Spec
 	s.ClusterName = cluster
@@ -193,7 +192,7 @@ func (f *failFlags) failure(kind string) (*failure.Failure, error) {
 	} else if f.podNamespace != "" || f.container != "" || len(f.pods) > 0 {
 		return nil, fmt.Errorf("--pod, --pod-namespace and --container are for failures of pods, not for %s", kind)
 	}
-	if len(f.machines) > 0 || f.role != "" || f.count != 0 || selector != nil && s.Pods == nil {
+	if len(f.machines) > 0 || f.role != "" || given("count") || selector != nil && s.Pods == nil {
 		s.Machines = &failure.Machines{Names: f.machines}
 		if s.Pods == nil {
 			s.Machines.Selector = selector
@@ -207,27 +206,49 @@ func (f *failFlags) failure(kind string) (*failure.Failure, error) {
 		default:
 			return nil, fmt.Errorf("--role %s: use control-plane or worker", f.role)
 		}
-		s.Machines.Count = given(f.count)
+		if given("count") {
+			s.Machines.Count = &f.count
+		}
 	}
-	s.Duration, s.Delay = givenDuration(f.duration), givenDuration(f.delay)
-	s.Percent, s.ExitCode = given(f.percent), given(f.exitCode)
+	if given("for") {
+		s.Duration = &metav1.Duration{Duration: f.duration}
+	}
+	if given("delay") {
+		s.Delay = &metav1.Duration{Duration: f.delay}
+	}
+	if given("percent") {
+		s.Percent = &f.percent
+	}
+	if given("seed") {
+		s.Seed = &f.seed
+	}
+	if given("exit-code") {
+		s.ExitCode = &f.exitCode
+	}
 	s.Reason, s.Message, s.Terminal = f.reason, f.message, f.terminal
 	return &object, nil
 }
 
-// given leaves out a number that was not given.
-func given(n int32) *int32 {
-	if n == 0 {
-		return nil
+// zeroes refuses numbers that would be taken for none: a script that comes to --for 0s does not want a failure that lasts
+// forever, nor one with --percent 0 all connections.
+func (f *failFlags) zeroes(given func(flag string) bool) error {
+	for _, d := range []struct {
+		flag  string
+		value time.Duration
+	}{{"for", f.duration}, {"delay", f.delay}} {
+		if given(d.flag) && d.value <= 0 {
+			return fmt.Errorf("--%s %s: give a time that is longer than nothing, such as 30s", d.flag, d.value)
+		}
 	}
-	return ptr.To(n)
-}
-
-func givenDuration(d time.Duration) *metav1.Duration {
-	if d == 0 {
-		return nil
+	for _, n := range []struct {
+		flag  string
+		value int32
+	}{{"count", f.count}, {"percent", f.percent}, {"exit-code", f.exitCode}} {
+		if given(n.flag) && n.value <= 0 {
+			return fmt.Errorf("--%s %d: give a number from 1 on", n.flag, n.value)
+		}
 	}
-	return &metav1.Duration{Duration: d}
+	return nil
 }
 
 // check finds names that are not there: a Failure may come before what it hits, but a person mostly mistyped.
@@ -262,7 +283,8 @@ func explainInvalid(err error) error {
 	}
 	var causes []string
 	for _, cause := range status.Status().Details.Causes {
-		causes = append(causes, strings.TrimPrefix(cause.Message, "Invalid value: "))
+		// Of an object as a whole the API server says only that it is one.
+		causes = append(causes, strings.TrimPrefix(strings.TrimPrefix(cause.Message, "Invalid value: "), `"object": `))
 	}
 	return errors.New(strings.Join(causes, "; "))
 }
