@@ -139,7 +139,7 @@ sandbox, in the namespace of the cluster; tests can create and delete it too.`,
 		if err := c.Create(cmd.Context(), object); err != nil {
 			return explainInvalid(err)
 		}
-		if err := awaitReport(cmd.Context(), c, object); err != nil {
+		if err := awaitReport(cmd.Context(), c, object, *name); err != nil {
 			return err
 		}
 		if output.json() {
@@ -293,15 +293,19 @@ func explainInvalid(err error) error {
 const reportTimeout = 10 * time.Second
 
 // awaitReport waits until a failure says whether it hits anything.
-func awaitReport(ctx context.Context, c client.Client, object *failure.Failure) error {
+func awaitReport(ctx context.Context, c client.Client, object *failure.Failure, sandbox string) error {
+	key := client.ObjectKeyFromObject(object)
 	err := wait.PollUntilContextTimeout(ctx, 100*time.Millisecond, reportTimeout, true, func(ctx context.Context) (bool, error) {
-		err := c.Get(ctx, client.ObjectKeyFromObject(object), object)
+		err := c.Get(ctx, key, object)
 		return len(object.Status.Conditions) > 0, err
 	})
 	if wait.Interrupted(err) && ctx.Err() == nil {
-		return fmt.Errorf("%s was created, but nothing takes it up; csctl sandbox logs sandbox may tell why", object)
+		return fmt.Errorf("%s was created, but nothing takes it up; csctl sandbox logs sandbox%s may tell why", object, nameArgument(sandbox))
 	}
-	return err
+	if err != nil {
+		return fmt.Errorf("%s was created, but what it hits is not known; end it with csctl sandbox heal %s%s: %w", object, key, nameArgument(sandbox), err)
+	}
+	return nil
 }
 
 // told is what a failure says of itself.
