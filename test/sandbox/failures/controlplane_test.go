@@ -119,14 +119,15 @@ func TestControlPlane(t *testing.T) {
 	})
 
 	step("LoadBalancerSilent", func(t *testing.T) {
-		s.rehearse(t, "silent", failure.Spec{Type: failure.LoadBalancerSilent, Duration: &metav1.Duration{Duration: 10 * time.Second}})
+		s.rehearse(t, "silent", failure.Spec{Type: failure.LoadBalancerSilent})
 		awaitThat(t, "the load balancer is silent", func() error {
 			if err := endpoint.get(t, time.Second); !os.IsTimeout(err) {
 				return fmt.Errorf("want no answer, got %s", fmt.Sprint(err)) // it may be nil
 			}
 			return nil
 		})
-		awaitThat(t, "it ends by itself", func() error { return endpoint.get(t, time.Second) })
+		s.endsIn(t, "silent", 3*time.Second)
+		awaitThat(t, "it ends by itself", func() error { return endpoint.get(t, 10*time.Second) })
 		s.active(t, "silent", failure.ReasonEnded)
 	})
 

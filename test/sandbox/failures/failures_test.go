@@ -55,6 +55,20 @@ func (s stage) rehearse(t *testing.T, name string, spec failure.Spec) (heal func
 	}
 }
 
+// endsIn has a Failure that was seen end by itself, a while from now: however long it took to be seen.
+func (s stage) endsIn(t *testing.T, name string, while time.Duration) {
+	t.Helper()
+	f := &failure.Failure{}
+	if err := s.management.Get(t.Context(), types.NamespacedName{Namespace: s.cluster.Namespace, Name: name}, f); err != nil {
+		t.Fatal(err)
+	}
+	before := f.DeepCopy()
+	f.Spec.Duration = &metav1.Duration{Duration: time.Since(f.CreationTimestamp.Time).Round(time.Second) + while}
+	if err := s.management.Patch(t.Context(), f, client.MergeFrom(before)); err != nil {
+		t.Fatal(err)
+	}
+}
+
 // active waits until a Failure says that it hits something, or that it does not, for the reason given.
 func (s stage) active(t *testing.T, name, reason string) {
 	t.Helper()

@@ -117,15 +117,14 @@ func TestWorkersAndPods(t *testing.T) {
 
 	t.Run("InfraClusterError", func(t *testing.T) {
 		t.Parallel()
-		s.rehearse(t, "network", failure.Spec{
-			Type: failure.InfraClusterError, Reason: "NetworkDown", Duration: &metav1.Duration{Duration: 10 * time.Second},
-		})
+		s.rehearse(t, "network", failure.Spec{Type: failure.InfraClusterError, Reason: "NetworkDown"})
 		s.management.AwaitCluster(t, limit, s.cluster, func(c *clusterv1.Cluster) error {
 			if condition := conditions.Get(c, clusterv1.ClusterInfrastructureReadyCondition); condition.Reason != "NetworkDown" {
 				return fmt.Errorf("%+v", condition)
 			}
 			return nil
 		})
+		s.endsIn(t, "network", 3*time.Second)
 		s.management.AwaitCluster(t, limit, s.cluster, clustertest.Holds(clusterv1.ClusterInfrastructureReadyCondition))
 		s.active(t, "network", failure.ReasonEnded)
 	})
