@@ -9,7 +9,9 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"regexp"
 	"testing"
+	"time"
 
 	"github.com/rogpeppe/go-internal/testscript"
 
@@ -35,6 +37,7 @@ func TestSession(t *testing.T) {
 	testscript.Run(t, testscript.Params{
 		Dir:                 "testdata",
 		RequireExplicitExec: true,
+		Cmds:                map[string]func(*testscript.TestScript, bool, []string){"await": await},
 		Setup: func(env *testscript.Env) error {
 			tools := filepath.Join(env.WorkDir, "tools")
 			env.Setenv("PATH", env.Getenv("PATH")+string(filepath.ListSeparator)+tools)
@@ -49,6 +52,23 @@ func TestSession(t *testing.T) {
 			)
 		},
 	})
+}
+
+// await runs a command again and again until its output matches: what it tells of takes a while to come about.
+func await(ts *testscript.TestScript, neg bool, args []string) {
+	const patience = 2 * time.Minute
+	if neg || len(args) < 2 {
+		ts.Fatalf("usage: await pattern command [args...]")
+	}
+	pattern := regexp.MustCompile("(?m)" + args[0])
+	for deadline := time.Now().Add(patience); ; {
+		if err := ts.Exec(args[1], args[2:]...); err == nil && pattern.MatchString(ts.ReadFile("stdout")) {
+			return
+		}
+		if time.Now().After(deadline) {
+			ts.Fatalf("no match for %#q within %s in\n%s%s", args[0], patience, ts.ReadFile("stdout"), ts.ReadFile("stderr"))
+		}
+	}
 }
 
 // tidy ends what a session that failed has left running.
