@@ -45,6 +45,12 @@ func TestFaults(t *testing.T) {
 
 	t.Run("Silent", func(t *testing.T) {
 		b.SetFault(t.Context(), Fault{Silent: true, Percent: 100})
+		taken := func() uint64 {
+			b.mu.Lock()
+			defer b.mu.Unlock()
+			return b.taken
+		}
+		before := taken()
 		patient := make(chan error, 1)
 		go func() {
 			_, err := get(t, client, b, "/name")
@@ -53,6 +59,9 @@ func TestFaults(t *testing.T) {
 		hasty := &http.Client{Transport: client.Transport, Timeout: 200 * time.Millisecond}
 		if _, err := get(t, hasty, b, "/name"); !os.IsTimeout(err) {
 			t.Errorf("%v, want a timeout", err)
+		}
+		for deadline := time.Now().Add(10 * time.Second); taken() < before+2 && time.Now().Before(deadline); {
+			<-time.After(time.Millisecond) // or the patient one comes when all is well
 		}
 		heal()
 		if err := <-patient; err == nil {
