@@ -182,13 +182,13 @@ func ForMachine(failures []Failure, machine string, due, now time.Time) MachineE
 		case EtcdHung:
 			e.Etcd.Hung = true
 		case EtcdSlow:
-			e.Etcd.Pause = max(e.Etcd.Pause, f.pause())
+			e.Etcd.Pause = cmp.Or(e.Etcd.Pause, f.pause())
 		case APIServerDown:
 			e.APIServer.Down = true
 		case APIServerHung:
 			e.APIServer.Hung = true
 		case APIServerSlow:
-			e.APIServer.Pause = max(e.APIServer.Pause, f.pause())
+			e.APIServer.Pause = cmp.Or(e.APIServer.Pause, f.pause())
 		default: // of the cluster
 		}
 	}

@@ -157,10 +157,10 @@ func TestForMachine(t *testing.T) {
 		},
 		"Programs": {
 			give: []Failure{
-				failure("a", EtcdSlow, hit("m")), failure("b", EtcdSlow, hit("m"), delayed(time.Second)),
+				failure("a", EtcdSlow, hit("m"), created(time.Second)), failure("b", EtcdSlow, hit("m"), delayed(200*time.Millisecond)),
 				failure("c", APIServerHung, hit("m")), failure("d", APIServerDown, hit("m")),
 			},
-			want: summary{Etcd: Disturbance{Pause: time.Second}, APIServer: Disturbance{Down: true, Hung: true}},
+			want: summary{Etcd: Disturbance{Pause: 200 * time.Millisecond}, APIServer: Disturbance{Down: true, Hung: true}},
 		},
 	}
 	name := func(f *Failure) string {
