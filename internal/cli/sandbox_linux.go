@@ -147,21 +147,18 @@ Next:
 	return cmd
 }
 
-// printResumed tells with what up went on. Clusters need a moment longer than the sandbox until they are as before.
+// printResumed tells with what up went on. Clusters need a moment longer than the sandbox until they are as before; that
+// they cannot be counted yet is no reason to say that up has failed.
 func printResumed(ctx context.Context, out io.Writer, state daemon.State) error {
-	clusters, err := listClusters(ctx, state.Kubeconfig)
-	if err != nil {
-		return err
-	}
 	text := "It goes on with what was in it"
-	switch len(clusters) {
-	case 0:
-	case 1:
+	switch clusters, err := listClusters(ctx, state.Kubeconfig); {
+	case err != nil, len(clusters) == 0:
+	case len(clusters) == 1:
 		text += ", with 1 cluster"
 	default:
 		text += fmt.Sprintf(", with %d clusters", len(clusters))
 	}
-	_, err = fmt.Fprintln(out, text+".")
+	_, err := fmt.Fprintln(out, text+".")
 	return err
 }
 
