@@ -278,6 +278,26 @@ func (f *Failure) loadBalancer() LoadBalancer {
 	return b
 }
 
+// OverruledBy gives the older failure of the same cluster that decides what this one would, nil if there is none: a
+// cluster has one load balancer, and its infrastructure one error.
+func (f *Failure) OverruledBy(failures []Failure, now time.Time) *Failure {
+	var change time.Time
+	for other := range inForce(failures, now, &change) {
+		switch {
+		case other.Name == f.Name:
+			return nil // those that follow are younger
+		case other.ofLoadBalancer() && f.ofLoadBalancer(),
+			other.Spec.Type == InfraClusterError && f.Spec.Type == InfraClusterError:
+			return other
+		}
+	}
+	return nil
+}
+
+func (f *Failure) ofLoadBalancer() bool {
+	return strings.HasPrefix(string(f.Spec.Type), "LoadBalancer")
+}
+
 // Pod gives the failure that hits a pod, nil if there is none.
 func (e ClusterEffects) Pod(pod *corev1.Pod) *Failure {
 	for _, r := range e.pods {

@@ -211,6 +211,29 @@ func TestForCluster(t *testing.T) {
 	}
 }
 
+func TestOverruledBy(t *testing.T) {
+	later := created(time.Second)
+	cases := map[string]struct {
+		give, other Failure
+		want        bool
+	}{
+		"OlderOfTheLoadBalancer": {failure("f", LoadBalancerSilent, later), failure("o", LoadBalancerRefuses), true},
+		"OlderOfTheCluster":      {failure("f", InfraClusterError, later), failure("o", InfraClusterError), true},
+		"OlderThatHasEnded":      {failure("f", LoadBalancerSilent, later), failure("o", LoadBalancerRefuses, lasts(time.Second)), false},
+		"Younger":                {failure("f", LoadBalancerSilent), failure("o", LoadBalancerRefuses, later), false},
+		"OfSomethingElse":        {failure("f", LoadBalancerSilent, later), failure("o", InfraClusterError), false},
+		"OfMachines":             {failure("f", MachineDead, later), failure("o", MachineDead), false},
+	}
+	for name, c := range cases {
+		t.Run(name, func(t *testing.T) {
+			by := c.give.OverruledBy([]Failure{c.give, c.other}, noon.Add(time.Minute))
+			if got := by != nil && by.Name == "o"; got != c.want {
+				t.Errorf("overruled by %v, want it: %t", by, c.want)
+			}
+		})
+	}
+}
+
 func TestPod(t *testing.T) {
 	app := &corev1.Pod{ObjectMeta: metav1.ObjectMeta{Namespace: "apps", Name: "web-0", Labels: map[string]string{"app": "web"}}}
 	cases := map[string]struct {

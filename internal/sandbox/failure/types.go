@@ -223,6 +223,8 @@ const (
 	ReasonHits = "Hits"
 	// ReasonNothingToHit: the failure is in force, but what it would hit is not there.
 	ReasonNothingToHit = "NothingToHit"
+	// ReasonOverruled: the failure is in force, but an older one that the message names decides about the same thing.
+	ReasonOverruled = "Overruled"
 	// ReasonInvalid: a label selector cannot be used; the message says why.
 	ReasonInvalid = "Invalid"
 	// ReasonEnded: the duration is over.

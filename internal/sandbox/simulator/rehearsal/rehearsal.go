@@ -141,6 +141,10 @@ func Setup(mgr ctrl.Manager, fleet Fleet) error {
 		Watches(&clusterv1.Machine{}, handler.EnqueueRequestsFromMapFunc(func(ctx context.Context, o client.Object) []reconcile.Request {
 			return fromCluster(ctx, o.GetNamespace(), o.(*clusterv1.Machine).Spec.ClusterName)
 		})).
+		// One that ends gives way to others.
+		Watches(&failure.Failure{}, handler.EnqueueRequestsFromMapFunc(func(ctx context.Context, o client.Object) []reconcile.Request {
+			return fromCluster(ctx, o.GetNamespace(), o.(*failure.Failure).Spec.ClusterName)
+		})).
 		WithOptions(controller.Options{SkipNameValidation: &unique}).
 		Complete(r)
 }
@@ -208,6 +212,13 @@ func (r *reporter) active(ctx context.Context, f *failure.Failure, now time.Time
 		}
 		return condition(metav1.ConditionFalse, failure.ReasonNothingToHit, "no pod fits")
 	case !f.OfMachines():
+		failures, err := r.of(ctx, name)
+		if err != nil {
+			return metav1.Condition{}, err
+		}
+		if other := f.OverruledBy(failures, now); other != nil {
+			return condition(metav1.ConditionFalse, failure.ReasonOverruled, "%s is older and decides", other)
+		}
 		return condition(metav1.ConditionTrue, failure.ReasonHits, "hits Cluster %s", name.Name)
 	}
 	machines, err := r.machines(ctx, name)
