@@ -88,7 +88,7 @@ func TestConnectionsGoToReadyBackendsInTurn(t *testing.T) {
 	one, two, sick := startAPIServer(t, "one", true), startAPIServer(t, "two", true), startAPIServer(t, "sick", false)
 	b, client := start(t, one, two, sick)
 	seen := map[string]int{}
-	deadline := time.Now().Add(5 * time.Second)
+	deadline := time.Now().Add(30 * time.Second)
 	for (seen["one"] < 3 || seen["two"] < 3) && time.Now().Before(deadline) {
 		name, err := get(t, client, b, "/name")
 		if err != nil {
@@ -131,14 +131,18 @@ func TestOpenConnectionsOfASickBackendAreClosed(t *testing.T) {
 		_ = response.Body.Close()
 		ended <- err
 	}()
-	<-started
+	select {
+	case <-started:
+	case err := <-ended:
+		t.Fatal(err)
+	}
 	server.ready.Store(false)
 	select {
 	case err := <-ended:
 		if err == nil {
 			t.Error("the watch ended without an error")
 		}
-	case <-time.After(5 * time.Second):
+	case <-time.After(30 * time.Second):
 		t.Error("the watch was not closed")
 	}
 }
