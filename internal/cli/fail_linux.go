@@ -289,8 +289,8 @@ func explainInvalid(err error) error {
 	return errors.New(strings.Join(causes, "; "))
 }
 
-// reportTimeout is how long it may take until a failure says what it hits.
-const reportTimeout = 10 * time.Second
+// reportTimeout is how long it may take until a failure says what it hits: a moment, and longer on a machine that is busy.
+const reportTimeout = 30 * time.Second
 
 // awaitReport waits until a failure says whether it hits anything.
 func awaitReport(ctx context.Context, c client.Client, object *failure.Failure, sandbox string) error {
