@@ -65,6 +65,10 @@ func TestRead(t *testing.T) {
 			files: map[string]string{"crd/kustomization.yaml": "resources: [../a.yaml]\n", "a.yaml": infra}, path: "crd",
 			err: "names the resource ../a.yaml",
 		},
+		"KustomizationsInACircle": {
+			files: map[string]string{"a/kustomization.yaml": "resources: [../b]\n", "b/kustomization.yaml": "resources: [../a]\n"}, path: ".",
+			err: "b/kustomization.yaml leads back to the folder a",
+		},
 		"Archive": {
 			files: map[string]string{"crds.tar.gz": archive(t, map[string]string{"provider/crd/kustomization.yaml": "labels: [{pairs: {cluster.x-k8s.io/v1beta1: v1beta1}}]\nresources: [a.yaml]\n", "provider/crd/a.yaml": bare})}, path: "crds.tar.gz",
 			want: []string{infraName}, label: "v1beta1",

@@ -77,7 +77,7 @@ func (k Kustomization) Label(o interface {
 // ReadFolder reads a folder: as kustomize would, without patches, where it has a kustomization.yaml, else all .yaml,
 // .yml and .json files below it. What it gives is as it was found, but for the labels.
 func ReadFolder(files fs.FS, dir string) ([]*apiextensionsv1.CustomResourceDefinition, error) {
-	found, err := readFolder(files, dir)
+	found, err := readFolder(files, dir, nil)
 	return found.crds, err
 }
 
@@ -98,7 +98,7 @@ func find(name string) (found, error) {
 	case err != nil:
 		return found{}, err
 	case info.IsDir():
-		f, err := readFolder(os.DirFS(name), ".")
+		f, err := readFolder(os.DirFS(name), ".", nil)
 		if err != nil {
 			return found{}, fmt.Errorf("%s: %w", name, err)
 		}
@@ -117,11 +117,16 @@ func find(name string) (found, error) {
 	return parse(name, raw)
 }
 
-func readFolder(files fs.FS, dir string) (found, error) {
+// readFolder reads a folder that was come to by way of others.
+func readFolder(files fs.FS, dir string, way []string) (found, error) {
+	if slices.Contains(way, dir) {
+		return found{}, fmt.Errorf("%s leads back to the folder %s, which names it", path.Join(way[len(way)-1], kustomizationFile), dir)
+	}
+	way = append(slices.Clone(way), dir)
 	k, err := ReadKustomization(files, dir)
 	switch {
 	case err == nil:
-		return readKustomized(files, dir, k)
+		return readKustomized(files, dir, k, way)
 	case !errors.Is(err, fs.ErrNotExist):
 		return found{}, err
 	}
@@ -135,7 +140,7 @@ func readFolder(files fs.FS, dir string) (found, error) {
 		var f found
 		switch {
 		case entry.IsDir():
-			f, err = readFolder(files, name)
+			f, err = readFolder(files, name, way)
 		case slices.Contains([]string{".yaml", ".yml", ".json"}, path.Ext(name)):
 			f, err = readFile(files, name)
 		}
@@ -147,7 +152,7 @@ func readFolder(files fs.FS, dir string) (found, error) {
 	return all, nil
 }
 
-func readKustomized(files fs.FS, dir string, k Kustomization) (found, error) {
+func readKustomized(files fs.FS, dir string, k Kustomization, way []string) (found, error) {
 	var all found
 	for _, resource := range k.Resources {
 		name := path.Join(dir, resource)
@@ -157,7 +162,7 @@ func readKustomized(files fs.FS, dir string, k Kustomization) (found, error) {
 		case err != nil:
 			err = fmt.Errorf("%s names the resource %s: %w; a sandbox reads what lies inside the given folder", path.Join(dir, kustomizationFile), resource, err)
 		case info.IsDir():
-			f, err = readFolder(files, name)
+			f, err = readFolder(files, name, way)
 		default:
 			f, err = readFile(files, name)
 		}
@@ -190,7 +195,7 @@ func readArchive(name string) (_ found, err error) {
 	if err := unpack(name, dir); err != nil {
 		return found{}, err
 	}
-	return readFolder(os.DirFS(dir), ".")
+	return readFolder(os.DirFS(dir), ".", nil)
 }
 
 // unpack writes the regular files of an archive below a folder, and nothing outside of it.

@@ -79,7 +79,7 @@ func put(ctx context.Context, client apiextensionsclient.CustomResourceDefinitio
 	})
 }
 
-// awaitServed watches until every version of every kind is served, or one cannot be.
+// awaitServed watches until every kind is served, or one cannot be. For a kind that was there before, that is at once.
 func awaitServed(ctx context.Context, client apiextensionsclient.CustomResourceDefinitionInterface, crds []*apiextensionsv1.CustomResourceDefinition) error {
 	pending := map[string]bool{}
 	for _, crd := range crds {
