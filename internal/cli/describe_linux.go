@@ -96,10 +96,15 @@ func describeSandbox(ctx context.Context, name string) (sandboxDescription, erro
 	if err != nil {
 		return d, err
 	}
+	// The kernel tells of folders without links on the way to them.
+	resolved, err := filepath.EvalSymlinks(dir)
+	if err != nil {
+		return d, err
+	}
 	for _, p := range running {
 		d.ProcessMemory[p.PID] = p.Memory
 		d.MemoryBytes += p.Memory
-		if cluster := clusterOf(dir, p.Dir); cluster != "" {
+		if cluster := clusterOf(resolved, p.Dir); cluster != "" {
 			d.ClusterMemory[cluster] += p.Memory
 		}
 	}

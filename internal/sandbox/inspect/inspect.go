@@ -10,6 +10,7 @@ package inspect
 import (
 	"context"
 	"fmt"
+	"os"
 	"path/filepath"
 	"slices"
 	"strings"
@@ -188,6 +189,10 @@ func Describe(ctx context.Context, c client.Reader, key types.NamespacedName, fo
 		result.Pools = append(result.Pools, describePool(&pools.Items[i]))
 	}
 
+	// The kernel tells of folders without links on the way to them. One that is not there yet has nothing in it.
+	if resolved, err := filepath.EvalSymlinks(folder); err == nil {
+		folder = resolved
+	}
 	running, err := runningBelow(folder)
 	if err != nil {
 		return Cluster{}, err
@@ -358,10 +363,16 @@ func Failures(ctx context.Context, c client.Reader, namespace string) (map[strin
 // absent tells that an object or its kind is not there.
 func absent(err error) bool { return apierrors.IsNotFound(err) || meta.IsNoMatchError(err) }
 
+// runningBelow tells of the programs of a cluster, each of which works where its log is. The shell of somebody who looks
+// at these files is none.
 func runningBelow(folder string) ([]process.Running, error) {
 	pids, err := process.Below(folder)
 	if err != nil {
 		return nil, err
 	}
-	return process.LookAll(pids)
+	running, err := process.LookAll(pids)
+	return slices.DeleteFunc(running, func(r process.Running) bool {
+		_, err := os.Stat(filepath.Join(r.Dir, r.Program+".log"))
+		return err != nil
+	}), err
 }

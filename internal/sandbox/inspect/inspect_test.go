@@ -192,3 +192,31 @@ func health(ctx context.Context, server *httptest.Server) string {
 func certificatePEM(server *httptest.Server) []byte {
 	return pem.EncodeToMemory(&pem.Block{Type: "CERTIFICATE", Bytes: server.Certificate().Raw})
 }
+
+// TestRunningBelow: somebody may look at the files of a cluster.
+func TestRunningBelow(t *testing.T) {
+	sleep, err := filepath.EvalSymlinks("/bin/sleep")
+	if err != nil {
+		t.Fatal(err)
+	}
+	dir := t.TempDir()
+	start := func(folder, log string) int {
+		t.Helper()
+		file := filepath.Join(dir, folder, log)
+		if err := os.MkdirAll(filepath.Dir(file), 0o700); err != nil {
+			t.Fatal(err)
+		}
+		p, err := process.Start(process.Spec{Name: folder, Path: sleep, Args: []string{"600"}, LogFile: file})
+		if err != nil {
+			t.Fatal(err)
+		}
+		t.Cleanup(func() { _ = p.Stop(t.Context()) }) // that it had to be killed would not matter
+		return p.Pid()
+	}
+	program := start("program", filepath.Base(sleep)+".log")
+	start("somebody", "notes.log")
+	got, err := runningBelow(dir)
+	if err != nil || len(got) != 1 || got[0].PID != program {
+		t.Errorf("got %+v, %v; want process %d", got, err, program)
+	}
+}

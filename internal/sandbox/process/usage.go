@@ -75,6 +75,14 @@ func cpuOf(pid int) (time.Duration, error) {
 // Below lists the processes whose working folder is dir or below it. Every program that Start starts works in the
 // folder of its log, so these are the programs of whoever has its files there.
 func Below(dir string) ([]int, error) {
+	// The kernel tells of folders without links on the way to them.
+	dir, err := filepath.EvalSymlinks(dir)
+	if errors.Is(err, fs.ErrNotExist) {
+		return nil, nil
+	}
+	if err != nil {
+		return nil, err
+	}
 	entries, err := os.ReadDir("/proc")
 	if err != nil {
 		return nil, err

@@ -67,13 +67,22 @@ func TestBelow(t *testing.T) {
 	}
 	want := []int{start("one"), start("one/two")}
 	start("one-more")
-	got, err := Below(filepath.Join(dir, "one"))
-	if err != nil {
+	slices.Sort(want)
+	link := filepath.Join(t.TempDir(), "link")
+	if err := os.Symlink(dir, link); err != nil {
 		t.Fatal(err)
 	}
-	slices.Sort(got)
-	slices.Sort(want)
-	if !slices.Equal(got, want) {
-		t.Errorf("got %v, want %v", got, want)
+	for _, way := range []string{dir, link} {
+		got, err := Below(filepath.Join(way, "one"))
+		if err != nil {
+			t.Fatal(err)
+		}
+		slices.Sort(got)
+		if !slices.Equal(got, want) {
+			t.Errorf("got %v, want %v", got, want)
+		}
+	}
+	if got, err := Below(filepath.Join(dir, "none")); err != nil || len(got) > 0 {
+		t.Errorf("in a folder that is not there: %v, %v", got, err)
 	}
 }
