@@ -118,10 +118,10 @@ func (f *Fleet) Ensure(ctx context.Context, spec Spec, owner Owner, endpoint net
 			return c, c.setOwner(owner)
 		}
 		// Left by an object of this name that is gone.
-		err = f.release(ctx, spec.NamespacedName)
-		if err == nil {
-			err = fs.ErrNotExist
+		if err := f.release(ctx, spec.NamespacedName); err != nil {
+			return nil, err
 		}
+		err = fs.ErrNotExist
 	}
 	switch {
 	case !errors.Is(err, fs.ErrNotExist):

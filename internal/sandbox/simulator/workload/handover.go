@@ -71,12 +71,16 @@ func (f *Fleet) release(ctx context.Context, key types.NamespacedName) error {
 	}
 	if state.SharedEtcd {
 		// Nobody can go on with a part of it, and the next cluster of this name would find its objects.
-		err := errors.Join(f.forgetShared(ctx, etcdPrefix(key)), os.RemoveAll(dir))
-		if err == nil {
-			f.forget(key)
-			f.Log.Info("removed a cluster whose infrastructure object is gone", "cluster", key.String())
+		// The folder goes last: without it, nobody would know that something is to be deleted there.
+		if err := f.forgetShared(ctx, etcdPrefix(key)); err != nil {
+			return fmt.Errorf("release cluster %s: %w", key, err)
 		}
-		return err
+		if err := os.RemoveAll(dir); err != nil {
+			return err
+		}
+		f.forget(key)
+		f.Log.Info("removed a cluster whose infrastructure object is gone", "cluster", key.String())
+		return nil
 	}
 	released := filepath.Join(f.Dir, releasedDir, state.Endpoint.String())
 	if err := os.MkdirAll(filepath.Dir(released), 0o700); err != nil {

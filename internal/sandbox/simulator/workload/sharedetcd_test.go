@@ -8,6 +8,9 @@ import (
 	"context"
 	"crypto/tls"
 	"crypto/x509"
+	"net/netip"
+	"os"
+	"path/filepath"
 	"testing"
 
 	"github.com/go-logr/logr/testr"
@@ -61,6 +64,40 @@ func TestSharedEtcdGoesOn(t *testing.T) {
 	}
 	if len(left.Kvs) != 1 || string(left.Kvs[0].Value) != "one-more" {
 		t.Errorf("left: %v", left.Kvs)
+	}
+}
+
+// TestClusterIsKeptUntilItsObjectsAreDeleted: the next cluster of its name would find what is left in the shared etcd.
+func TestClusterIsKeptUntilItsObjectsAreDeleted(t *testing.T) {
+	dir := t.TempDir()
+	f := fleet(t, dir) // without programs, the shared etcd does not start
+	c := ensure(t, f, "one")
+	if err := c.remember(func(s *clusterState) { s.SharedEtcd = true }); err != nil {
+		t.Fatal(err)
+	}
+	shared := filepath.Join(dir, sharedEtcdDir)
+	if err := os.Mkdir(shared, 0o700); err != nil {
+		t.Fatal(err)
+	}
+	if err := f.Release(t.Context(), c.NamespacedName); err == nil {
+		t.Error("the cluster was released, though its objects could not be deleted")
+	}
+	if _, err := f.Ensure(t.Context(), spec("one"), Owner{UID: "next"}, netip.AddrPort{}); err == nil {
+		t.Error("the next cluster of this name was made among the objects of the first")
+	}
+	if owner, here := f.Owners()[c.NamespacedName]; !here || owner.UID != "one" {
+		t.Errorf("nobody knows of the cluster any more: %v", f.Owners())
+	}
+
+	if err := os.RemoveAll(shared); err != nil { // now there is nothing to be deleted
+		t.Fatal(err)
+	}
+	next, err := f.Ensure(t.Context(), spec("one"), Owner{UID: "next"}, netip.AddrPort{})
+	if err != nil {
+		t.Fatal(err)
+	}
+	if _, err := next.Allocate(t.Context(), "m"); err != nil || next.sharesEtcd() {
+		t.Errorf("the next cluster is not one of its own: %v", err)
 	}
 }
 
