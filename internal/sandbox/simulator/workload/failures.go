@@ -23,15 +23,18 @@ func (c *Cluster) Halt(ctx context.Context, name string) error {
 	member, kubelets := c.members[name], c.kubelets
 	state, known := c.machines[name]
 	on := c.up[name] || member != nil
-	delete(c.members, name)
-	delete(c.up, name)
 	c.mu.Unlock()
 	if !known || !on {
 		return nil
 	}
+	// Before it is forgotten that it is on, or whoever tries again would find nothing to switch off.
 	if err := c.rememberMachine(name, func(m *machineState) { m.Off = true }); err != nil {
 		return err
 	}
+	c.mu.Lock()
+	delete(c.members, name)
+	delete(c.up, name)
+	c.mu.Unlock()
 	if kubelets != nil {
 		kubelets.Halt(name)
 	}
@@ -62,6 +65,9 @@ func (c *Cluster) rememberMachine(name string, change func(*machineState)) error
 	known, ok := c.machines[name]
 	if !ok {
 		return nil // it was removed in between
+	}
+	if c.life.Err() != nil {
+		return nil // its folder may be gone, or belong to another sandbox
 	}
 	state := known
 	if change(&state); state == known {

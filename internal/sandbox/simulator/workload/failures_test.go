@@ -4,6 +4,8 @@
 package workload
 
 import (
+	"os"
+	"path/filepath"
 	"testing"
 	"time"
 )
@@ -45,5 +47,43 @@ func TestMachineIsSwitchedOffAndOn(t *testing.T) {
 	again, err := restarted().boot("m")
 	if err != nil || !again.Equal(first) {
 		t.Errorf("the machine has booted at %s, and then again at %s (%v)", first, again, err)
+	}
+}
+
+// TestMachineThatIsNotSwitchedOffStaysOn: whoever tries again has to find what is still to be switched off.
+func TestMachineThatIsNotSwitchedOffStaysOn(t *testing.T) {
+	c := ensure(t, fleet(t, t.TempDir()), "one")
+	if _, err := c.Allocate(t.Context(), "m"); err != nil {
+		t.Fatal(err)
+	}
+	c.up["m"] = true
+	inTheWay := filepath.Join(c.machineDir("m"), machineFile+".tmp") // nothing can be written then
+	if err := os.Mkdir(inTheWay, 0o700); err != nil {
+		t.Fatal(err)
+	}
+	if err := c.Halt(t.Context(), "m"); err == nil || !c.IsUp("m") {
+		t.Errorf("the machine is up: %t (%v)", c.IsUp("m"), err)
+	}
+	if err := os.Remove(inTheWay); err != nil {
+		t.Fatal(err)
+	}
+	if err := c.Halt(t.Context(), "m"); err != nil || c.IsUp("m") {
+		t.Errorf("the machine is up: %t (%v)", c.IsUp("m"), err)
+	}
+}
+
+// TestMachineOfAReleasedClusterIsNotWritten: its folder is another sandbox's now.
+func TestMachineOfAReleasedClusterIsNotWritten(t *testing.T) {
+	f := fleet(t, t.TempDir())
+	c := withData(t, f, "one")
+	c.up["m"] = true
+	if err := f.Release(t.Context(), c.NamespacedName); err != nil {
+		t.Fatal(err)
+	}
+	if err := c.Halt(t.Context(), "m"); err != nil {
+		t.Error(err)
+	}
+	if _, err := os.Stat(c.dir); !os.IsNotExist(err) {
+		t.Errorf("the folder of the cluster is there again (%v)", err)
 	}
 }
