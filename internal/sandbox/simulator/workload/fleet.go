@@ -47,11 +47,13 @@ type Fleet struct {
 	mu       sync.Mutex
 	clusters map[types.NamespacedName]*Cluster
 	// locks are held on the folders of all clusters, also of those that nobody asked for yet.
-	locks map[types.NamespacedName]*os.File
+	locks  map[types.NamespacedName]*os.File
+	closed bool
 
 	etcd struct {
 		sync.Mutex
 		running *controlplane.SharedEtcd // nil before it is asked for
+		closed  bool
 	}
 }
 
@@ -149,6 +151,9 @@ func (f *Fleet) Open(ctx context.Context, spec Spec) (*Cluster, error) {
 
 // open needs the lock.
 func (f *Fleet) open(ctx context.Context, spec Spec) (*Cluster, error) {
+	if f.closed {
+		return nil, errClosed
+	}
 	if c, ok := f.clusters[spec.NamespacedName]; ok {
 		c.setLite(spec.Lite)
 		return c, nil
@@ -220,10 +225,12 @@ func (f *Fleet) Remove(ctx context.Context, key types.NamespacedName) error {
 	return nil
 }
 
-// Close stops everything and keeps what is on disk. Programs may take until ctx is done.
+// Close stops everything and keeps what is on disk. Programs may take until ctx is done. Who asks for a cluster later,
+// since it did not notice in time, gets none.
 func (f *Fleet) Close(ctx context.Context) {
 	f.mu.Lock()
 	defer f.mu.Unlock()
+	f.closed = true
 	var all sync.WaitGroup
 	for _, c := range f.clusters {
 		all.Go(func() { c.stop(ctx) })
@@ -234,6 +241,7 @@ func (f *Fleet) Close(ctx context.Context) {
 	}
 	f.etcd.Lock()
 	defer f.etcd.Unlock()
+	f.etcd.closed = true
 	if f.etcd.running != nil {
 		f.etcd.running.Stop(ctx)
 		f.etcd.running = nil

@@ -33,6 +33,9 @@ const (
 func (f *Fleet) SharedEtcd(ctx context.Context) (*controlplane.SharedEtcd, error) {
 	f.etcd.Lock()
 	defer f.etcd.Unlock()
+	if f.etcd.closed {
+		return nil, errClosed
+	}
 	if f.etcd.running != nil {
 		return f.etcd.running, nil
 	}

@@ -156,6 +156,39 @@ func TestRemovedClusterStartsNothing(t *testing.T) {
 	}
 }
 
+// TestClosedFleetOpensNothing: what a controller asks for that did not notice the end would be ended by nobody.
+func TestClosedFleetOpensNothing(t *testing.T) {
+	dir := t.TempDir()
+	f := fleet(t, dir)
+	c := ensure(t, f, "one")
+	f.Close(t.Context())
+	for name, late := range map[string]func() error{
+		"Open": func() error {
+			_, err := f.Open(t.Context(), spec("one"))
+			return err
+		},
+		"Ensure": func() error {
+			_, err := f.Ensure(t.Context(), spec("two"), Owner{UID: "two"}, netip.AddrPort{})
+			return err
+		},
+		"TakeOver": func() error {
+			_, err := f.Ensure(t.Context(), spec("two"), Owner{UID: "two"}, c.Endpoint())
+			return err
+		},
+		"SharedEtcd": func() error {
+			_, err := f.SharedEtcd(t.Context())
+			return err
+		},
+	} {
+		if err := late(); !errors.Is(err, errClosed) {
+			t.Errorf("%s: %v", name, err)
+		}
+	}
+	if again := ensure(t, fleet(t, dir), "one"); again.Endpoint() != c.Endpoint() {
+		t.Errorf("the next fleet has the cluster at %s", again.Endpoint())
+	}
+}
+
 // TestStartIsGivenUp: a machine that is to go, or whose cluster goes, does not hold that up until it runs.
 func TestStartIsGivenUp(t *testing.T) {
 	for name, tc := range map[string]struct {
