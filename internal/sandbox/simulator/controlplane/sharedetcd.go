@@ -8,6 +8,7 @@ import (
 	"fmt"
 	"net"
 	"path/filepath"
+	"time"
 
 	"github.com/go-logr/logr"
 	clientv3 "go.etcd.io/etcd/client/v3"
@@ -69,14 +70,21 @@ func (e *SharedEtcd) ClientKeyPair() (pki.KeyPair, error) {
 	return e.ca.Issue(pki.Request{CommonName: "kube-apiserver-etcd-client", Client: true})
 }
 
+// deleteTimeout is how long it may take to delete all objects of a cluster on a busy machine.
+const deleteTimeout = 30 * time.Second
+
 // Forget deletes all that an API server keeps below its prefix.
 func (e *SharedEtcd) Forget(ctx context.Context, prefix string) error {
+	ctx, cancel := context.WithTimeoutCause(ctx, deleteTimeout, fmt.Errorf("no answer within %s", deleteTimeout))
+	defer cancel()
 	client, err := e.cluster().etcdClient(ctx, e.machine)
 	if err != nil {
 		return err
 	}
 	defer client.Close()
-	_, err = client.Delete(ctx, prefix+"/", clientv3.WithPrefix())
+	if _, err = client.Delete(ctx, prefix+"/", clientv3.WithPrefix()); err != nil && ctx.Err() != nil {
+		err = context.Cause(ctx)
+	}
 	return err
 }
 
