@@ -82,19 +82,15 @@ func Up(ctx context.Context, name string, opts Options, command []string, watch 
 	if err != nil && !errors.Is(err, fs.ErrNotExist) {
 		return State{}, "", err
 	}
-	outcome := Started
-	if before.Lasting {
-		outcome = Resumed
+	t, outcome := newTask(name, opts, before)
+	t.Programs = programs
+	if outcome == Resumed {
 		err = reap(ctx, dir)
 	} else {
 		err = clean(ctx, dir)
 	}
 	if err != nil {
 		return State{}, "", err
-	}
-	t := task{Name: name, Settings: opts.over(before.Settings), CRDs: opts.CRDs, Programs: programs}
-	if outcome == Resumed {
-		t.Block = before.block()
 	}
 	if err := t.prepare(dir); err != nil {
 		return State{}, "", err
@@ -143,6 +139,18 @@ func lockSoon(ctx context.Context, dir string) (*net.UnixListener, error) {
 	}
 }
 
+// newTask decides what becomes of a sandbox, by what is left of it. Of one that was never ready nothing is taken over,
+// the settings included: what they brought about is gone.
+func newTask(name string, opts Options, before State) (task, Outcome) {
+	t := task{Name: name, CRDs: opts.CRDs}
+	if !before.Lasting {
+		t.Settings = opts.over(Options{})
+		return t, Started
+	}
+	t.Settings, t.Block = opts.over(before.Settings), before.block()
+	return t, Resumed
+}
+
 // prepare finds what the settings stand for, and makes the folders of a sandbox.
 func (t *task) prepare(dir string) error {
 	t.Operator, t.Releases = t.Settings.Operator, t.Settings.Releases
@@ -162,17 +170,19 @@ func (t *task) prepare(dir string) error {
 			return fmt.Errorf("the operator %s, which sandbox %s was started with, is not there any more; name another one with --operator, or none", t.Operator, t.Name)
 		}
 	}
+	own := filepath.Join(dir, "releases")
+	if t.Releases == "" {
+		t.Releases = own
+	} else if info, err := os.Stat(t.Releases); err != nil || !info.IsDir() {
+		return fmt.Errorf("the folder of releases %s, which sandbox %s was started with, is not there any more; name another one with --releases", t.Releases, t.Name)
+	}
 	if err := makeDir(filepath.Join(dir, "logs"), 0o700); err != nil {
 		return err
 	}
-	if t.Releases == "" {
-		t.Releases = filepath.Join(dir, "releases")
-		return makeDir(t.Releases, 0o755)
+	if t.Releases != own {
+		return nil
 	}
-	if info, err := os.Stat(t.Releases); err != nil || !info.IsDir() {
-		return fmt.Errorf("the folder of releases %s, which sandbox %s was started with, is not there any more; name another one with --releases", t.Releases, t.Name)
-	}
-	return nil
+	return makeDir(own, 0o755)
 }
 
 func isFile(path string) bool {

@@ -27,7 +27,8 @@ import (
 	"github.com/clusterstacks/cluster-stack-operator/internal/sandbox/process"
 )
 
-// Options are the settings of a sandbox. What is not set is as it was the last time, or else the default.
+// Options are the settings of a sandbox. What is not set is as it was the last time, in a sandbox that was ready once, or
+// else the default.
 type Options struct {
 	// CRDs are files and folders with CustomResourceDefinitions to install besides the default ones, and besides those
 	// that were given the last times.
