@@ -166,7 +166,7 @@ func printResumed(ctx context.Context, out io.Writer, state daemon.State) error 
 func printRunning(out io.Writer, state daemon.State, settings bool) error {
 	text := fmt.Sprintf("Sandbox %s is running already, since %s: KUBECONFIG=%s\n", state.Name, state.Since.Format(time.RFC3339), state.Kubeconfig)
 	if settings {
-		text += fmt.Sprintf("It keeps the settings that it was started with; for others, end it first with csctl sandbox down%s.\n", nameArgument(state.Name))
+		text += fmt.Sprintf("It keeps the settings that it was started with; for others, end it first with csctl sandbox down --keep%s.\n", nameArgument(state.Name))
 	}
 	_, err := io.WriteString(out, text)
 	return err
