@@ -379,3 +379,21 @@ func TestFailuresOfAClusterThatIsDeleted(t *testing.T) {
 		t.Errorf("after it: %v, want a connection that waits", err)
 	}
 }
+
+// pruning is a management cluster whose kinds lack the field for the instances of a pool.
+type pruning struct{ client.Client }
+
+func (pruning) Patch(_ context.Context, object client.Object, _ client.Patch, _ ...client.PatchOption) error {
+	unstructured.RemoveNestedField(object.(*unstructured.Unstructured).Object, "spec", "providerIDList")
+	return nil
+}
+
+// TestPoolThatKeepsNoList: without its list each look would find that all instances are missing, forever.
+func TestPoolThatKeepsNoList(t *testing.T) {
+	pool := &unstructured.Unstructured{Object: map[string]any{"kind": "AnyMachinePool", "spec": map[string]any{}}}
+	r := &poolReconciler{infrastructure: &infrastructure{client: pruning{}}}
+	err := r.list(t.Context(), pool, []string{"sandbox:///n/p-0"})
+	if err == nil || !strings.Contains(err.Error(), "AnyMachinePool has no field spec.providerIDList") {
+		t.Errorf("got %v", err)
+	}
+}

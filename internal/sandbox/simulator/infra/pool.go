@@ -146,6 +146,9 @@ func (r *poolReconciler) list(ctx context.Context, object *unstructured.Unstruct
 	if err := r.patch(ctx, object, func() error { return contract.SetProviderIDList(object, ids) }); err != nil {
 		return err
 	}
+	if !slices.Equal(contract.ProviderIDList(object), ids) {
+		return fmt.Errorf("kind %s has no field spec.providerIDList, which Cluster API's contract asks of machine pools: the instances would be known to nobody", object.GetKind())
+	}
 	return r.patchStatus(ctx, object, func() error { return contract.SetPoolProvisioned(object, len(ids)) })
 }
 
