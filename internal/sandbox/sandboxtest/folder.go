@@ -8,12 +8,15 @@ import (
 	"io/fs"
 	"os"
 	"path/filepath"
+	"strconv"
+	"strings"
 
 	"golang.org/x/sys/unix"
 )
 
-// folders are the names of what reapers work in, below the folder for temporary files.
-const folders = "cluster-stack-test-*"
+// prefix is what the names of the folders begin with that reapers work in, below the folder for temporary files. A number
+// follows.
+const prefix = "cluster-stack-test-"
 
 // folder belongs to this process: it holds a lock on it, which the kernel drops when the process ends.
 type folder struct {
@@ -27,7 +30,7 @@ func newFolder(parent string) (*folder, error) {
 		return nil, err
 	}
 	for {
-		dir, err := os.MkdirTemp(parent, folders)
+		dir, err := os.MkdirTemp(parent, prefix+"*")
 		if err != nil {
 			return nil, err
 		}
@@ -66,12 +69,17 @@ func own(dir string) (*folder, error) {
 
 // sweep removes the folders of processes that are not there any more. Their programs have ended with them.
 func sweep(parent string) error {
-	left, err := filepath.Glob(filepath.Join(parent, folders))
+	left, err := os.ReadDir(parent)
 	if err != nil {
 		return err
 	}
-	for _, dir := range left {
-		f, err := own(dir)
+	for _, entry := range left {
+		// What a person named in a similar way is none of them.
+		number, ours := strings.CutPrefix(entry.Name(), prefix)
+		if _, err := strconv.ParseUint(number, 10, 64); err != nil || !ours || !entry.IsDir() {
+			continue
+		}
+		f, err := own(filepath.Join(parent, entry.Name()))
 		if err != nil {
 			return err
 		}
