@@ -19,6 +19,7 @@ import (
 	"testing"
 	"time"
 
+	"golang.org/x/sys/unix"
 	corev1 "k8s.io/api/core/v1"
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
 	"k8s.io/apimachinery/pkg/api/meta"
@@ -334,4 +335,30 @@ func Names(t testing.TB, list client.ObjectList) []string {
 		t.Fatal(err)
 	}
 	return names
+}
+
+// Kill ends a process without any warning, and waits until it is gone. One that has ended by itself is none.
+func Kill(t testing.TB, pid int) {
+	t.Helper()
+	fd, err := unix.PidfdOpen(pid, 0)
+	if errors.Is(err, unix.ESRCH) {
+		return
+	}
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer unix.Close(fd)
+	if err := unix.PidfdSendSignal(fd, unix.SIGKILL, nil, 0); err != nil && !errors.Is(err, unix.ESRCH) {
+		t.Fatal(err)
+	}
+	for {
+		n, err := unix.Poll([]unix.PollFd{{Fd: int32(fd), Events: unix.POLLIN}}, 60_000) //nolint:gosec // descriptors are small
+		switch {
+		case errors.Is(err, unix.EINTR): // such as by the end of any other child
+		case n == 1:
+			return
+		default:
+			t.Fatalf("process %d does not end: %v", pid, err)
+		}
+	}
 }

@@ -13,7 +13,6 @@ import (
 	"os"
 	"path/filepath"
 	"strings"
-	"syscall"
 	"testing"
 	"time"
 
@@ -169,7 +168,5 @@ func (s *sandbox) kill(t *testing.T) {
 	if err := json.Unmarshal(raw, &state); err != nil || state.PID == 0 {
 		t.Fatal(fmt.Errorf("the process of sandbox %s is not known: %w", s.name, err))
 	}
-	if err := syscall.Kill(state.PID, syscall.SIGKILL); err != nil {
-		t.Fatal(err)
-	}
+	clustertest.Kill(t, state.PID)
 }

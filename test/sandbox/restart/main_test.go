@@ -7,7 +7,6 @@ package restart
 
 import (
 	"encoding/json"
-	"errors"
 	"flag"
 	"fmt"
 	"os"
@@ -17,7 +16,6 @@ import (
 	"testing"
 	"time"
 
-	"golang.org/x/sys/unix"
 	"k8s.io/client-go/tools/clientcmd"
 
 	"github.com/clusterstacks/cluster-stack-operator/internal/cli"
@@ -137,24 +135,5 @@ func (s *sandbox) expectNoProcess(t *testing.T) {
 	for _, pid := range pids {
 		p, err := process.Look(pid)
 		t.Errorf("process %d is left: %+v (%v)", pid, p, err)
-	}
-}
-
-// kill ends a process without any warning, and waits until it is gone. One that has ended by itself is none.
-func kill(t *testing.T, pid int) {
-	t.Helper()
-	fd, err := unix.PidfdOpen(pid, 0)
-	if errors.Is(err, unix.ESRCH) {
-		return
-	}
-	if err != nil {
-		t.Fatal(err)
-	}
-	defer unix.Close(fd)
-	if err := unix.PidfdSendSignal(fd, unix.SIGKILL, nil, 0); err != nil && !errors.Is(err, unix.ESRCH) {
-		t.Fatal(err)
-	}
-	if n, err := unix.Poll([]unix.PollFd{{Fd: int32(fd), Events: unix.POLLIN}}, 60_000); n != 1 { //nolint:gosec // descriptors are small
-		t.Fatalf("process %d does not end: %v", pid, err)
 	}
 }

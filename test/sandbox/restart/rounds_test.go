@@ -90,7 +90,7 @@ func (r round) run(t *testing.T) {
 	}
 	pid, name := r.choose(t, s)
 	t.Logf("killing %s %s after the order of the cluster", name, r.after.Round(time.Millisecond))
-	kill(t, pid)
+	clustertest.Kill(t, pid)
 
 	s.csctl(t, "up")
 	m = s.management(t)

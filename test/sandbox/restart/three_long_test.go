@@ -5,14 +5,18 @@
 
 package restart
 
-import "testing"
+import (
+	"testing"
+
+	"github.com/clusterstacks/cluster-stack-operator/test/sandbox/clustertest"
+)
 
 // TestThreeControlPlanesGoOn: their etcds need each other, so they have to come up together.
 func TestThreeControlPlanesGoOn(t *testing.T) {
 	t.Parallel()
 	for name, end := range map[string]func(*testing.T, *sandbox){
 		"Kept":   func(t *testing.T, s *sandbox) { s.csctl(t, "down", "--keep") },
-		"Killed": func(t *testing.T, s *sandbox) { kill(t, s.state(t).PID) },
+		"Killed": func(t *testing.T, s *sandbox) { clustertest.Kill(t, s.state(t).PID) },
 	} {
 		t.Run(name, func(t *testing.T) {
 			t.Parallel()
