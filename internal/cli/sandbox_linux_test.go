@@ -32,6 +32,7 @@ import (
 	"github.com/clusterstacks/cluster-stack-operator/internal/sandbox/binaries"
 	"github.com/clusterstacks/cluster-stack-operator/internal/sandbox/daemon"
 	"github.com/clusterstacks/cluster-stack-operator/internal/sandbox/kubeconfig"
+	"github.com/clusterstacks/cluster-stack-operator/internal/sandbox/process"
 )
 
 // TestMain lets the test binary be csctl for `sandbox up`, which starts its own executable once more.
@@ -444,7 +445,7 @@ func kill(t *testing.T, pid int) {
 	if err := syscall.Kill(pid, syscall.SIGKILL); err != nil {
 		t.Fatal(err)
 	}
-	if n, err := unix.Poll([]unix.PollFd{{Fd: int32(fd), Events: unix.POLLIN}}, 10_000); n != 1 {
+	if ended, err := process.AwaitEnd(fd, time.Minute); !ended {
 		t.Fatalf("process %d does not end: %v", pid, err)
 	}
 }

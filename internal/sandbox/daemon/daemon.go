@@ -421,20 +421,10 @@ func terminate(pid int, patience time.Duration) error {
 		if err := unix.PidfdSendSignal(fd, try.signal, nil, 0); err != nil && !errors.Is(err, unix.ESRCH) {
 			return fmt.Errorf("end process %d: %w", pid, err)
 		}
-		ended, err := poll(fd, try.timeout)
+		ended, err := process.AwaitEnd(fd, try.timeout)
 		if ended || err != nil {
 			return err
 		}
 	}
 	return fmt.Errorf("process %d does not end", pid)
-}
-
-// poll waits until the process of a descriptor has ended.
-func poll(fd int, timeout time.Duration) (ended bool, err error) {
-	for {
-		n, err := unix.Poll([]unix.PollFd{{Fd: int32(fd), Events: unix.POLLIN}}, int(timeout.Milliseconds())) //nolint:gosec // descriptors are small
-		if !errors.Is(err, unix.EINTR) {
-			return n > 0, err
-		}
-	}
 }

@@ -217,9 +217,19 @@ func awaitGone(t *testing.T, pid int) {
 		t.Fatal(err)
 	}
 	defer unix.Close(fd)
-	n, err := unix.Poll([]unix.PollFd{{Fd: int32(fd), Events: unix.POLLIN}}, 10_000)
-	if err != nil || n == 0 {
+	if ended, err := AwaitEnd(fd, time.Minute); !ended {
 		t.Errorf("process %d still runs (%v)", pid, err)
+	}
+}
+
+func TestAwaitEndGivesUp(t *testing.T) {
+	fd, err := unix.PidfdOpen(os.Getpid(), 0)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer unix.Close(fd)
+	if ended, err := AwaitEnd(fd, 10*time.Millisecond); ended || err != nil {
+		t.Errorf("this process has ended: %t, %v", ended, err)
 	}
 }
 

@@ -13,9 +13,11 @@ import (
 	"strconv"
 	"strings"
 	"testing"
+	"time"
 
 	"golang.org/x/sys/unix"
 
+	"github.com/clusterstacks/cluster-stack-operator/internal/sandbox/process"
 	"github.com/clusterstacks/cluster-stack-operator/internal/sandbox/sandboxtest"
 )
 
@@ -51,14 +53,14 @@ func TestNothingIsLeftOfAKilledTest(t *testing.T) {
 			break
 		}
 	}
-	var descriptors []unix.PollFd
+	var descriptors []int
 	for _, pid := range mentioning(t, tmp) {
 		fd, err := unix.PidfdOpen(pid, 0)
 		if err != nil {
 			t.Fatal(err)
 		}
 		defer unix.Close(fd)
-		descriptors = append(descriptors, unix.PollFd{Fd: int32(fd), Events: unix.POLLIN})
+		descriptors = append(descriptors, fd)
 	}
 	if len(descriptors) < 4 {
 		t.Fatalf("found %d processes: there should be the victim, its second process, etcd and kube-apiserver", len(descriptors))
@@ -67,8 +69,8 @@ func TestNothingIsLeftOfAKilledTest(t *testing.T) {
 		t.Fatal(err)
 	}
 	_ = victim.Wait()
-	for i := range descriptors {
-		if n, err := unix.Poll(descriptors[i:i+1], 20_000); n != 1 {
+	for _, fd := range descriptors {
+		if ended, err := process.AwaitEnd(fd, time.Minute); !ended {
 			t.Errorf("a process of the killed test still runs (%v)", err)
 		}
 	}

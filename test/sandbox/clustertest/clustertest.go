@@ -37,6 +37,7 @@ import (
 	"sigs.k8s.io/controller-runtime/pkg/client"
 
 	"github.com/clusterstacks/cluster-stack-operator/internal/sandbox/failure"
+	"github.com/clusterstacks/cluster-stack-operator/internal/sandbox/process"
 	"github.com/clusterstacks/cluster-stack-operator/internal/sandbox/sandboxtest"
 )
 
@@ -351,14 +352,7 @@ func Kill(t testing.TB, pid int) {
 	if err := unix.PidfdSendSignal(fd, unix.SIGKILL, nil, 0); err != nil && !errors.Is(err, unix.ESRCH) {
 		t.Fatal(err)
 	}
-	for {
-		n, err := unix.Poll([]unix.PollFd{{Fd: int32(fd), Events: unix.POLLIN}}, 60_000) //nolint:gosec // descriptors are small
-		switch {
-		case errors.Is(err, unix.EINTR): // such as by the end of any other child
-		case n == 1:
-			return
-		default:
-			t.Fatalf("process %d does not end: %v", pid, err)
-		}
+	if ended, err := process.AwaitEnd(fd, time.Minute); !ended {
+		t.Fatalf("process %d does not end: %v", pid, err)
 	}
 }
