@@ -12,6 +12,7 @@ package workload
 import (
 	"context"
 	"errors"
+	"fmt"
 	"io/fs"
 	"net"
 	"net/netip"
@@ -207,6 +208,10 @@ func (f *Fleet) running(key types.NamespacedName) *Cluster {
 func (f *Fleet) Remove(ctx context.Context, key types.NamespacedName) error {
 	f.mu.Lock()
 	defer f.mu.Unlock()
+	// Another sandbox may be taking the cluster over right now.
+	if err := f.hold(key); err != nil && !errors.Is(err, fs.ErrNotExist) {
+		return fmt.Errorf("remove cluster %s: %w", key, err)
+	}
 	if c, ok := f.clusters[key]; ok {
 		c.kill(ctx)
 	}

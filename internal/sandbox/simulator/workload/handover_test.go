@@ -13,6 +13,7 @@ import (
 	"testing"
 
 	"github.com/go-logr/logr/testr"
+	"golang.org/x/sys/unix"
 )
 
 // sandboxes gives the fleets of sandboxes whose state folders lie side by side in one folder.
@@ -101,6 +102,30 @@ func TestHandOver(t *testing.T) {
 		t.Fatal(err)
 	}
 	wantData(t, back, "one")
+}
+
+// TestRemoveLeavesWhatSomebodyElseHolds: whoever takes a cluster over has the lock on its folder before it renames it.
+func TestRemoveLeavesWhatSomebodyElseHolds(t *testing.T) {
+	source := sandboxes(t)("source")
+	c := withData(t, source, "one")
+	source.Close(t.Context())
+	lock, err := lockDir(c.dir)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := source.Remove(t.Context(), c.NamespacedName); !errors.Is(err, unix.EWOULDBLOCK) {
+		t.Errorf("got %v", err)
+	}
+	wantData(t, c, "one")
+	if err := lock.Close(); err != nil {
+		t.Fatal(err)
+	}
+	if err := source.Remove(t.Context(), c.NamespacedName); err != nil {
+		t.Error(err)
+	}
+	if _, err := os.Stat(c.dir); !os.IsNotExist(err) {
+		t.Errorf("it is left (%v)", err)
+	}
 }
 
 // TestHandOverAfterKill: whatever moment a sandbox is killed in, one of the two goes on with the cluster.
