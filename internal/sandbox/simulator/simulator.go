@@ -84,6 +84,12 @@ func Run(ctx context.Context, o Options) error {
 	if err != nil {
 		return fmt.Errorf("simulator: %w", err)
 	}
+	// However it goes on: the fleet holds locks from now on, which the next run needs.
+	defer func() {
+		stop, cancel := context.WithTimeout(context.WithoutCancel(ctx), stopTimeout)
+		defer cancel()
+		fleet.Close(stop)
+	}()
 	mgr, err := newManager(o)
 	if err != nil {
 		return fmt.Errorf("simulator: %w", err)
@@ -96,11 +102,7 @@ func Run(ctx context.Context, o Options) error {
 			return fmt.Errorf("simulator: %w", err)
 		}
 	}
-	err = mgr.Start(ctx)
-	stop, cancel := context.WithTimeout(context.WithoutCancel(ctx), stopTimeout)
-	defer cancel()
-	fleet.Close(stop)
-	if err != nil && !errors.Is(err, context.Canceled) {
+	if err := mgr.Start(ctx); err != nil && !errors.Is(err, context.Canceled) {
 		return fmt.Errorf("simulator: %w", err)
 	}
 	return nil
