@@ -116,10 +116,18 @@ func Up(ctx context.Context, name string, opts Options, command []string, watch 
 		case waiting.Err() != nil:
 			err = errors.Join(err, halt(ctx, name, dir))
 		}
-		return State{}, "", fmt.Errorf("%w\nlogs are in %s; csctl sandbox down --name %s removes them", err, logs, name)
+		return State{}, "", fmt.Errorf("%w\nlogs are in %s; %s", err, logs, whatNext(outcome, name))
 	}
 	state, err := Read(name)
 	return state, outcome, err
+}
+
+// whatNext says what to do about a sandbox that did not come up.
+func whatNext(outcome Outcome, name string) string {
+	if outcome == Resumed {
+		return fmt.Sprintf("all that is in it is kept: csctl sandbox up --name %[1]s tries again, csctl sandbox down --name %[1]s removes it", name)
+	}
+	return fmt.Sprintf("csctl sandbox down --name %s removes them", name)
 }
 
 // lockSoon takes the lock of a state folder. A daemon that was killed a moment ago may still be about to give it back.

@@ -85,6 +85,18 @@ func TestReadWithoutSandbox(t *testing.T) {
 	}
 }
 
+// TestWhatNext: nobody is to lose clusters by advice about logs.
+func TestWhatNext(t *testing.T) {
+	for outcome, want := range map[Outcome]string{
+		Started: "csctl sandbox down --name a removes them",
+		Resumed: "all that is in it is kept: csctl sandbox up --name a tries again, csctl sandbox down --name a removes it",
+	} {
+		if got := whatNext(outcome, "a"); got != want {
+			t.Errorf("%s: %q, want %q", outcome, got, want)
+		}
+	}
+}
+
 // TestDownEndsWhatAKilledDaemonLeft: a program that outlived its daemon carries the sandbox's mark.
 func TestDownEndsWhatAKilledDaemonLeft(t *testing.T) {
 	t.Setenv("XDG_STATE_HOME", t.TempDir())
