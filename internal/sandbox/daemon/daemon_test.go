@@ -41,6 +41,25 @@ func TestDir(t *testing.T) {
 	}
 }
 
+// TestDirBehindALink: down would remove the folder below the feet of a daemon that is known by another name.
+func TestDirBehindALink(t *testing.T) {
+	target, err := filepath.EvalSymlinks(t.TempDir())
+	if err != nil {
+		t.Fatal(err)
+	}
+	link := filepath.Join(t.TempDir(), "link")
+	if err := os.Symlink(target, link); err != nil {
+		t.Fatal(err)
+	}
+	for _, inside := range []string{"", "state"} { // the latter is not there yet
+		t.Setenv("XDG_STATE_HOME", filepath.Join(link, inside))
+		want := filepath.Join(target, inside, "cluster-stack", "sandbox", "a")
+		if got, err := Dir("a"); got != want || err != nil {
+			t.Errorf("got %s, %v, want %s", got, err, want)
+		}
+	}
+}
+
 func TestReadTellsTheDeadFromTheLiving(t *testing.T) {
 	ticks, err := startTicks(os.Getpid())
 	if err != nil {

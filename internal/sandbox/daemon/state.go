@@ -89,7 +89,20 @@ func Home() (string, error) {
 		}
 		base = filepath.Join(home, ".local", "state")
 	}
-	return filepath.Join(base, "cluster-stack", "sandbox"), nil
+	return filepath.Join(withoutLinks(base), "cluster-stack", "sandbox"), nil
+}
+
+// withoutLinks resolves the symbolic links on a path, of which the last folders need not exist. Locks and processes are
+// known by the names of folders, so one that can be reached in two ways must have one name.
+func withoutLinks(path string) string {
+	if target, err := filepath.EvalSymlinks(path); err == nil {
+		return target
+	}
+	parent := filepath.Dir(path)
+	if parent == path {
+		return path
+	}
+	return filepath.Join(withoutLinks(parent), filepath.Base(path))
 }
 
 // Names lists the sandboxes of this user in alphabetical order: those that run, and those of which something is left.
