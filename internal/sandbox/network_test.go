@@ -4,7 +4,9 @@
 package sandbox
 
 import (
+	"fmt"
 	"net"
+	"os"
 	"path/filepath"
 	"strconv"
 	"strings"
@@ -51,13 +53,29 @@ func TestReserveBlockLeavesWhatIsKept(t *testing.T) {
 	if err := other.Close(); err != nil {
 		t.Fatal(err)
 	}
-	again, err := ReserveBlockAgain(other.Prefix)
+}
+
+func TestReserveBlockAgain(t *testing.T) {
+	mine := fmt.Sprintf("127.of-test-%d", os.Getpid()) // which no sandbox beside this test chooses
+	first, err := ReserveBlockAgain(mine)
 	if err != nil {
 		t.Fatal(err)
 	}
-	t.Cleanup(func() { _ = again.Close() })
-	if _, err := ReserveBlockAgain(other.Prefix); err == nil || !strings.Contains(err.Error(), "another sandbox has the loopback addresses "+other.Prefix) {
+	if _, err := ReserveBlockAgain(mine); err == nil || !strings.Contains(err.Error(), "another sandbox has the loopback addresses "+mine) {
 		t.Errorf("got %v", err)
+	}
+	given := make(chan struct{})
+	go func() {
+		defer close(given)
+		_ = first.Close()
+	}()
+	again, err := ReserveBlockAgain(mine)
+	if err != nil {
+		t.Fatalf("what somebody was about to give back: %v", err)
+	}
+	<-given
+	if err := again.Close(); err != nil {
+		t.Error(err)
 	}
 }
 
