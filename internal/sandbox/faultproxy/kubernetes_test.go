@@ -155,8 +155,14 @@ func TestAnInformerFollowsThroughFaults(t *testing.T) {
 	}
 	change := func(name, value string) {
 		t.Helper()
-		if err := c.apply(ctx, name, value); err != nil {
-			t.Fatal(err)
+		// Not at once: a client may notice only now that Disconnect has ended its connection.
+		var last error
+		err := wait.PollUntilContextTimeout(ctx, 20*time.Millisecond, patience, true, func(context.Context) (bool, error) {
+			last = c.apply(ctx, name, value)
+			return last == nil, nil
+		})
+		if err != nil {
+			t.Fatalf("%v: %v", err, last)
 		}
 	}
 	change("a", "1")
