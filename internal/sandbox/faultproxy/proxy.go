@@ -14,6 +14,7 @@
 package faultproxy
 
 import (
+	"bytes"
 	"context"
 	"crypto/tls"
 	"errors"
@@ -350,6 +351,14 @@ func (p *Proxy) act(w http.ResponseWriter, r *http.Request, g *passage) {
 		<-r.Context().Done()
 		panic(http.ErrAbortHandler)
 	case Delay:
+		// A client that gives up takes its request back. Over HTTP/1.1 that shows only once it has said all.
+		if r.ProtoMajor == 1 {
+			said, err := io.ReadAll(r.Body)
+			if err != nil {
+				panic(http.ErrAbortHandler)
+			}
+			r.Body = io.NopCloser(bytes.NewReader(said))
+		}
 		if !pause(r.Context().Done(), f.Duration) {
 			panic(http.ErrAbortHandler)
 		}

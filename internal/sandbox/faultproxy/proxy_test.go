@@ -425,6 +425,27 @@ func TestFaultsThatTakeTime(t *testing.T) {
 	}
 }
 
+// Of HTTP/2 it is the protocol that tells the proxy. A connection of HTTP/1.1 has to be read to its end.
+func TestADelayThatNobodyWaitsForEnds(t *testing.T) {
+	for _, with := range protocols[:2] {
+		t.Run(with.name, func(t *testing.T) {
+			s := newSite(t, with, "* /** delay=1h")
+			ctx, cancel := context.WithTimeout(t.Context(), moment)
+			defer cancel()
+			s.askWith(ctx, t, http.MethodPut, "/", "body")
+			err := wait.PollUntilContextTimeout(t.Context(), 20*time.Millisecond, patience, true, func(context.Context) (bool, error) {
+				s.open.mu.Lock()
+				defer s.open.mu.Unlock()
+				return len(s.open.open) == 0, nil
+			})
+			if err != nil {
+				t.Error("the request is kept although its client has gone")
+			}
+			s.notReached(t)
+		})
+	}
+}
+
 func TestARequestIsCutOnItsWay(t *testing.T) {
 	for _, with := range protocols {
 		t.Run(with.name, func(t *testing.T) {
