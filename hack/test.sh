@@ -9,7 +9,7 @@ status=0
 go test -json -race -timeout 20m $(go list ./... | grep -v /test/) || status=1
 if [ "${1:-}" != fast ]; then
 	# -count=1: what these prove depends on programs that Go's test cache does not know.
-	# Two packages at once: each spends most of its time waiting for Cluster API.
-	go test -json -count=1 -p 2 -timeout 40m ./test/... || status=1
+	# Three packages at once: each spends most of its time waiting for Cluster API.
+	go test -json -count=1 -p 3 -timeout 40m ./test/... || status=1
 fi
 exit $status
