@@ -50,6 +50,21 @@ func TestControlPlane(t *testing.T) {
 			s.machine(t, nil, machine, says(condition, metav1.ConditionTrue, ""))
 		}
 	}
+	// look has KubeadmControlPlane look at its pods again: it does not watch them, and looks once in ten minutes while all is well.
+	look := func() {
+		t.Helper()
+		var list controlplanev1.KubeadmControlPlaneList
+		if err := s.management.List(t.Context(), &list, client.InNamespace(s.cluster.Namespace)); err != nil {
+			t.Fatal(err)
+		}
+		for i := range list.Items {
+			before := list.Items[i].DeepCopy()
+			metav1.SetMetaDataAnnotation(&list.Items[i].ObjectMeta, "looked-at", time.Now().Format(time.RFC3339Nano))
+			if err := s.management.Patch(t.Context(), &list.Items[i], client.MergeFrom(before)); err != nil {
+				t.Fatal(err)
+			}
+		}
+	}
 	on := func(machine string) *failure.Machines { return &failure.Machines{Names: []string{machine}} }
 	endpoint := newEndpoint(t, s.management.Kubeconfig(t, limit, s.cluster))
 
@@ -68,12 +83,14 @@ func TestControlPlane(t *testing.T) {
 		})
 		// Without storage it does not say that it is ready.
 		s.staticPod(t, "kube-apiserver", machines[0], isPod(corev1.PodRunning, false, ""))
+		look()
 		s.machine(t, nil, machines[0], says(controlplanev1.KubeadmControlPlaneMachineEtcdPodHealthyCondition, metav1.ConditionFalse, ""))
 		if err := endpoint.get(t, limit); err != nil {
 			t.Errorf("two of three are enough: %v", err)
 		}
 		heal()
 		s.staticPod(t, "etcd", machines[0], isPod(corev1.PodRunning, true, ""))
+		look()
 		healthy(machines[0])
 	})
 
@@ -86,6 +103,7 @@ func TestControlPlane(t *testing.T) {
 		}
 		heal()
 		s.staticPod(t, "kube-apiserver", machines[1], isPod(corev1.PodRunning, true, ""))
+		look()
 		healthy(machines[1])
 	})
 
