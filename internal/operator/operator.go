@@ -24,6 +24,7 @@ import (
 	clientgoscheme "k8s.io/client-go/kubernetes/scheme"
 	"k8s.io/client-go/rest"
 	"k8s.io/client-go/tools/clientcmd"
+	"k8s.io/client-go/tools/leaderelection/resourcelock"
 	"k8s.io/client-go/util/workqueue"
 	clusterv1 "sigs.k8s.io/cluster-api/api/core/v1beta2"
 	"sigs.k8s.io/cluster-api/controllers/clustercache"
@@ -70,17 +71,22 @@ const (
 
 // Run runs the operator until ctx ends. An error at start says what is missing and how to get it.
 func Run(ctx context.Context, c Config) error {
-	if err := c.Validate(); err != nil {
-		return err
-	}
-	restConfig, err := restConfig(c)
+	cfg, err := restConfig(c)
 	if err != nil {
 		return err
 	}
-	if err := checkKinds(restConfig); err != nil {
+	return RunIn(ctx, cfg, c)
+}
+
+// RunIn is Run in the management cluster that cfg reaches, whatever the settings say of it.
+func RunIn(ctx context.Context, cfg *rest.Config, c Config) error {
+	if err := c.Validate(); err != nil {
 		return err
 	}
-	mgr, err := newManager(restConfig, c)
+	if err := checkKinds(cfg); err != nil {
+		return err
+	}
+	mgr, guard, err := newManager(cfg, c)
 	if err != nil {
 		return err
 	}
@@ -88,7 +94,7 @@ func Run(ctx context.Context, c Config) error {
 	if err != nil {
 		return err
 	}
-	if err := errors.Join(setUp(ctx, mgr, st, c), ctx.Err()); err != nil {
+	if err := errors.Join(setUp(ctx, mgr, cfg, guard, st, c), ctx.Err()); err != nil {
 		return errors.Join(err, st.Close())
 	}
 	return errors.Join(mgr.Start(ctx), st.Close())
@@ -117,14 +123,30 @@ func restConfig(c Config) (*rest.Config, error) {
 	return cfg, nil
 }
 
-func newManager(cfg *rest.Config, c Config) (ctrl.Manager, error) {
+// guard is around requests that only the leader may send; it is nil without leader election.
+type guard func(http.RoundTripper) http.RoundTripper
+
+// newManager returns a manager whose clients change nothing while this process is not the leader, and the guard
+// for other clients.
+func newManager(cfg *rest.Config, c Config) (ctrl.Manager, guard, error) {
 	scheme, err := Scheme()
 	if err != nil {
-		return nil, err
+		return nil, nil, err
 	}
 	tlsOptions, metrics, err := flags.GetManagerOptions(c.Diagnostics)
 	if err != nil {
-		return nil, err
+		return nil, nil, err
+	}
+	var lock resourcelock.Interface
+	var guarded guard
+	if c.LeaderElect {
+		lease, err := newLease(cfg, c)
+		if err != nil {
+			return nil, nil, fmt.Errorf("set up leader election: %w", err)
+		}
+		lock, guarded = lease, lease.Guard
+		cfg = rest.CopyConfig(cfg)
+		cfg.Wrap(lease.Guard)
 	}
 	metrics.TLSOpts = tlsOptions
 	var namespaces map[string]cache.Config
@@ -132,17 +154,16 @@ func newManager(cfg *rest.Config, c Config) (ctrl.Manager, error) {
 		namespaces = map[string]cache.Config{c.Namespace: {}}
 	}
 	mgr, err := ctrl.NewManager(cfg, ctrl.Options{
-		Scheme:                        scheme,
-		LeaderElection:                c.LeaderElect,
-		LeaderElectionID:              leaseName,
-		LeaderElectionNamespace:       c.LeaderElectNamespace,
-		LeaderElectionReleaseOnCancel: true,
-		LeaseDuration:                 &c.LeaderElectLeaseDuration,
-		RenewDeadline:                 &c.LeaderElectRenewDeadline,
-		RetryPeriod:                   &c.LeaderElectRetryPeriod,
-		Metrics:                       *metrics,
-		HealthProbeBindAddress:        c.HealthAddress,
-		PprofBindAddress:              c.ProfilerAddress,
+		Scheme:                              scheme,
+		LeaderElection:                      c.LeaderElect,
+		LeaderElectionResourceLockInterface: lock,
+		LeaderElectionReleaseOnCancel:       true,
+		LeaseDuration:                       &c.LeaderElectLeaseDuration,
+		RenewDeadline:                       &c.LeaderElectRenewDeadline,
+		RetryPeriod:                         &c.LeaderElectRetryPeriod,
+		Metrics:                             *metrics,
+		HealthProbeBindAddress:              c.HealthAddress,
+		PprofBindAddress:                    c.ProfilerAddress,
 		Cache: cache.Options{
 			DefaultNamespaces: namespaces,
 			SyncPeriod:        &c.SyncPeriod,
@@ -158,9 +179,9 @@ func newManager(cfg *rest.Config, c Config) (ctrl.Manager, error) {
 		}},
 	})
 	if err != nil {
-		return nil, fmt.Errorf("set up the manager: %w", err)
+		return nil, nil, fmt.Errorf("set up the manager: %w", err)
 	}
-	return mgr, nil
+	return mgr, guarded, nil
 }
 
 // checkKinds reports which part of the management cluster is missing, if one is.
@@ -196,8 +217,8 @@ func checkKinds(cfg *rest.Config) error {
 	return nil
 }
 
-// setUp adds all that runs to the manager.
-func setUp(ctx context.Context, mgr ctrl.Manager, st *store.Store, c Config) error {
+// setUp adds all that runs to the manager. Of the management cluster, cfg may change what every replica may.
+func setUp(ctx context.Context, mgr ctrl.Manager, cfg *rest.Config, guard guard, st *store.Store, c Config) error {
 	folder, err := filepath.Abs(c.directory())
 	if err != nil {
 		return err
@@ -235,7 +256,7 @@ func setUp(ctx context.Context, mgr ctrl.Manager, st *store.Store, c Config) err
 	if err != nil {
 		return err
 	}
-	addonOptions := clusteraddon.Options{Render: render.NewCache(rememberedRenders).Addon}
+	addonOptions := clusteraddon.Options{Render: render.NewCache(rememberedRenders).Addon, Guard: guard}
 	if err := clusteraddon.New(mgr.GetClient(), mgr.GetAPIReader(), clusters, opener, recorder, addonOptions).SetupWithManager(mgr, clusteraddon.Setup{
 		Controller:  controllerOptions(c.ClusterAddonConcurrency),
 		WatchFilter: c.WatchFilter,
@@ -244,7 +265,7 @@ func setUp(ctx context.Context, mgr ctrl.Manager, st *store.Store, c Config) err
 		return err
 	}
 
-	hooks, err := newHookServer(mgr, c)
+	hooks, err := newHookServer(mgr, cfg, c)
 	if err != nil {
 		return err
 	}
@@ -261,13 +282,18 @@ func setUp(ctx context.Context, mgr ctrl.Manager, st *store.Store, c Config) err
 }
 
 // newHookServer sets up the answers to Cluster API's hooks, which every replica gives.
-func newHookServer(mgr ctrl.Manager, c Config) (*hookserver.Server, error) {
+func newHookServer(mgr ctrl.Manager, cfg *rest.Config, c Config) (*hookserver.Server, error) {
 	for _, file := range []string{"tls.crt", "tls.key"} {
 		if _, err := os.Stat(filepath.Join(c.HookCertDir, file)); err != nil {
 			return nil, fmt.Errorf("the hooks need a certificate that Cluster API trusts; put tls.crt and tls.key into the folder of --hook-cert-dir: %w", err)
 		}
 	}
-	return hookserver.New(mgr.GetClient(), mgr.GetClient(), mgr.GetAPIReader(), hookserver.Options{
+	// It writes down what it was asked, whoever leads.
+	writer, err := client.New(cfg, client.Options{Scheme: mgr.GetScheme(), Mapper: mgr.GetRESTMapper()})
+	if err != nil {
+		return nil, fmt.Errorf("hook server: %w", err)
+	}
+	return hookserver.New(writer, mgr.GetClient(), mgr.GetAPIReader(), hookserver.Options{
 		Host: c.HookBindAddress, Port: c.HookPort, CertDir: c.HookCertDir,
 	})
 }

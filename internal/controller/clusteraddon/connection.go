@@ -5,6 +5,7 @@ package clusteraddon
 
 import (
 	"math/rand/v2"
+	"net/http"
 	"sync"
 	"time"
 
@@ -31,6 +32,7 @@ type connection struct {
 // connections has the connection of each cluster.
 type connections struct {
 	applier apply.Options
+	guard   func(http.RoundTripper) http.RoundTripper // around requests of appliers, if set
 
 	mu   sync.Mutex
 	byID map[client.ObjectKey]*connection
@@ -44,7 +46,11 @@ func (c *connections) to(cluster client.ObjectKey, config *rest.Config, firstChe
 	if known := c.byID[cluster]; known != nil && known.config == config {
 		return known, nil
 	}
-	applier, err := apply.New(config, c.applier)
+	guarded := rest.CopyConfig(config)
+	if c.guard != nil {
+		guarded.Wrap(c.guard)
+	}
+	applier, err := apply.New(guarded, c.applier)
 	if err != nil {
 		return nil, err
 	}

@@ -17,6 +17,7 @@ package clusteraddon
 import (
 	"context"
 	"fmt"
+	"net/http"
 	"slices"
 	"sync"
 	"time"
@@ -87,6 +88,8 @@ type Options struct {
 	HookPatience time.Duration
 	// Concurrency is how many objects are sent to one cluster at a time, 8 by default.
 	Concurrency int
+	// Guard, if set, is around each request that applies or deletes something in a workload cluster.
+	Guard func(http.RoundTripper) http.RoundTripper
 	// Clock dates transitions and rechecks.
 	Clock clock.PassiveClock
 }
@@ -128,7 +131,7 @@ func New(c client.Client, live client.Reader, clusters Clusters, releases Releas
 	}
 	return &Reconciler{
 		client: c, live: live, clusters: clusters, releases: releases, recorder: recorder, options: o,
-		connections: connections{applier: apply.Options{Concurrency: o.Concurrency, Patience: o.HookPatience}},
+		connections: connections{applier: apply.Options{Concurrency: o.Concurrency, Patience: o.HookPatience}, guard: o.Guard},
 	}
 }
 
