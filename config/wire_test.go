@@ -98,6 +98,83 @@ func TestStoredObjectsStayValid(t *testing.T) {
 	}
 }
 
+// What cannot be meant is refused when it is written, with a sentence that says why.
+func TestRules(t *testing.T) {
+	c := kinds.Client(t, sandboxtest.APIServer(t))
+	namespace := kinds.Namespace(t, c)
+	stack := func(more string) string {
+		return `{"kind": "ClusterStack", "spec": {"provider": "docker", "name": "scs", "kubernetesVersion": "1.36"` + more + `}}`
+	}
+	noProvider := func(more string) string { return stack(`, "noProvider": true` + more) }
+	ref := `"providerRef": {"apiVersion": "infrastructure.clusterstack.x-k8s.io/v1alpha1", "kind": "FooClusterStackReleaseTemplate", "name": "t"}`
+	settings := func(spec string) string { return `{"kind": "ClusterAddonSettings", "spec": {` + spec + `}}` }
+	for name, tc := range map[string]struct {
+		give string
+		want string // part of the refusal, empty if it is accepted
+	}{
+		"Channels":                   {give: noProvider(`, "channel": "beta"`)},
+		"UnknownChannel":             {give: noProvider(`, "channel": "alpha"`), want: `Unsupported value: "alpha"`},
+		"StableVersions":             {give: noProvider(`, "versions": ["v1", "v12"]`)},
+		"StableVersionsOfOtherForm":  {give: noProvider(`, "versions": ["v1", "v0-sha.abc"]`), want: "versions of the channel stable have the form v1"},
+		"BetaVersions":               {give: noProvider(`, "channel": "beta", "versions": ["v1-beta.1", "v1-beta.10"]`)},
+		"BetaVersionsOfOtherForm":    {give: noProvider(`, "channel": "beta", "versions": ["v1"]`), want: "versions of the channel beta have the form v1-beta.2"},
+		"CustomTakesEveryForm":       {give: noProvider(`, "channel": "custom", "versions": ["v1", "v0-sha.abc", "v1-beta.1", "v0-ttl.1713", "v0-custom.ABC_d"]`)},
+		"NoVersion":                  {give: noProvider(`, "channel": "custom", "versions": ["1.2"]`), want: "should match"},
+		"DashInProvider":             {give: `{"kind": "ClusterStack", "spec": {"provider": "a-b", "name": "scs", "kubernetesVersion": "1.36", "noProvider": true}}`, want: "spec.provider"},
+		"Provider":                   {give: stack(", " + ref)},
+		"NeitherProviderNorNone":     {give: stack(""), want: "providerRef is required unless noProvider is true"},
+		"ProviderRefWithoutTemplate": {give: stack(strings.ReplaceAll(", "+ref, "Template", "")), want: "a kind that ends in Template"},
+		"ProviderRefIsIgnored":       {give: noProvider(`, "providerRef": {}`)},
+		"Directory":                  {give: noProvider(`, "source": {"directory": {"path": "team/a"}}`)},
+		"DirectoryOutside":           {give: noProvider(`, "source": {"directory": {"path": "a/../../b"}}`), want: "stay below"},
+		"DirectoryAbsolute":          {give: noProvider(`, "source": {"directory": {"path": "/etc"}}`), want: "path must be relative"},
+		"DirectoryWithSecret":        {give: noProvider(`, "source": {"directory": {"path": "a"}, "secretRef": {"name": "x"}}`), want: "a directory needs no secretRef"},
+		"OCI":                        {give: noProvider(`, "source": {"oci": {"repository": "ghcr.io/a/b-c/d_e"}, "secretRef": {"name": "x"}, "timeout": "30s", "pollInterval": "1m30s"}`)},
+		"OCIOnLoopback":              {give: noProvider(`, "source": {"oci": {"repository": "[::1]:5000/stacks", "plainHTTP": true}}`)},
+		"OCIWithTag":                 {give: noProvider(`, "source": {"oci": {"repository": "ghcr.io/a/b:v1"}}`), want: "should match"},
+		"OCIWithScheme":              {give: noProvider(`, "source": {"oci": {"repository": "https://ghcr.io/a"}}`), want: "should match"},
+		"GitHub":                     {give: noProvider(`, "source": {"github": {"owner": "acme", "repository": "stacks.x", "apiURL": "https://github.acme.com/api/v3"}}`)},
+		"GitHubUserInURL":            {give: noProvider(`, "source": {"github": {"owner": "acme", "repository": "stacks", "apiURL": "https://u:p@github.acme.com"}}`), want: "should match"},
+		"GitHubRepositoryIsFolder":   {give: noProvider(`, "source": {"github": {"owner": "acme", "repository": ".."}}`), want: "should match"},
+		"TwoSources":                 {give: noProvider(`, "source": {"directory": {"path": "a"}, "oci": {"repository": "ghcr.io/a"}}`), want: "exactly one of directory, oci and github"},
+		"NoSource":                   {give: noProvider(`, "source": {"timeout": "5s"}`), want: "exactly one of directory, oci and github"},
+		"TimeoutIsNone":              {give: noProvider(`, "source": {"oci": {"repository": "ghcr.io/a"}, "timeout": "soon"}`), want: "spec.source.timeout"},
+		"TimeoutTooShort":            {give: noProvider(`, "source": {"oci": {"repository": "ghcr.io/a"}, "timeout": "0s"}`), want: "timeout must be between"},
+		"PollIntervalTooShort":       {give: noProvider(`, "source": {"oci": {"repository": "ghcr.io/a"}, "pollInterval": "10ms"}`), want: "pollInterval must be between"},
+		"Verify": {give: noProvider(`, "verify": {"publicKeys": ["-----BEGIN PUBLIC KEY-----\nx\n-----END PUBLIC KEY-----\n"],
+			"identities": [{"issuer": "https://i", "subjectRegExp": "https://s/.*"}], "trustedRootRef": {"name": "root"}}`)},
+		"VerifyWithPrivateKey":     {give: noProvider(`, "verify": {"publicKeys": ["-----BEGIN PRIVATE KEY-----"]}`), want: "should match"},
+		"IdentityOfAnyIssuer":      {give: noProvider(`, "verify": {"identities": [{"subject": "s"}]}`), want: "exactly one of issuer and issuerRegExp"},
+		"IdentityOfTwoSubjects":    {give: noProvider(`, "verify": {"identities": [{"issuer": "i", "subject": "s", "subjectRegExp": "s"}]}`), want: "exactly one of subject and subjectRegExp"},
+		"HistoryAndPause":          {give: noProvider(`, "historyLimit": 3, "paused": true`)},
+		"NegativeHistory":          {give: noProvider(`, "historyLimit": -1`), want: "historyLimit"},
+		"Settings":                 {give: settings(`"drift": "warn", "watch": true, "addons": [{"name": "cni", "disabled": true}, {"name": "csi", "drift": "ignore", "valuesFrom": [{"kind": "Secret", "name": "x"}, {"kind": "ConfigMap", "name": "x", "key": "k", "optional": true}]}]`)},
+		"SettingsOfOneAddonTwice":  {give: settings(`"addons": [{"name": "cni"}, {"name": "cni"}]`), want: "Duplicate value"},
+		"SettingsOfUnknownDrift":   {give: settings(`"drift": "fix"`), want: "Unsupported value"},
+		"SettingsFromOtherKind":    {give: settings(`"addons": [{"name": "cni", "valuesFrom": [{"kind": "Pod", "name": "x"}]}]`), want: "Unsupported value"},
+		"AddonOfSomethingElse":     {give: `{"kind": "ClusterAddon", "spec": {"clusterRef": {"kind": "Pod", "name": "x"}}}`, want: "clusterRef must refer to a Cluster"},
+		"AddonWithoutCluster":      {give: `{"kind": "ClusterAddon", "spec": {}}`, want: "spec.clusterRef"},
+		"AddonOfClusterWithNoName": {give: `{"kind": "ClusterAddon", "spec": {"clusterRef": {"kind": "Cluster"}}}`, want: "clusterRef must name a Cluster"},
+	} {
+		t.Run(name, func(t *testing.T) {
+			obj := &unstructured.Unstructured{}
+			if err := json.Unmarshal([]byte(tc.give), &obj.Object); err != nil {
+				t.Fatal(err)
+			}
+			obj.SetAPIVersion("clusterstack.x-k8s.io/v1alpha1")
+			obj.SetNamespace(namespace)
+			obj.SetName("x")
+			err := client.WithFieldValidation(c, metav1.FieldValidationStrict).Create(t.Context(), obj, client.DryRunAll)
+			switch {
+			case tc.want == "" && err != nil:
+				t.Errorf("refused: %v", err)
+			case tc.want != "" && (err == nil || !strings.Contains(err.Error(), tc.want)):
+				t.Errorf("got %v, want a refusal that says %q", err, tc.want)
+			}
+		})
+	}
+}
+
 // Scripts read what kubectl prints.
 func TestColumnsAndShortNames(t *testing.T) {
 	c := kinds.Client(t, sandboxtest.APIServer(t))
@@ -113,6 +190,9 @@ func TestColumnsAndShortNames(t *testing.T) {
 		want += "Reason .status.conditions[?(@.type=='Ready')].reason, Message .status.conditions[?(@.type=='Ready')].message"
 		var columns []string
 		for _, column := range crd.Spec.Versions[0].AdditionalPrinterColumns {
+			if column.Priority > 0 {
+				continue // only with -o wide
+			}
 			columns = append(columns, column.Name+" "+column.JSONPath)
 		}
 		got := fmt.Sprintf("%s: %s", strings.Join(crd.Spec.Names.ShortNames, ","), strings.Join(columns, ", "))

@@ -87,15 +87,44 @@ type InventorySummary struct {
 	Shared int32 `json:"shared"`
 }
 
+// RolloutResult says how a rollout ended.
+type RolloutResult string
+
+const (
+	// RolloutCompleted means that all stages were done.
+	RolloutCompleted RolloutResult = "Completed"
+	// RolloutSuperseded means that another release was wanted before all stages were done.
+	RolloutSuperseded RolloutResult = "Superseded"
+)
+
+// RolloutHistory is a rollout that ended.
+type RolloutHistory struct {
+	// release whose addons were rolled out.
+	Release AddonRelease `json:"release"`
+
+	// result is Completed or Superseded.
+	Result RolloutResult `json:"result"`
+
+	// startTime is when the rollout began.
+	// +optional
+	StartTime *metav1.Time `json:"startTime,omitempty"`
+
+	// endTime is when the rollout ended.
+	// +optional
+	EndTime *metav1.Time `json:"endTime,omitempty"`
+}
+
 // ClusterAddonStatus says how far the addons of a Cluster got. It is for people: the operator reads
 // nothing of it back.
 type ClusterAddonStatus struct {
 	// resources are the objects that could not be applied.
 	// +optional
+	// +listType=atomic
 	Resources []Resource `json:"resources,omitempty"`
 
 	// stages of the rollout that is going on, or of the last one.
 	// +optional
+	// +listType=atomic
 	Stages []StageStatus `json:"stages,omitempty"`
 
 	// appliedRelease is the release whose addons are in the cluster.
@@ -119,6 +148,12 @@ type ClusterAddonStatus struct {
 	// +optional
 	ObservedGeneration int64 `json:"observedGeneration,omitempty"`
 
+	// history has the last ten rollouts that ended, newest first.
+	// +optional
+	// +listType=atomic
+	// +kubebuilder:validation:MaxItems=10
+	History []RolloutHistory `json:"history,omitempty"`
+
 	// conditions of the addons.
 	// +optional
 	Conditions Conditions `json:"conditions,omitempty"`
@@ -128,7 +163,7 @@ type ClusterAddonStatus struct {
 // cluster stack, and for no other.
 //
 // +kubebuilder:object:root=true
-// +kubebuilder:resource:path=clusteraddons,scope=Namespaced,shortName=caddon
+// +kubebuilder:resource:path=clusteraddons,scope=Namespaced,shortName=caddon,categories={cluster-api,cluster-stack}
 // +kubebuilder:subresource:status
 // +kubebuilder:metadata:labels={"cluster.x-k8s.io/provider=cluster-stack-operator","cluster.x-k8s.io/v1beta1=v1beta1","clusterctl.cluster.x-k8s.io="}
 // +kubebuilder:printcolumn:name="Cluster",type="string",JSONPath=".metadata.ownerReferences[?(@.kind==\"Cluster\")].name"
@@ -137,6 +172,9 @@ type ClusterAddonStatus struct {
 // +kubebuilder:printcolumn:name="Age",type="date",JSONPath=".metadata.creationTimestamp",description="Time since the ClusterAddon was created"
 // +kubebuilder:printcolumn:name="Reason",type="string",JSONPath=".status.conditions[?(@.type=='Ready')].reason"
 // +kubebuilder:printcolumn:name="Message",type="string",JSONPath=".status.conditions[?(@.type=='Ready')].message"
+// +kubebuilder:printcolumn:name="Applied",type="string",priority=10,JSONPath=".status.appliedRelease.name"
+// +kubebuilder:printcolumn:name="Target",type="string",priority=10,JSONPath=".status.targetRelease.name"
+// +kubebuilder:printcolumn:name="Paused",type="string",priority=10,JSONPath=".status.conditions[?(@.type=='Paused')].status"
 type ClusterAddon struct {
 	metav1.TypeMeta   `json:",inline"`
 	metav1.ObjectMeta `json:"metadata,omitempty"`

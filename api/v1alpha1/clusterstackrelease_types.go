@@ -20,6 +20,7 @@ type ClusterStackReleaseSpec struct {
 type ClusterStackReleaseStatus struct {
 	// resources are the objects of the cluster class.
 	// +optional
+	// +listType=atomic
 	Resources []Resource `json:"resources,omitempty"`
 
 	// kubernetesVersion of the release with its patch version, for example v1.36.3. Clusters that
@@ -36,6 +37,11 @@ type ClusterStackReleaseStatus struct {
 	// +optional
 	Digest string `json:"digest,omitempty"`
 
+	// verification says who signed the release. It is missing when nobody asked for a signature, or
+	// when none was found and none is required.
+	// +optional
+	Verification *ReleaseVerification `json:"verification,omitempty"`
+
 	// ready is true when Clusters can use the release.
 	// +optional
 	// +kubebuilder:default:=false
@@ -50,11 +56,17 @@ type ClusterStackReleaseStatus struct {
 	Conditions Conditions `json:"conditions,omitempty"`
 }
 
+// ReleaseVerification is what the check of a signature came to.
+type ReleaseVerification struct {
+	// by is the signer: the fingerprint of a key, or subject and issuer of a certificate.
+	By string `json:"by"`
+}
+
 // ClusterStackRelease is one release of a cluster stack; its name is the name of the release.
 // The operator makes and removes it.
 //
 // +kubebuilder:object:root=true
-// +kubebuilder:resource:path=clusterstackreleases,scope=Namespaced,shortName=cskr
+// +kubebuilder:resource:path=clusterstackreleases,scope=Namespaced,shortName=cskr,categories={cluster-api,cluster-stack}
 // +kubebuilder:subresource:status
 // +kubebuilder:metadata:labels={"cluster.x-k8s.io/provider=cluster-stack-operator","cluster.x-k8s.io/v1beta1=v1beta1","clusterctl.cluster.x-k8s.io="}
 // +kubebuilder:printcolumn:name="K8s Version",type="string",JSONPath=".status.kubernetesVersion"
@@ -62,6 +74,7 @@ type ClusterStackReleaseStatus struct {
 // +kubebuilder:printcolumn:name="Age",type="date",JSONPath=".metadata.creationTimestamp",description="Time since the ClusterStackRelease was created"
 // +kubebuilder:printcolumn:name="Reason",type="string",JSONPath=".status.conditions[?(@.type=='Ready')].reason"
 // +kubebuilder:printcolumn:name="Message",type="string",JSONPath=".status.conditions[?(@.type=='Ready')].message"
+// +kubebuilder:printcolumn:name="Paused",type="string",priority=10,JSONPath=".status.conditions[?(@.type=='Paused')].status"
 type ClusterStackRelease struct {
 	metav1.TypeMeta   `json:",inline"`
 	metav1.ObjectMeta `json:"metadata,omitempty"`

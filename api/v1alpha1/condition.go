@@ -48,6 +48,8 @@ type Condition struct {
 }
 
 // Conditions is the list of conditions of an object.
+// +listType=map
+// +listMapKey=type
 type Conditions []Condition
 
 // Get returns the condition of that type, or nil when there is none.

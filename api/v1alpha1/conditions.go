@@ -38,8 +38,8 @@ const (
 	// LeftoversPrunedCondition of a ClusterStackRelease or ClusterAddon: what an earlier release had
 	// and this one has not is gone.
 	LeftoversPrunedCondition = "LeftoversPruned"
-	// PausedCondition of a ClusterAddon is there, and True, while its Cluster is paused. It is the one
-	// condition that is not a state to wish for; the name is the one that all of Cluster API uses.
+	// PausedCondition is there, and True, while the object or, of a ClusterAddon, its Cluster is paused. It
+	// is the one condition that is not a state to wish for; the name is the one that all of Cluster API uses.
 	PausedCondition = "Paused"
 )
 
@@ -53,7 +53,7 @@ const (
 	// message and the log of the operator.
 	InternalErrorReason = "InternalError"
 	// PausedReason: the object or its Cluster is paused. Remove the annotation
-	// cluster.x-k8s.io/paused or set spec.paused of the Cluster to false.
+	// cluster.x-k8s.io/paused, or set spec.paused of the ClusterStack or Cluster to false.
 	PausedReason = "Paused"
 	// DeletingReason: the object is being deleted. See the message for what it waits for.
 	DeletingReason = "Deleting"

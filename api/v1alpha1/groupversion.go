@@ -17,6 +17,7 @@ var schemeBuilder = runtime.NewSchemeBuilder(func(scheme *runtime.Scheme) error 
 		&ClusterStack{}, &ClusterStackList{},
 		&ClusterStackRelease{}, &ClusterStackReleaseList{},
 		&ClusterAddon{}, &ClusterAddonList{},
+		&ClusterAddonSettings{}, &ClusterAddonSettingsList{},
 	)
 	metav1.AddToGroupVersion(scheme, GroupVersion)
 	return nil

@@ -11,6 +11,8 @@ const (
 	ClusterStackReleaseKind = "ClusterStackRelease"
 	// ClusterAddonKind is the kind of a ClusterAddon.
 	ClusterAddonKind = "ClusterAddon"
+	// ClusterAddonSettingsKind is the kind of a ClusterAddonSettings.
+	ClusterAddonSettingsKind = "ClusterAddonSettings"
 )
 
 // Finalizers of this group.
