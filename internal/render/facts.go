@@ -21,6 +21,10 @@ type Facts struct {
 	Cluster      map[string]any
 	ControlPlane map[string]any
 	InfraCluster map[string]any
+	// Values are what the user of the cluster sets for addons, by the name of the addon. Templates do not see
+	// them. They win over what the values template makes: maps are merged, everything else is replaced, and null
+	// takes a default of the chart away. They may be secret, so no error quotes them.
+	Values map[string]map[string]any
 }
 
 // data returns the facts as templates see them. A key that is missing prints as "<no value>".
@@ -38,11 +42,18 @@ func (f Facts) data() map[string]any {
 // UnmarshalJSON reads whole numbers as such: as floating-point ones templates would print large ones
 // in another form.
 func (f *Facts) UnmarshalJSON(data []byte) error {
-	var read struct{ Cluster, ControlPlane, InfraCluster map[string]any }
+	var read struct {
+		Cluster, ControlPlane, InfraCluster map[string]any
+		Values                              map[string]map[string]any
+	}
 	if err := utiljson.Unmarshal(data, &read); err != nil {
 		return err
 	}
-	for _, object := range []map[string]any{read.Cluster, read.ControlPlane, read.InfraCluster} {
+	objects := []map[string]any{read.Cluster, read.ControlPlane, read.InfraCluster}
+	for _, values := range read.Values {
+		objects = append(objects, values)
+	}
+	for _, object := range objects {
 		if err := utiljson.ConvertMapNumbers(object, 0); err != nil {
 			return err
 		}

@@ -5,6 +5,7 @@ package render
 
 import (
 	"errors"
+	"maps"
 	"path"
 	"slices"
 	"strings"
@@ -15,6 +16,7 @@ import (
 	chartutil "helm.sh/helm/v4/pkg/chart/v2/util"
 	"helm.sh/helm/v4/pkg/engine"
 	"k8s.io/apimachinery/pkg/apis/meta/v1/unstructured"
+	"k8s.io/apimachinery/pkg/runtime"
 
 	"github.com/clusterstacks/cluster-stack-operator/internal/release"
 )
@@ -177,10 +179,34 @@ func (in Input) explain(err error) error {
 }
 
 func (in Input) values(r *recorder) (map[string]any, error) {
-	if in.ValuesTemplate == nil {
-		return map[string]any{}, nil
+	values := map[string]any{}
+	if in.ValuesTemplate != nil {
+		var err error
+		if values, err = makeValues(in.ValuesFile, in.ValuesTemplate, in.Facts, r); err != nil {
+			return nil, err
+		}
 	}
-	return makeValues(in.ValuesFile, in.ValuesTemplate, in.Facts, r)
+	// A chart can change what it is given.
+	return merge(values, runtime.DeepCopyJSON(in.Facts.Values[in.Addon])), nil
+}
+
+// merge returns values with over laid over them.
+func merge(values, over map[string]any) map[string]any {
+	if len(over) == 0 {
+		return values
+	}
+	merged := maps.Clone(values)
+	if merged == nil {
+		merged = map[string]any{}
+	}
+	for key, value := range over {
+		below, isMap := value.(map[string]any)
+		if was, wasMap := merged[key].(map[string]any); isMap && wasMap {
+			value = merge(was, below)
+		}
+		merged[key] = value
+	}
+	return merged
 }
 
 func (in Input) render(cache *Cache, values map[string]any, r *recorder) (*Result, error) {

@@ -268,3 +268,48 @@ func TestObjectsAreLabelled(t *testing.T) {
 		}
 	}
 }
+
+func TestValuesOfTheUserWin(t *testing.T) {
+	files := map[string]string{
+		"Chart.yaml":     releasetest.Chart("x", "v1"),
+		"values.yaml":    "a: chart\nb: chart\nc: {kept: chart, gone: chart}\nlist: [chart]\n",
+		"overwrite.yaml": "b: release\nc: {host: \"{{ .Cluster.metadata.name }}\"}\n",
+		"templates/all.yaml": "apiVersion: v1\nkind: ConfigMap\nmetadata: {name: a}\n" +
+			"data: {all: {{ list .Values.a .Values.b .Values.c .Values.list .Values.size | toJson | quote }}}\n",
+	}
+	values := map[string]any{
+		"b": "user", "c": map[string]any{"gone": nil, "more": "user"}, "list": []any{"user"}, "size": int64(12345678),
+	}
+	f := facts()
+	f.Values = map[string]map[string]any{"x": values, "y": {"a": "of another addon"}}
+	var sent render.Facts
+	through(t, f, &sent)
+	for name, f := range map[string]render.Facts{"here": f, "in another process": sent} {
+		for range 2 {
+			result, err := render.NewCache(1).Addon(addonOf(t, files), "x", f, nil)
+			if err != nil {
+				t.Fatal(err)
+			}
+			got, _, _ := unstructured.NestedString(result.Objects[0].Object, "data", "all")
+			want := `["chart","user",{"host":"my-cluster","kept":"chart","more":"user"},["user"],12345678]`
+			if got != want {
+				t.Errorf("%s: values are %s, want %s", name, got, want)
+			}
+		}
+	}
+
+	cache := render.NewCache(10)
+	render := func() string {
+		result, err := cache.Addon(addonOf(t, files), "x", f, nil)
+		if err != nil {
+			t.Fatal(err)
+		}
+		got, _, _ := unstructured.NestedString(result.Objects[0].Object, "data", "all")
+		return got
+	}
+	before := render()
+	values["b"] = "changed"
+	if after := render(); after == before {
+		t.Error("a cache does not see that the values of the user changed")
+	}
+}
