@@ -33,7 +33,9 @@ const LegacyAddon = "cluster-addon"
 type Metadata struct {
 	ClusterStack Version
 	// Kubernetes is the exact version for the clusters of this release, such as "v1.35.4".
-	Kubernetes   string
+	Kubernetes string
+	// Patches of Kubernetes that the clusters of this release may have as well.
+	Patches      Patches
 	ClusterAddon Version
 	// NodeImage is nil in releases that bring no node images.
 	NodeImage *Version
@@ -134,6 +136,7 @@ func parseMetadata(data []byte) (Metadata, error) {
 		Versions struct {
 			ClusterStack string `json:"clusterStack"`
 			Kubernetes   string `json:"kubernetes"`
+			Patches      string `json:"kubernetesPatches"`
 			Components   struct {
 				ClusterAddon string `json:"clusterAddon"`
 				NodeImage    string `json:"nodeImage"`
@@ -153,6 +156,9 @@ func parseMetadata(data []byte) (Metadata, error) {
 	metadata.Kubernetes = file.Versions.Kubernetes
 	if !kubernetesForm.MatchString(metadata.Kubernetes) {
 		return Metadata{}, fmt.Errorf("versions.kubernetes: %q is not a version with patch, such as v1.35.4", metadata.Kubernetes)
+	}
+	if metadata.Patches, err = ParsePatches(file.Versions.Patches); err != nil {
+		return Metadata{}, fmt.Errorf("versions.kubernetesPatches: %w", err)
 	}
 	if metadata.ClusterAddon, err = ParseVersion(file.Versions.Components.ClusterAddon); err != nil {
 		return Metadata{}, fmt.Errorf("versions.components.clusterAddon: %w", err)
