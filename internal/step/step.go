@@ -25,6 +25,8 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	goruntime "runtime"
+	"runtime/debug"
 	"time"
 
 	"k8s.io/apimachinery/pkg/runtime"
@@ -180,7 +182,7 @@ func Run(ctx context.Context, c client.Client, obj Object, parts ...Part) (ctrl.
 			continue
 		}
 		results[i].reached = true
-		results[i].outcome, results[i].err = s.run(ctx)
+		results[i].outcome, results[i].err = s.try(ctx)
 		if results[i].err == nil && results[i].outcome.answer == none {
 			results[i].err = fmt.Errorf("step %s neither finished, nor waited, nor failed", s.condition)
 		}
@@ -221,6 +223,20 @@ func Run(ctx context.Context, c client.Client, obj Object, parts ...Part) (ctrl.
 		return ctrl.Result{}, failure(results)
 	}
 	return ctrl.Result{RequeueAfter: after}, nil
+}
+
+// try runs a step. A panic, which is a mistake of ours that one object brings to light, is an error of the step:
+// its condition tells of it, and the work on other objects goes on.
+func (s step) try(ctx context.Context) (o Outcome, err error) {
+	defer func() {
+		if cause := recover(); cause != nil {
+			// What was panicked with may be anything, a secret too; what the language itself says is harmless.
+			what, _ := cause.(goruntime.Error)
+			ctrl.LoggerFrom(ctx).Error(what, "The step panicked", "step", s.condition, "with", fmt.Sprintf("%T", cause), "stack", string(debug.Stack()))
+			o, err = Outcome{}, errors.New("a fault in the operator itself; its log has the details, which are worth a report")
+		}
+	}()
+	return s.run(ctx)
 }
 
 // restart is how long a run waits that saw an old state of its object. The watch that brings the

@@ -113,6 +113,23 @@ func TestRun(t *testing.T) {
 			// A had no reason.
 			events: []string{"Normal Ready all conditions are met", "Normal A up to date"},
 		},
+		"PanicIsAnError": {
+			why: "A mistake of ours that one object brings to light is told there, and tried again like everything else.",
+			parts: []step.Part{
+				step.Beside("Beside", func(context.Context) (step.Outcome, error) { panic("secret") }),
+				step.On("A", func(context.Context) (step.Outcome, error) { return step.Done(), map[string]error(nil)[""].(broken) }),
+			},
+			want: v1alpha1.Conditions{
+				condition("Ready", "False", "InternalError", "a fault in the operator itself; its log has the details, which are worth a report", now),
+				condition("Beside", "False", "InternalError", "a fault in the operator itself; its log has the details, which are worth a report", now),
+				condition("A", "False", "InternalError", "a fault in the operator itself; its log has the details, which are worth a report", now),
+			},
+			wantErr: "a fault in the operator itself",
+			events: []string{
+				"Warning InternalError a fault in the operator itself; its log has the details, which are worth a report",
+				"Warning InternalError a fault in the operator itself; its log has the details, which are worth a report",
+			},
+		},
 		"ErrorIsRetried": {
 			parts: []step.Part{step.On("A", answer(step.Outcome{}, errors.New("no route"))), step.On("B", answer(step.Done(), nil))},
 			want: v1alpha1.Conditions{
