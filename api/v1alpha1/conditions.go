@@ -116,6 +116,10 @@ const (
 	// ConflictReason: somebody else manages a field that the release sets. Let go of the field, or
 	// remove the object.
 	ConflictReason = "Conflict"
+	// ImmutableFieldChangedReason: the release changes a field that can only be set when the object is
+	// made. Publish a release that leaves it as it was, or annotate the object with
+	// clusterstack.x-k8s.io/recreate=allowed to have it deleted and made anew.
+	ImmutableFieldChangedReason = "ImmutableFieldChanged"
 	// FailedToDeleteObjectsReason: objects could not be deleted. See the message.
 	FailedToDeleteObjectsReason = "FailedToDeleteObjects"
 )

@@ -249,7 +249,7 @@ func (r *run) save(ctx context.Context) error {
 // checkpoint saves the journal after changes were made, also when the caller
 // has given up in the meantime: what is known about the cluster should not be lost.
 func (r *run) checkpoint(ctx context.Context) {
-	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), requestTimeout)
+	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), r.timeout)
 	defer cancel()
 	r.mu.Lock()
 	defer r.mu.Unlock()
@@ -475,24 +475,31 @@ func (r *run) sendOnce(ctx context.Context, it *item) (answer, *RequestError) {
 		obj = obj.DeepCopy()
 		obj.SetUID(e.UID)
 	}
-	body, err := json.Marshal(obj.Object)
-	if err != nil {
-		return answer{}, &RequestError{Code: http.StatusBadRequest, Text: "it cannot be written as JSON"}
-	}
-	ans, failure := r.patch(ctx, it.resource, it.id, body, force)
-	if !force || failure == nil || !failure.precondition() {
+	ans, failure := r.patchObject(ctx, it, obj, force)
+	switch {
+	case failure == nil:
+		return ans, nil
+	case !force || !failure.precondition():
+		if failure.Reason == metav1.StatusReasonInvalid && it.absence == nil {
+			return r.changeRefused(ctx, it, failure)
+		}
 		return ans, failure
 	}
 	live, absent := r.head(ctx, it.resource, it.id)
 	if absent != nil && !absent.notFound() || absent == nil && live.UID == e.UID {
 		return ans, failure
 	}
-	// The object of the inventory is gone; if there is one of its name, somebody
-	// else has made it. Begin anew, and say so first.
+	return r.startAnew(ctx, it)
+}
+
+// startAnew applies an object in place of that of the inventory, which is gone. If
+// there is one of its name, somebody else has made it.
+func (r *run) startAnew(ctx context.Context, it *item) (answer, *RequestError) {
 	r.mu.Lock()
+	e, _ := r.inv.Get(it.id)
 	e.Origin, e.UID, e.Fields = Pending, "", ""
 	r.inv.Put(e)
-	err = r.save(ctx)
+	err := r.save(ctx)
 	if err != nil {
 		r.stop(err)
 	}
@@ -500,10 +507,15 @@ func (r *run) sendOnce(ctx context.Context, it *item) (answer, *RequestError) {
 	if err != nil {
 		return answer{}, &RequestError{Text: "not sent, because the inventory could not be saved"}
 	}
-	if body, err = json.Marshal(it.object.Object); err != nil {
+	return r.patchObject(ctx, it, it.object, false)
+}
+
+func (r *run) patchObject(ctx context.Context, it *item, obj *unstructured.Unstructured, force bool) (answer, *RequestError) {
+	body, err := json.Marshal(obj.Object)
+	if err != nil {
 		return answer{}, &RequestError{Code: http.StatusBadRequest, Text: "it cannot be written as JSON"}
 	}
-	return r.patch(ctx, it.resource, it.id, body, false)
+	return r.patch(ctx, it.resource, it.id, body, force)
 }
 
 // record takes down what became of an object. The lock is held.
@@ -525,8 +537,7 @@ func (r *run) record(it *item, ans answer, failure *RequestError) {
 		r.fresh[it.id] = false
 	}
 	if failure == nil && ans.DeletionTimestamp != nil {
-		failure = &RequestError{Code: http.StatusConflict, Reason: metav1.StatusReasonConflict,
-			Text: "it is being deleted, and is applied again once it is gone"}
+		failure = beingDeleted()
 	}
 	switch {
 	case failure == nil:

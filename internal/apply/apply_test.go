@@ -303,11 +303,12 @@ spec: {group: $NS.held.example.com, version: v1, groupPriorityMinimum: 100, vers
 	}
 	want := map[string]string{
 		"APIService.apiregistration.k8s.io v1." + ns + ".held.example.com": "held back until the objects that it depends on are applied",
-		"Deployment.apps " + ns + "/agent":                                 "invalid: spec.selector: Invalid value: field is immutable",
-		"Deployment.apps " + ns + "/old":                                   `the cluster does not serve version "v1beta1" of this kind, only "v1"; use that in the chart`,
-		"Secret " + ns + "-second/agent":                                   "invalid: data[pass word]: FieldValueInvalid",
-		"Thing.unknown.example.com thing":                                  "the cluster does not know the kind Thing of unknown.example.com/v1; install what defines it first",
-		"Widget." + ns + ".example.com " + ns + "/agent":                   "invalid: spec.size: Invalid value: spec.size in body should be greater than or equal to 1",
+		"Deployment.apps " + ns + "/agent": "invalid: spec.selector: Invalid value: field is immutable; this cannot be changed in place: " +
+			"leave the field as it was, or annotate the object with clusterstack.x-k8s.io/recreate=allowed to have it deleted and made anew",
+		"Deployment.apps " + ns + "/old":                 `the cluster does not serve version "v1beta1" of this kind, only "v1"; use that in the chart`,
+		"Secret " + ns + "-second/agent":                 "invalid: data[pass word]: FieldValueInvalid",
+		"Thing.unknown.example.com thing":                "the cluster does not know the kind Thing of unknown.example.com/v1; install what defines it first",
+		"Widget." + ns + ".example.com " + ns + "/agent": "invalid: spec.size: Invalid value: spec.size in body should be greater than or equal to 1",
 	}
 	if diff := cmp.Diff(want, got); diff != "" {
 		t.Errorf("failed (-want +got):\n%s", diff)

@@ -4,6 +4,7 @@
 package apply
 
 import (
+	"cmp"
 	"context"
 	"encoding/json"
 	"errors"
@@ -24,7 +25,8 @@ import (
 )
 
 const (
-	// requestTimeout bounds one request; watches are bounded by their caller.
+	// requestTimeout bounds one request, with the admission webhooks that are asked about it. Watches are
+	// bounded by their caller.
 	requestTimeout = 30 * time.Second
 
 	// FieldManager is the name under which we apply.
@@ -42,6 +44,8 @@ type Options struct {
 	FieldManager string
 	// Concurrency is how many objects of a wave are sent at a time, by default 8.
 	Concurrency int
+	// Timeout bounds one request, by default 30 seconds.
+	Timeout time.Duration
 	// Patience is how long one call waits for the Job or Pod of a hook. Then it answers with a
 	// [*WaitingError], and the next call goes on. By default it waits until its context ends.
 	Patience time.Duration
@@ -58,6 +62,7 @@ type Applier struct {
 	manager     string
 	concurrency int
 	patience    time.Duration
+	timeout     time.Duration
 	allow       func(gk schema.GroupKind, namespace string) error
 
 	client  rest.Interface
@@ -85,13 +90,14 @@ func New(config *rest.Config, opts Options) (*Applier, error) {
 		manager:     opts.FieldManager,
 		concurrency: opts.Concurrency,
 		patience:    opts.Patience,
+		timeout:     cmp.Or(opts.Timeout, requestTimeout),
 		allow:       opts.Allow,
 		client:      client,
 		dynamic:     dynamic.New(client),
 	}
 	// Requests for what is served are bounded here: client-go's way of asking group by group takes no context.
 	bounded := *httpClient
-	bounded.Timeout = requestTimeout
+	bounded.Timeout = a.timeout
 	asking, err := rest.UnversionedRESTClientForConfigAndClient(config, &bounded)
 	if err != nil {
 		return nil, fmt.Errorf("connect to %s: %w", config.Host, err)
@@ -133,7 +139,7 @@ func (a *Applier) Get(ctx context.Context, gvk schema.GroupVersionKind, namespac
 	if r.namespaced && namespace == "" {
 		return nil, apierrors.NewNotFound(r.GroupResource(), name)
 	}
-	ctx, cancel := context.WithTimeout(ctx, requestTimeout)
+	ctx, cancel := context.WithTimeout(ctx, a.timeout)
 	defer cancel()
 	return a.at(r, namespace).Get(ctx, name, metav1.GetOptions{})
 }
@@ -172,7 +178,7 @@ type answer struct {
 }
 
 func (a *Applier) do(ctx context.Context, request *rest.Request, secret bool) (answer, *RequestError) {
-	bounded, cancel := context.WithTimeout(ctx, requestTimeout)
+	bounded, cancel := context.WithTimeout(ctx, a.timeout)
 	defer cancel()
 	var code int
 	// Whether to try again, and when, is the caller's: a repeated request could
@@ -194,6 +200,10 @@ func (a *Applier) do(ctx context.Context, request *rest.Request, secret bool) (a
 
 // patch applies an object as our field manager.
 func (a *Applier) patch(ctx context.Context, r resource, id ID, body []byte, force bool) (answer, *RequestError) {
+	return a.do(ctx, a.patchRequest(r, id, body, force), id.GroupKind() == secretKind)
+}
+
+func (a *Applier) patchRequest(r resource, id ID, body []byte, force bool) *rest.Request {
 	request := a.client.Patch(types.ApplyPatchType).
 		AbsPath(path(r, id.Namespace, id.Name)...).
 		Param("fieldManager", a.manager).
@@ -201,7 +211,7 @@ func (a *Applier) patch(ctx context.Context, r resource, id ID, body []byte, for
 	if force {
 		request = request.Param("force", "true")
 	}
-	return a.do(ctx, request, id.GroupKind() == secretKind)
+	return request
 }
 
 // head reads the metadata of an object.
@@ -211,15 +221,19 @@ func (a *Applier) head(ctx context.Context, r resource, id ID) (answer, *Request
 
 // remove deletes an object if it still has the UID; its dependents go after it.
 func (a *Applier) remove(ctx context.Context, r resource, id ID, uid types.UID) *RequestError {
+	return a.removeWith(ctx, r, id, uid, metav1.DeletePropagationBackground)
+}
+
+func (a *Applier) removeWith(ctx context.Context, r resource, id ID, uid types.UID, dependents metav1.DeletionPropagation) *RequestError {
 	body, err := json.Marshal(metav1.DeleteOptions{
 		TypeMeta:          metav1.TypeMeta{APIVersion: "v1", Kind: "DeleteOptions"},
 		Preconditions:     &metav1.Preconditions{UID: &uid},
-		PropagationPolicy: new(metav1.DeletePropagationBackground),
+		PropagationPolicy: &dependents,
 	})
 	if err != nil {
 		return &RequestError{Text: err.Error()}
 	}
-	bounded, cancel := context.WithTimeout(ctx, requestTimeout)
+	bounded, cancel := context.WithTimeout(ctx, a.timeout)
 	defer cancel()
 	request := a.client.Delete().AbsPath(path(r, id.Namespace, id.Name)...).SetHeader("Content-Type", "application/json").Body(body)
 	if err := request.MaxRetries(0).Do(bounded).Error(); err != nil {
@@ -248,7 +262,7 @@ func (a *Applier) list(ctx context.Context, r resource, namespace string, opts m
 }
 
 func (a *Applier) page(ctx context.Context, r resource, namespace string, opts metav1.ListOptions) (*metav1.PartialObjectMetadataList, *RequestError) {
-	bounded, cancel := context.WithTimeout(ctx, requestTimeout)
+	bounded, cancel := context.WithTimeout(ctx, a.timeout)
 	defer cancel()
 	request := a.client.Get().AbsPath(path(r, namespace)...).SetHeader("Accept", acceptList).
 		VersionedParams(&opts, metav1.ParameterCodec).MaxRetries(0)

@@ -101,6 +101,10 @@ type RequestError struct {
 	// Text is what is known besides.
 	Text string
 
+	// immutable says that only the change is refused, not what the object is changed to.
+	immutable bool
+	// cure says what is to be done, with what joins it to the rest.
+	cure string
 	// conflicts are the other managers of fields that we wanted to set.
 	conflicts []Conflict
 	cause     error
@@ -109,7 +113,12 @@ type RequestError struct {
 // FieldError is one path of an object that the API server refused.
 type FieldError struct{ Path, Rule string }
 
-func (e *RequestError) Error() string {
+func (e *RequestError) Error() string { return e.refusal() + e.cure }
+
+// Immutable reports whether a field was changed that can only be set when the object is made.
+func (e *RequestError) Immutable() bool { return e.immutable }
+
+func (e *RequestError) refusal() string {
 	var parts []string
 	for _, f := range e.Fields {
 		parts = append(parts, strings.TrimPrefix(f.Path+": "+f.Rule, ": "))

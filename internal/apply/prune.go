@@ -197,7 +197,7 @@ func (r *run) foreign(e Entry, live answer) string {
 
 // instances tells whether a definition still has objects.
 func (r *run) instances(ctx context.Context, where resource, id ID) (string, *RequestError) {
-	bounded, cancel := context.WithTimeout(ctx, requestTimeout)
+	bounded, cancel := context.WithTimeout(ctx, r.timeout)
 	defer cancel()
 	crd, err := r.at(where, "").Get(bounded, id.Name, metav1.GetOptions{})
 	if err != nil {

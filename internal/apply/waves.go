@@ -13,6 +13,7 @@ var (
 	crdKind       = schema.GroupKind{Group: "apiextensions.k8s.io", Kind: "CustomResourceDefinition"}
 	namespaceKind = schema.GroupKind{Kind: "Namespace"}
 	claimKind     = schema.GroupKind{Kind: "PersistentVolumeClaim"}
+	serviceKind   = schema.GroupKind{Kind: "Service"}
 	secretKind    = schema.GroupKind{Kind: "Secret"}
 	jobKind       = schema.GroupKind{Group: "batch", Kind: "Job"}
 	podKind       = schema.GroupKind{Kind: "Pod"}
@@ -54,7 +55,7 @@ var turn = map[wave][]schema.GroupKind{
 	configuration: {
 		{Kind: "ConfigMap"},
 		secretKind,
-		{Kind: "Service"},
+		serviceKind,
 		{Kind: "Endpoints"},
 		{Kind: "PersistentVolume"},
 		claimKind,

@@ -90,6 +90,12 @@ var plurals = map[string]schema.GroupVersionResource{
 	"Deployment":               {Group: "apps", Version: "v1", Resource: "deployments"},
 	"Job":                      {Group: "batch", Version: "v1", Resource: "jobs"},
 	"CustomResourceDefinition": {Group: "apiextensions.k8s.io", Version: "v1", Resource: "customresourcedefinitions"},
+	"DaemonSet":                {Group: "apps", Version: "v1", Resource: "daemonsets"},
+	"StatefulSet":              {Group: "apps", Version: "v1", Resource: "statefulsets"},
+	"StorageClass":             {Group: "storage.k8s.io", Version: "v1", Resource: "storageclasses"},
+	"PriorityClass":            {Group: "scheduling.k8s.io", Version: "v1", Resource: "priorityclasses"},
+	"RuntimeClass":             {Group: "node.k8s.io", Version: "v1", Resource: "runtimeclasses"},
+	"IngressClass":             {Group: "networking.k8s.io", Version: "v1", Resource: "ingressclasses"},
 	"APIService":               {Group: "apiregistration.k8s.io", Version: "v1", Resource: "apiservices"},
 }
 

@@ -237,6 +237,10 @@ func applyReason(err error) string {
 	if errors.As(err, &incomplete) && len(incomplete.Conflicts) > 0 {
 		return v1alpha1.ConflictReason
 	}
+	var request *apply.RequestError
+	if errors.As(err, &request) && request.Immutable() {
+		return v1alpha1.ImmutableFieldChangedReason
+	}
 	return v1alpha1.FailedToApplyObjectsReason
 }
 
