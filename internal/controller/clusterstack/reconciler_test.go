@@ -379,11 +379,11 @@ func TestReleaseOfAnEarlierClusterStackOfThisName(t *testing.T) {
 
 func TestInvalidSpecIsReported(t *testing.T) {
 	w := newWorld(t)
-	w.create("s", func(s *v1alpha1.ClusterStackSpec) { s.Name = "two-words" })
+	w.create("s", func(s *v1alpha1.ClusterStackSpec) { s.KubernetesVersion = "1.07" })
 	if _, err := w.reconcile.Reconcile(t.Context(), w.get("s")); err == nil {
 		t.Error("want an error for the log")
 	}
-	is(t, w.get("s"), v1alpha1.ReadyCondition, "False", "InvalidSpec", "docker-two-words-1-35-v1")
+	is(t, w.get("s"), v1alpha1.ReadyCondition, "False", "InvalidSpec", "docker-starter-1-07-v1")
 }
 
 func TestProvider(t *testing.T) {
