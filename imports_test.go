@@ -55,9 +55,14 @@ var layers = map[string]layer{
 	"internal/source/sourcetest": workshop,
 	"internal/step":              driver,
 	"internal/store":             edge,
+	"internal/verify":            domain,
+	"internal/web":               edge,
 	"stacks":                     workshop,
 	"test":                       workshop,
 }
+
+// common are edges that other edges stand on.
+var common = []string{"internal/web"}
 
 // families are edges of more than one package: the members may import the root of their family.
 var families = []string{"internal/source"}
@@ -77,7 +82,7 @@ func allowed(from, to string) bool {
 		sameFamily := slices.ContainsFunc(families, func(f string) bool {
 			return to == f && strings.HasPrefix(from, f+"/")
 		})
-		return lt == domain || sameFamily
+		return lt == domain || sameFamily || slices.Contains(common, to)
 	case driver:
 		// Which implementation is in use, only operator and cli know; the CLI brings up sandboxes.
 		if lt == workshop {

@@ -173,9 +173,13 @@ func nextVersions(ctx context.Context, stack *build.Stack, channel string, optio
 		return build.Versions{}, err
 	}
 	earlier := dir.New(options.output)
-	names, err := earlier.List(ctx)
+	offers, err := earlier.List(ctx)
 	if err != nil {
 		return build.Versions{}, err
+	}
+	names := make([]release.Name, len(offers))
+	for i, offer := range offers {
+		names[i] = offer.Name
 	}
 	latest, found := stack.Latest(channel, names)
 	if !found {

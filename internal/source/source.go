@@ -15,26 +15,96 @@ import (
 	"fmt"
 	"io"
 	"io/fs"
+	"maps"
 	"os"
+	"slices"
 	"strings"
+	"time"
 
 	"github.com/clusterstacks/cluster-stack-operator/internal/release"
+	"github.com/clusterstacks/cluster-stack-operator/internal/verify"
 )
 
 // ErrNotFound is wrapped by the error of Fetch when the source answers that it has no such release.
 var ErrNotFound = errors.New("not published")
+
+// ErrUnauthorized is wrapped by errors that other credentials cure.
+var ErrUnauthorized = errors.New("access denied")
 
 // Source is a place in which releases live.
 type Source interface {
 	// List returns the releases of the source in no particular order. What is not called like a
 	// release is left out without a word, because sources are shared with other things. An incomplete
 	// list is an error.
-	List(ctx context.Context) ([]release.Name, error)
+	List(ctx context.Context) ([]Offer, error)
 
 	// Fetch writes the files of a release into dst, an empty folder, and returns their digest in the
 	// form "sha256:<64 hexadecimal digits>". Equal digests mean equal files. After an error the
 	// contents of dst are undefined.
 	Fetch(ctx context.Context, name release.Name, dst *os.Root) (digest string, err error)
+}
+
+// Offer is a release that a source has.
+type Offer struct {
+	Name release.Name
+	// Published is when it was put there. It is zero when the source does not know, or would have to be
+	// asked for each release; see Dated.
+	Published time.Time
+}
+
+// Dated is a Source whose List does not say when releases were published, but that can be asked.
+type Dated interface {
+	// Published returns when a release was put there, and the zero time when nobody wrote it down.
+	Published(ctx context.Context, name release.Name) (time.Time, error)
+}
+
+// Resolver is a Source that can say cheaply which digest Fetch would return.
+type Resolver interface {
+	Resolve(ctx context.Context, name release.Name) (digest string, err error)
+}
+
+// Addressed is a Source that has releases by their digest, too, whatever has become of their names.
+type Addressed interface {
+	// FetchDigest is Fetch for the release for which Fetch once returned this digest.
+	FetchDigest(ctx context.Context, name release.Name, digest string, dst *os.Root) error
+}
+
+// Signer is a Source that keeps signatures apart from the files of a release.
+type Signer interface {
+	// Signatures returns what is offered as signatures of what Fetch returned this digest for. That there
+	// are none is no error. Nothing is proven by them yet.
+	Signatures(ctx context.Context, name release.Name, digest string) ([]verify.Signature, error)
+}
+
+// MalformedError says what is wrong with a release as the source has it.
+type MalformedError struct {
+	Name   release.Name
+	Reason error
+}
+
+func (e *MalformedError) Error() string { return fmt.Sprintf("release %s: %v", e.Name, e.Reason) }
+func (e *MalformedError) Unwrap() error { return e.Reason }
+
+// Permanent reports that only another release can cure a malformed one.
+func (e *MalformedError) Permanent() bool { return true }
+
+// LaterError says that a source wants to be left alone for a while.
+type LaterError struct {
+	// After is how long. It is not part of the message, which would change all the time.
+	After time.Duration
+	Err   error
+}
+
+func (e *LaterError) Error() string { return e.Err.Error() }
+func (e *LaterError) Unwrap() error { return e.Err }
+
+// RetryAfter returns for how long the source that an error comes from wants to be left alone.
+func RetryAfter(err error) time.Duration {
+	var later *LaterError
+	if errors.As(err, &later) {
+		return later.After
+	}
+	return 0
 }
 
 // Limits on what is fetched, for all sources.
@@ -47,11 +117,11 @@ const (
 // Digest returns a digest over the names and contents of the regular files in a folder, for sources
 // that have no digest of their own. Folders inside are not part of a release and left out.
 func Digest(fsys fs.FS) (string, error) {
-	entries, err := fs.ReadDir(fsys, ".") // sorted by name
+	entries, err := fs.ReadDir(fsys, ".")
 	if err != nil {
 		return "", err
 	}
-	all := sha256.New()
+	sums := map[string]string{}
 	for _, entry := range entries {
 		info, err := fs.Stat(fsys, entry.Name())
 		if err != nil {
@@ -60,16 +130,61 @@ func Digest(fsys fs.FS) (string, error) {
 		if !info.Mode().IsRegular() {
 			continue
 		}
-		if strings.ContainsRune(entry.Name(), '\n') {
-			return "", fmt.Errorf("file name %q contains a line break", entry.Name())
-		}
-		sum, err := fileSum(fsys, entry.Name())
-		if err != nil {
+		if sums[entry.Name()], err = fileSum(fsys, entry.Name()); err != nil {
 			return "", err
 		}
-		_, _ = fmt.Fprintf(all, "%s  %s\n", sum, entry.Name()) // a hash takes everything
+	}
+	return DigestOf(sums)
+}
+
+// DigestOf is Digest for files whose contents have the given sha256 sums, in hexadecimal digits, by name.
+func DigestOf(sums map[string]string) (string, error) {
+	all := sha256.New()
+	for _, name := range slices.Sorted(maps.Keys(sums)) {
+		if strings.ContainsRune(name, '\n') {
+			return "", fmt.Errorf("file name %q contains a line break", name)
+		}
+		_, _ = fmt.Fprintf(all, "%s  %s\n", sums[name], name) // a hash takes everything
 	}
 	return "sha256:" + hex.EncodeToString(all.Sum(nil)), nil
+}
+
+// CheckFileName returns an error when a file of a release may not be called so. What is not a file but
+// lies in a folder is not for this function.
+func CheckFileName(name string) error {
+	if name == "." || !fs.ValidPath(name) || strings.ContainsAny(name, "/\\\n\r\x00") || len(name) > 255 {
+		return fmt.Errorf("a file cannot be called %.300q", name)
+	}
+	return nil
+}
+
+// Save writes a file of a release into a folder and returns its sha256 sum in hexadecimal digits. Of
+// contents that are larger than limit, which is at most MaxFileSize, it reads no more than that.
+func Save(dst *os.Root, name string, contents io.Reader, limit int64) (size int64, sum string, err error) {
+	if err := CheckFileName(name); err != nil {
+		return 0, "", err
+	}
+	out, err := dst.OpenFile(name, os.O_WRONLY|os.O_CREATE|os.O_EXCL, 0o644)
+	if err != nil {
+		return 0, "", err
+	}
+	limit = min(limit, MaxFileSize)
+	hash := sha256.New()
+	size, err = io.Copy(io.MultiWriter(out, hash), io.LimitReader(contents, limit+1))
+	if err = errors.Join(err, out.Close()); err != nil {
+		return size, "", fmt.Errorf("%s: %w", name, err)
+	}
+	if size > limit {
+		return size, "", fmt.Errorf("%s is larger than %s", name, inWords(limit))
+	}
+	return size, hex.EncodeToString(hash.Sum(nil)), nil
+}
+
+func inWords(n int64) string {
+	if n >= 1<<20 && n%(1<<20) == 0 {
+		return fmt.Sprintf("%d MiB", n>>20)
+	}
+	return fmt.Sprintf("%d bytes", n)
 }
 
 func fileSum(fsys fs.FS, name string) (string, error) {

@@ -26,6 +26,7 @@ import (
 	"github.com/clusterstacks/cluster-stack-operator/internal/controller/releases"
 	"github.com/clusterstacks/cluster-stack-operator/internal/release"
 	"github.com/clusterstacks/cluster-stack-operator/internal/sandbox/sandboxtest"
+	"github.com/clusterstacks/cluster-stack-operator/internal/source"
 )
 
 func TestMain(m *testing.M) { sandboxtest.Main(m) }
@@ -43,7 +44,7 @@ func (o *offers) set(t *testing.T, tags ...string) {
 		if err != nil {
 			t.Fatal(err)
 		}
-		o.listing.Names = append(o.listing.Names, name)
+		o.listing.Offers = append(o.listing.Offers, source.Offer{Name: name})
 	}
 }
 

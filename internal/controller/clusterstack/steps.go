@@ -153,9 +153,9 @@ func (w *work) plan(ctx context.Context) (*plan, error) {
 		Stable:    w.stack.Spec.Channel != v1alpha1.ChannelCustom,
 		Listed:    listing.Asked && listing.Err == nil,
 	}
-	for _, name := range listing.Names {
-		if name.Prefix() == prefix(w.stack) {
-			s.Offered = append(s.Offered, name)
+	for _, offer := range listing.Offers {
+		if offer.Name.Prefix() == prefix(w.stack) {
+			s.Offered = append(s.Offered, offer.Name)
 		}
 	}
 	for name, rel := range w.found {

@@ -14,14 +14,17 @@ import (
 	ctrl "sigs.k8s.io/controller-runtime"
 	"sigs.k8s.io/controller-runtime/pkg/event"
 
-	"github.com/clusterstacks/cluster-stack-operator/internal/release"
+	"github.com/clusterstacks/cluster-stack-operator/internal/source"
 )
 
 // Listing is what a source had to offer when it was asked last.
 type Listing struct {
-	// Names are the releases at the source, sorted by name. They are worth nothing when Err is set.
-	Names []release.Name
-	// Err is why the source could not be asked, or nil.
+	// Offers are the releases at the source, sorted by name. While the source does not answer they are
+	// those that it had last.
+	Offers []source.Offer
+	// At is when the source had these; zero when it has not answered yet.
+	At time.Time
+	// Err is why the source could not be asked the last time, or nil.
 	Err error
 	// Asked is false as long as the source was never asked.
 	Asked bool
@@ -30,7 +33,7 @@ type Listing struct {
 // Lister asks a source for its releases at intervals, once for all who want to know, and tells when
 // the answer changes. Nothing depends on its memory: after a restart it asks again.
 type Lister struct {
-	list     func(context.Context) ([]release.Name, error)
+	list     func(context.Context) ([]source.Offer, error)
 	interval time.Duration
 	changes  chan event.GenericEvent
 
@@ -39,7 +42,7 @@ type Lister struct {
 }
 
 // NewLister returns a Lister that calls list at each interval once it was started.
-func NewLister(list func(context.Context) ([]release.Name, error), interval time.Duration) *Lister {
+func NewLister(list func(context.Context) ([]source.Offer, error), interval time.Duration) *Lister {
 	// One pending change is enough: who is told looks at the newest answer.
 	return &Lister{list: list, interval: interval, changes: make(chan event.GenericEvent, 1)}
 }
@@ -59,17 +62,17 @@ func (l *Lister) Changes() <-chan event.GenericEvent { return l.changes }
 
 // Refresh asks the source now.
 func (l *Lister) Refresh(ctx context.Context) {
-	names, err := l.list(ctx)
+	offers, err := l.list(ctx)
 	if ctx.Err() != nil {
 		return // being stopped says nothing about the source
 	}
-	next := Listing{Asked: true, Err: err}
-	if err == nil {
-		next.Names = slices.Clone(names)
-		slices.SortFunc(next.Names, func(a, b release.Name) int { return strings.Compare(a.String(), b.String()) })
-	}
-
 	l.mu.Lock()
+	next := l.last
+	next.Asked, next.Err = true, err
+	if err == nil {
+		next.Offers, next.At = slices.Clone(offers), time.Now()
+		slices.SortFunc(next.Offers, func(a, b source.Offer) int { return strings.Compare(a.Name.String(), b.Name.String()) })
+	}
 	changed := !same(l.last, next)
 	l.last = next
 	l.mu.Unlock()
@@ -80,7 +83,7 @@ func (l *Lister) Refresh(ctx context.Context) {
 	if err != nil {
 		log.Error(err, "Listing the releases of the source failed")
 	} else {
-		log.Info("The source offers other releases than before", "releases", len(next.Names))
+		log.Info("The source offers other releases than before", "releases", len(next.Offers))
 	}
 	select {
 	case l.changes <- event.GenericEvent{Object: &metav1.PartialObjectMetadata{}}:
@@ -89,11 +92,13 @@ func (l *Lister) Refresh(ctx context.Context) {
 }
 
 func same(a, b Listing) bool {
-	if a.Asked != b.Asked || (a.Err == nil) != (b.Err == nil) || !slices.Equal(a.Names, b.Names) {
+	if a.Asked != b.Asked || (a.Err == nil) != (b.Err == nil) || !slices.EqualFunc(a.Offers, b.Offers, sameOffer) {
 		return false
 	}
 	return a.Err == nil || a.Err.Error() == b.Err.Error()
 }
+
+func sameOffer(a, b source.Offer) bool { return a.Name == b.Name && a.Published.Equal(b.Published) }
 
 // retry is how soon a source is asked again that did not answer; it doubles up to the interval.
 const retry = 5 * time.Second

@@ -12,22 +12,23 @@ import (
 
 	"github.com/clusterstacks/cluster-stack-operator/internal/controller/releases"
 	"github.com/clusterstacks/cluster-stack-operator/internal/release"
+	"github.com/clusterstacks/cluster-stack-operator/internal/source"
 )
 
-func name(t *testing.T, tag string) release.Name {
+func offer(t *testing.T, tag string) source.Offer {
 	t.Helper()
 	n, err := release.ParseName(tag)
 	if err != nil {
 		t.Fatal(err)
 	}
-	return n
+	return source.Offer{Name: n}
 }
 
 func TestListerTellsChanges(t *testing.T) {
-	v1, v2 := name(t, "docker-scs-1-35-v1"), name(t, "docker-scs-1-35-v2")
-	var names []release.Name
+	v1, v2 := offer(t, "docker-scs-1-35-v1"), offer(t, "docker-scs-1-35-v2")
+	var names []source.Offer
 	var failure error
-	l := releases.NewLister(func(context.Context) ([]release.Name, error) { return names, failure }, time.Minute)
+	l := releases.NewLister(func(context.Context) ([]source.Offer, error) { return names, failure }, time.Minute)
 	told := func() bool {
 		select {
 		case <-l.Changes():
@@ -41,18 +42,18 @@ func TestListerTellsChanges(t *testing.T) {
 	}
 	for _, tc := range []struct {
 		what    string
-		names   []release.Name
+		names   []source.Offer
 		failure error
 		told    bool
 	}{
 		{"the first answer, though empty", nil, nil, true},
 		{"the same", nil, nil, false},
-		{"two releases", []release.Name{v2, v1}, nil, true},
-		{"in another order", []release.Name{v1, v2}, nil, false},
+		{"two releases", []source.Offer{v2, v1}, nil, true},
+		{"in another order", []source.Offer{v1, v2}, nil, false},
 		{"a failure", nil, errors.New("refused"), true},
 		{"the same failure", nil, errors.New("refused"), false},
 		{"another failure", nil, errors.New("timeout"), true},
-		{"up again", []release.Name{v1, v2}, nil, true},
+		{"up again", []source.Offer{v1, v2}, nil, true},
 	} {
 		names, failure = tc.names, tc.failure
 		l.Refresh(t.Context())
@@ -77,7 +78,7 @@ func TestListerAsksAgainSoonerAfterFailure(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		begin := time.Now()
 		var asked []time.Duration
-		l := releases.NewLister(func(context.Context) ([]release.Name, error) {
+		l := releases.NewLister(func(context.Context) ([]source.Offer, error) {
 			asked = append(asked, time.Since(begin))
 			if len(asked) <= 3 {
 				return nil, errors.New("refused")

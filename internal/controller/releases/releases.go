@@ -37,12 +37,12 @@ func New(reader client.Reader, st *store.Store, src source.Source, key string) *
 func (r *Releases) Source() string { return r.key }
 
 // List returns what the source offers.
-func (r *Releases) List(ctx context.Context) ([]release.Name, error) {
-	names, err := r.source.List(ctx)
+func (r *Releases) List(ctx context.Context) ([]source.Offer, error) {
+	offers, err := r.source.List(ctx)
 	if err != nil {
 		return nil, fmt.Errorf("%s: %w", r.key, err)
 	}
-	return names, nil
+	return offers, nil
 }
 
 // Open opens the release of a ClusterStackRelease with the digest that is fixed in it. Without that

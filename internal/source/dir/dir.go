@@ -12,9 +12,9 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"io"
 	"io/fs"
 	"os"
+	"time"
 
 	"github.com/clusterstacks/cluster-stack-operator/internal/release"
 	"github.com/clusterstacks/cluster-stack-operator/internal/source"
@@ -32,7 +32,7 @@ var _ source.Source = (*Source)(nil)
 func New(path string) *Source { return &Source{path: path} }
 
 // List implements source.Source.
-func (s *Source) List(ctx context.Context) ([]release.Name, error) {
+func (s *Source) List(ctx context.Context) ([]source.Offer, error) {
 	if err := ctx.Err(); err != nil {
 		return nil, err
 	}
@@ -45,20 +45,20 @@ func (s *Source) List(ctx context.Context) ([]release.Name, error) {
 	if err != nil {
 		return nil, fmt.Errorf("list releases in %s: %w", s.path, err)
 	}
-	var names []release.Name
+	var offers []source.Offer
 	for _, entry := range entries {
 		name, err := release.ParseName(entry.Name())
 		if err != nil {
 			continue
 		}
-		switch published, err := isPublished(root, name); {
+		switch at, err := published(root, name); {
 		case err != nil:
 			return nil, fmt.Errorf("list releases in %s: %w", s.path, err)
-		case published:
-			names = append(names, name)
+		case !at.IsZero():
+			offers = append(offers, source.Offer{Name: name, Published: at})
 		}
 	}
-	return names, nil
+	return offers, nil
 }
 
 // Fetch implements source.Source.
@@ -68,11 +68,11 @@ func (s *Source) Fetch(ctx context.Context, name release.Name, dst *os.Root) (st
 		return "", fmt.Errorf("fetch release %s: %w", name, err)
 	}
 	defer func() { _ = root.Close() }() // only read from
-	published, err := isPublished(root, name)
+	at, err := published(root, name)
 	if err != nil {
 		return "", fmt.Errorf("fetch release %s from %s: %w", name, s.path, err)
 	}
-	if !published {
+	if at.IsZero() {
 		return "", fmt.Errorf("release %s in %s: %w", name, s.path, source.ErrNotFound)
 	}
 	digest, err := fetch(ctx, root, name.String(), dst)
@@ -82,13 +82,16 @@ func (s *Source) Fetch(ctx context.Context, name release.Name, dst *os.Root) (st
 	return digest, nil
 }
 
-// isPublished reports whether the release is there.
-func isPublished(root *os.Root, name release.Name) (bool, error) {
+// published returns when the release was put there, and the zero time if it is not there.
+func published(root *os.Root, name release.Name) (time.Time, error) {
 	info, err := root.Stat(name.String() + "/" + release.MetadataFile)
 	if errors.Is(err, fs.ErrNotExist) {
-		return false, nil
+		return time.Time{}, nil
 	}
-	return err == nil && info.Mode().IsRegular(), err
+	if err != nil || !info.Mode().IsRegular() {
+		return time.Time{}, err
+	}
+	return info.ModTime(), nil
 }
 
 func fetch(ctx context.Context, root *os.Root, folder string, dst *os.Root) (string, error) {
@@ -140,22 +143,12 @@ func fetch(ctx context.Context, root *os.Root, folder string, dst *os.Root) (str
 	return after, nil
 }
 
-func copyFile(src fs.FS, name string, dst *os.Root) (size int64, err error) {
+func copyFile(src fs.FS, name string, dst *os.Root) (int64, error) {
 	in, err := src.Open(name)
 	if err != nil {
 		return 0, err
 	}
 	defer func() { _ = in.Close() }() // only read from
-	out, err := dst.OpenFile(name, os.O_WRONLY|os.O_CREATE|os.O_EXCL, 0o644)
-	if err != nil {
-		return 0, err
-	}
-	size, err = io.Copy(out, io.LimitReader(in, source.MaxFileSize+1))
-	if err = errors.Join(err, out.Close()); err != nil {
-		return 0, fmt.Errorf("copy %s: %w", name, err)
-	}
-	if size > source.MaxFileSize {
-		return 0, fmt.Errorf("%s is larger than %d MiB", name, source.MaxFileSize>>20)
-	}
-	return size, nil
+	size, _, err := source.Save(dst, name, in, source.MaxFileSize)
+	return size, err
 }

@@ -18,6 +18,7 @@ import (
 	"sync"
 	"testing"
 	"testing/fstest"
+	"time"
 
 	"github.com/google/go-cmp/cmp"
 
@@ -28,9 +29,10 @@ import (
 
 // Memory is a source in memory. The zero value is an empty one. It may be used concurrently.
 type Memory struct {
-	mu       sync.Mutex
-	releases map[string]fstest.MapFS
-	down     error
+	mu        sync.Mutex
+	releases  map[string]fstest.MapFS
+	published map[string]time.Time
+	down      error
 }
 
 var _ source.Source = (*Memory)(nil)
@@ -40,9 +42,10 @@ func (m *Memory) Publish(tag string, files fstest.MapFS) {
 	m.mu.Lock()
 	defer m.mu.Unlock()
 	if m.releases == nil {
-		m.releases = map[string]fstest.MapFS{}
+		m.releases, m.published = map[string]fstest.MapFS{}, map[string]time.Time{}
 	}
 	m.releases[tag] = maps.Clone(files)
+	m.published[tag] = time.Now()
 }
 
 // Break makes the source answer with err from now on; nil mends it.
@@ -53,19 +56,19 @@ func (m *Memory) Break(err error) {
 }
 
 // List implements source.Source.
-func (m *Memory) List(ctx context.Context) ([]release.Name, error) {
+func (m *Memory) List(ctx context.Context) ([]source.Offer, error) {
 	m.mu.Lock()
 	defer m.mu.Unlock()
 	if err := errors.Join(m.down, ctx.Err()); err != nil {
 		return nil, err
 	}
-	var names []release.Name
+	var offers []source.Offer
 	for tag := range m.releases {
 		if name, err := release.ParseName(tag); err == nil {
-			names = append(names, name)
+			offers = append(offers, source.Offer{Name: name, Published: m.published[tag]})
 		}
 	}
-	return names, nil
+	return offers, nil
 }
 
 // Fetch implements source.Source.
@@ -192,12 +195,12 @@ func Run(t *testing.T, serve func(t *testing.T, releases map[string]fstest.MapFS
 
 func list(t *testing.T, src source.Source) (tags []string) {
 	t.Helper()
-	names, err := src.List(t.Context())
+	offers, err := src.List(t.Context())
 	if err != nil {
 		t.Fatal(err)
 	}
-	for _, name := range names {
-		tags = append(tags, name.String())
+	for _, offer := range offers {
+		tags = append(tags, offer.Name.String())
 	}
 	slices.Sort(tags)
 	return tags
