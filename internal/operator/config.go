@@ -13,6 +13,7 @@ import (
 	"time"
 
 	"github.com/spf13/pflag"
+	"k8s.io/apimachinery/pkg/api/resource"
 	logsv1 "k8s.io/component-base/logs/api/v1"
 	_ "k8s.io/component-base/logs/json/register" // makes --logging-format=json known
 	"sigs.k8s.io/cluster-api/util/flags"
@@ -61,6 +62,13 @@ type Config struct {
 	// ClassGroups are the API groups of which a cluster class may have objects.
 	ClassGroups []string
 
+	// RenderWorkers is how many charts are rendered at a time, 0 means as many as there are cores.
+	RenderWorkers int
+	// RenderCPULimit and RenderMemoryLimit bound the processor time of a render, and the memory of a process
+	// that renders.
+	RenderCPULimit    time.Duration
+	RenderMemoryLimit resource.Quantity
+
 	HookBindAddress string
 	HookPort        int
 	HookCertDir     string
@@ -106,6 +114,9 @@ func Defaults() Config {
 		ReleaseDir:  "/tmp/downloads/",
 		StoreDir:    defaultStoreDir(),
 		ClassGroups: clusterstackrelease.Groups(),
+
+		RenderCPULimit:    15 * time.Second,
+		RenderMemoryLimit: resource.MustParse("512Mi"),
 
 		HookPort:    9442,
 		HookCertDir: "/tmp/k8s-hook-server/serving-certs/",
@@ -154,6 +165,10 @@ func (c *Config) AddFlags(fs *pflag.FlagSet) {
 	fs.DurationVar(&c.SourcePollInterval, "source-poll-interval", c.SourcePollInterval, "How often the source is asked for new releases. Default: 2s for a directory, 5m for all others.")
 	fs.StringSliceVar(&c.ClassGroups, "class-api-groups", c.ClassGroups, "API groups of which a cluster class may have objects in the management cluster. The ClusterRole of the operator has to allow them, too.")
 
+	fs.IntVar(&c.RenderWorkers, "render-workers", c.RenderWorkers, "Charts rendered at a time, each in a process of its own. Default: as many as there are cores, and at least two.")
+	fs.DurationVar(&c.RenderCPULimit, "render-cpu-limit", c.RenderCPULimit, "Processor time that rendering one chart may take.")
+	fs.Var(quantity{&c.RenderMemoryLimit}, "render-memory-limit", "Memory that a process that renders charts may use. The limit of the Pod has to leave room for all of them.")
+
 	fs.StringVar(&c.HookBindAddress, "hook-bind-address", c.HookBindAddress, "Address on which the lifecycle hooks of Cluster API are answered. Default: all addresses.")
 	fs.IntVar(&c.HookPort, "hook-port", c.HookPort, "Port on which the lifecycle hooks of Cluster API are answered.")
 	fs.StringVar(&c.HookCertDir, "hook-cert-dir", c.HookCertDir, "Folder with tls.crt and tls.key for the hooks.")
@@ -179,6 +194,21 @@ var formerNames = map[string]string{
 	"health-probe-bind-address": "health-addr",
 	"qps":                       "clustercache-client-qps",
 	"burst":                     "clustercache-client-burst",
+}
+
+// quantity is a number of bytes as Kubernetes writes it.
+type quantity struct{ value *resource.Quantity }
+
+func (q quantity) String() string { return q.value.String() }
+func (quantity) Type() string     { return "bytes" }
+
+func (q quantity) Set(text string) error {
+	parsed, err := resource.ParseQuantity(text)
+	if err != nil {
+		return errors.New("must be a number of bytes such as 512Mi")
+	}
+	*q.value = parsed
+	return nil
 }
 
 // logLevel sets the verbosity by a word.
@@ -230,6 +260,16 @@ func (c *Config) Validate() error {
 	}
 	if c.SourcePollInterval < 0 {
 		errs = append(errs, errors.New("--source-poll-interval must not be negative"))
+	}
+	if c.RenderWorkers < 0 {
+		errs = append(errs, errors.New("--render-workers must not be negative"))
+	}
+	if c.RenderCPULimit < time.Second {
+		errs = append(errs, errors.New("--render-cpu-limit must be at least 1s"))
+	}
+	// With less, a Go program does not start.
+	if c.RenderMemoryLimit.Value() < 256<<20 {
+		errs = append(errs, errors.New("--render-memory-limit must be at least 256Mi"))
 	}
 	for _, n := range []struct {
 		flag  string

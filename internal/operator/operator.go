@@ -46,7 +46,7 @@ import (
 	"github.com/clusterstacks/cluster-stack-operator/internal/controller/clusterstackrelease"
 	"github.com/clusterstacks/cluster-stack-operator/internal/controller/releases"
 	"github.com/clusterstacks/cluster-stack-operator/internal/hookserver"
-	"github.com/clusterstacks/cluster-stack-operator/internal/render"
+	"github.com/clusterstacks/cluster-stack-operator/internal/renderworker"
 	"github.com/clusterstacks/cluster-stack-operator/internal/source/dir"
 	"github.com/clusterstacks/cluster-stack-operator/internal/store"
 )
@@ -62,9 +62,6 @@ import (
 const (
 	// leaseName is that of the existing operator, so that it and we never run at the same time.
 	leaseName = "clusterstack.x-k8s.io"
-	// rememberedRenders is how many results of rendering are kept: some hundred clusters of one release differ
-	// by their facts, and an upgrade renders each a few times.
-	rememberedRenders = 256
 	// name is under which we act: in events and in the list of clients of an API server.
 	name = "cluster-stack-operator"
 )
@@ -90,11 +87,16 @@ func RunIn(ctx context.Context, cfg *rest.Config, c Config) error {
 	if err != nil {
 		return err
 	}
+	renders := renderworker.New(renderworker.Options{Workers: c.RenderWorkers, CPU: c.RenderCPULimit, Memory: c.RenderMemoryLimit.Value()})
+	defer renders.Close()
+	if err := renders.Check(ctx); err != nil {
+		return err
+	}
 	st, err := store.Open(c.StoreDir)
 	if err != nil {
 		return err
 	}
-	if err := errors.Join(setUp(ctx, mgr, cfg, guard, st, c), ctx.Err()); err != nil {
+	if err := errors.Join(setUp(ctx, mgr, cfg, guard, st, renders, c), ctx.Err()); err != nil {
 		return errors.Join(err, st.Close())
 	}
 	return errors.Join(mgr.Start(ctx), st.Close())
@@ -218,7 +220,7 @@ func checkKinds(cfg *rest.Config) error {
 }
 
 // setUp adds all that runs to the manager. Of the management cluster, cfg may change what every replica may.
-func setUp(ctx context.Context, mgr ctrl.Manager, cfg *rest.Config, guard guard, st *store.Store, c Config) error {
+func setUp(ctx context.Context, mgr ctrl.Manager, cfg *rest.Config, guard guard, st *store.Store, renders *renderworker.Pool, c Config) error {
 	folder, err := filepath.Abs(c.directory())
 	if err != nil {
 		return err
@@ -245,6 +247,7 @@ func setUp(ctx context.Context, mgr ctrl.Manager, cfg *rest.Config, guard guard,
 	if err := clusterstackrelease.New(mgr.GetClient(), mgr.GetAPIReader(), opener, applier, recorder, clusterstackrelease.Options{
 		Poll:   c.pollInterval(),
 		Groups: c.ClassGroups,
+		Render: renders.Render,
 	}).SetupWithManager(mgr, clusterstackrelease.Setup{
 		Controller:  controllerOptions(c.ClusterStackReleaseConcurrency),
 		WatchFilter: c.WatchFilter,
@@ -256,7 +259,7 @@ func setUp(ctx context.Context, mgr ctrl.Manager, cfg *rest.Config, guard guard,
 	if err != nil {
 		return err
 	}
-	addonOptions := clusteraddon.Options{Render: render.NewCache(rememberedRenders).Addon, Guard: guard}
+	addonOptions := clusteraddon.Options{Render: renders.Render, Guard: guard}
 	if err := clusteraddon.New(mgr.GetClient(), mgr.GetAPIReader(), clusters, opener, recorder, addonOptions).SetupWithManager(mgr, clusteraddon.Setup{
 		Controller:  controllerOptions(c.ClusterAddonConcurrency),
 		WatchFilter: c.WatchFilter,

@@ -13,7 +13,6 @@ import (
 
 	"github.com/santhosh-tekuri/jsonschema/v6"
 	chart "helm.sh/helm/v4/pkg/chart/v2"
-	"k8s.io/apimachinery/pkg/apis/meta/v1/unstructured"
 	"k8s.io/apimachinery/pkg/runtime"
 
 	"github.com/clusterstacks/cluster-stack-operator/internal/release"
@@ -22,19 +21,15 @@ import (
 // Cache renders, and remembers what it needs again: results, loaded charts and compiled schemas.
 // It may be used by several goroutines, and by none of them twice is anything shared that can change.
 type Cache struct {
-	results *recent[digest, *Result]
-	charts  *recent[digest, *chart.Chart]
-	schemas *recent[digest, *jsonschema.Schema]
-	apis    *recent[apiKey, []string]
+	results *Results
+	digests *Digests
+	charts  *recent[Digest, *chart.Chart]
+	schemas *recent[Digest, *jsonschema.Schema]
+	apis    *recent[Digest, []string]
 }
 
-type digest = [sha256.Size]byte
-
-// apiKey does not keep the release in memory.
-type apiKey struct {
-	release weak.Pointer[release.Release]
-	except  string
-}
+// Digest names a chart, or a render, by all that is in it.
+type Digest [sha256.Size]byte
 
 const (
 	// rememberedCharts bounds the charts: all addons of the few releases that are in use at a time.
@@ -48,10 +43,11 @@ const (
 // NewCache returns a cache that remembers at most so many results.
 func NewCache(results int) *Cache {
 	return &Cache{
-		results: newRecent[digest, *Result](results, maxResults),
-		charts:  newRecent[digest, *chart.Chart](rememberedCharts, maxCharts),
-		schemas: newRecent[digest, *jsonschema.Schema](rememberedCharts, maxCharts),
-		apis:    newRecent[apiKey, []string](rememberedCharts, maxCharts),
+		results: NewResults(results),
+		digests: NewDigests(),
+		charts:  newRecent[Digest, *chart.Chart](rememberedCharts, maxCharts),
+		schemas: newRecent[Digest, *jsonschema.Schema](rememberedCharts, maxCharts),
+		apis:    newRecent[Digest, []string](rememberedCharts, maxCharts),
 	}
 }
 
@@ -62,7 +58,7 @@ func (c *Cache) Class(rel *release.Release, namespace string) (*Result, error) {
 
 // Addon does what the function Addon does.
 func (c *Cache) Addon(rel *release.Release, addon string, facts Facts, recorded Record) (*Result, error) {
-	in, err := addonInput(c, rel, addon, facts, recorded)
+	in, err := AddonInput(rel, addon, facts, recorded)
 	if err != nil {
 		return nil, err
 	}
@@ -71,56 +67,143 @@ func (c *Cache) Addon(rel *release.Release, addon string, facts Facts, recorded 
 
 // Render does what Input.Render does.
 func (c *Cache) Render(in Input) (*Result, error) {
-	key, known := c.key(in)
+	key, known := c.Key(in)
 	if known {
-		if result, ok := c.results.get(key); ok {
-			return result.copy(), nil
+		if result, ok := c.results.Get(key); ok {
+			return result, nil
 		}
 	}
-	result, err := in.renderWith(c)
-	if err != nil {
-		return nil, err
+	result, err := c.RenderAnew(in)
+	if err == nil && known {
+		c.results.Put(key, result)
 	}
-	// What has just been generated belongs to one cluster. Remembered, it would be handed to the next
-	// one with the same input.
-	if known && !result.NewValues {
-		c.results.put(key, result.copy(), result.size())
-	}
-	return result, nil
+	return result, err
 }
 
-// key is the digest of all that the result depends on. The facts count by the values that they make:
-// most of them change all the time and mean nothing to the chart.
-func (c *Cache) key(in Input) (digest, bool) {
+// RenderAnew does what Input.Render does, and remembers charts and schemas but no results.
+func (c *Cache) RenderAnew(in Input) (*Result, error) { return in.renderWith(c) }
+
+// Results are results of renders by their keys, the ones that were asked for last.
+type Results struct {
+	recent *recent[Digest, *Result]
+}
+
+// NewResults remembers at most so many.
+func NewResults(limit int) *Results {
+	return &Results{newRecent[Digest, *Result](limit, maxResults)}
+}
+
+// Get returns a copy of the result that was put under the key.
+func (r *Results) Get(key Digest) (result *Result, found bool) {
+	if result, found = r.recent.get(key); found {
+		result = result.copy()
+	}
+	return result, found
+}
+
+// Put remembers a copy of a result. What has just been generated belongs to one cluster; remembered, it
+// would be handed to the next one with the same input. Such a result is not taken.
+func (r *Results) Put(key Digest, result *Result) {
+	if !result.NewValues {
+		r.recent.put(key, result.copy(), result.size())
+	}
+}
+
+// Charts are charts by their digests, the ones that were asked for last.
+type Charts struct {
+	recent *recent[Digest, release.Chart]
+}
+
+// NewCharts knows no chart yet.
+func NewCharts() *Charts {
+	return &Charts{newRecent[Digest, release.Chart](rememberedCharts, maxCharts)}
+}
+
+// Get returns the chart with a digest.
+func (c *Charts) Get(digest Digest) (files release.Chart, found bool) { return c.recent.get(digest) }
+
+// Put remembers a chart, which nobody may change any more.
+func (c *Charts) Put(digest Digest, files release.Chart) {
+	c.recent.put(digest, files, sizeOf(files))
+}
+
+// Digests are those of charts, each computed once while the chart is in memory.
+type Digests struct {
+	recent *recent[chartKey, Digest]
+}
+
+// chartKey stands for the files of a chart, which nobody changes, without keeping them in memory.
+type chartKey struct {
+	first weak.Pointer[release.File]
+	files int
+}
+
+// NewDigests knows no digest yet.
+func NewDigests() *Digests {
+	const many = 1024
+	return &Digests{newRecent[chartKey, Digest](many, many)}
+}
+
+// Of returns the digest of a chart.
+func (d *Digests) Of(files release.Chart) Digest {
+	if len(files) == 0 {
+		return Digest{}
+	}
+	key := chartKey{weak.Make(&files[0]), len(files)}
+	known, ok := d.recent.get(key)
+	if !ok {
+		known = digestOf(files)
+		d.recent.put(key, known, 1)
+	}
+	return known
+}
+
+// Key is the digest of all that the result of a render depends on. The facts count by the values that
+// they make: most of them change all the time and mean nothing to the chart. There is no key where the
+// values cannot be made, or are generated anew.
+func (c *Cache) Key(in Input) (key Digest, known bool) {
 	r := newRecorder(in.Addon, in.Recorded.of(in.Addon), nil)
 	values, err := in.values(r)
 	if err != nil || len(r.missed) > 0 {
-		return digest{}, false
+		return Digest{}, false
 	}
-	chartDigest := digestOf(in.Chart)
+	charts := c.digests.Of(in.Chart)
 	content, err := json.Marshal([]any{
-		chartDigest[:], in.Folder, in.IncludeCRDs, in.ReleaseName, in.Namespace, in.Kubernetes, in.APIVersions,
+		charts[:], c.neighbours(in.Neighbours, in.Folder), in.IncludeCRDs, in.ReleaseName, in.Namespace, in.Kubernetes, in.APIVersions,
 		in.ValuesFile, values, in.Addon, r.recorded,
 	})
 	if err != nil {
-		return digest{}, false
+		return Digest{}, false
 	}
 	return sha256.Sum256(content), true
 }
 
-func digestOf(files release.Chart) digest {
+// neighbours is the digest of several charts.
+func (c *Cache) neighbours(charts []release.Chart, folder bool) Digest {
+	all := sha256.New()
+	if folder {
+		all.Write([]byte{1})
+	}
+	for _, files := range charts {
+		one := c.digests.Of(files)
+		all.Write(one[:])
+	}
+	return Digest(all.Sum(nil))
+}
+
+func digestOf(files release.Chart) Digest {
 	all := sha256.New()
 	for _, f := range files {
 		name, data := sha256.Sum256([]byte(f.Name)), sha256.Sum256(f.Data)
 		all.Write(name[:])
 		all.Write(data[:])
 	}
-	return digest(all.Sum(nil))
+	return Digest(all.Sum(nil))
 }
 
 func (r *Result) copy() *Result {
 	copied := *r
-	copied.Objects = make([]*unstructured.Unstructured, len(r.Objects))
+	copied.Objects = slices.Clone(r.Objects)
 	for i, object := range r.Objects {
 		copied.Objects[i] = object.DeepCopy()
 	}
@@ -140,7 +223,7 @@ func (c *Cache) chart(files release.Chart, folder bool) (*chart.Chart, error) {
 	if c == nil {
 		return loadChart(files, folder)
 	}
-	key := digestOf(files)
+	key := c.digests.Of(files)
 	if folder {
 		key[0]++
 	}
@@ -192,20 +275,18 @@ func (c *Cache) schema(text []byte) (*jsonschema.Schema, error) {
 	return schema, err
 }
 
-// apiVersions finds out what other addons add to the API. A nil cache remembers nothing.
-func (c *Cache) apiVersions(rel *release.Release, except string) ([]string, error) {
-	if c == nil {
-		return apiVersionsOf(rel, except)
+// apiVersions finds out what charts add to the API. A nil cache remembers nothing.
+func (c *Cache) apiVersions(charts []release.Chart, folder bool) []string {
+	if c == nil || len(charts) == 0 {
+		return apiVersionsOf(charts, folder)
 	}
-	key := apiKey{weak.Make(rel), except}
-	if versions, ok := c.apis.get(key); ok {
-		return versions, nil
-	}
-	versions, err := apiVersionsOf(rel, except)
-	if err == nil {
+	key := c.neighbours(charts, folder)
+	versions, ok := c.apis.get(key)
+	if !ok {
+		versions = apiVersionsOf(charts, folder)
 		c.apis.put(key, versions, len(versions))
 	}
-	return versions, err
+	return versions
 }
 
 func sizeOf(files release.Chart) int {

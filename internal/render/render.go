@@ -74,6 +74,9 @@ type Input struct {
 	Kubernetes string
 	// APIVersions are added to what every cluster serves, such as "example.com/v1/Widget".
 	APIVersions []string
+	// Neighbours are the charts of other addons of the release. What is sure to be in their folders crds
+	// counts as served, too.
+	Neighbours []release.Chart
 
 	// ValuesTemplate makes the values out of Facts; there are none without it. ValuesFile is its name.
 	ValuesTemplate []byte
@@ -99,15 +102,11 @@ func ClassInput(rel *release.Release, namespace string) Input {
 
 // AddonInput returns what an addon of a release is rendered from for a cluster.
 func AddonInput(rel *release.Release, addon string, facts Facts, recorded Record) (Input, error) {
-	return addonInput(nil, rel, addon, facts, recorded)
-}
-
-func addonInput(cache *Cache, rel *release.Release, addon string, facts Facts, recorded Record) (Input, error) {
 	files, err := rel.AddonChart(addon)
 	if err != nil {
 		return Input{}, err
 	}
-	versions, err := cache.apiVersions(rel, addon)
+	neighbours, err := neighboursOf(rel, addon)
 	if err != nil {
 		return Input{}, err
 	}
@@ -119,7 +118,7 @@ func addonInput(cache *Cache, rel *release.Release, addon string, facts Facts, r
 		ReleaseName: AddonReleaseName,
 		Namespace:   AddonNamespace,
 		Kubernetes:  rel.Metadata.Kubernetes,
-		APIVersions: versions,
+		Neighbours:  neighbours,
 		Facts:       facts,
 		Addon:       addon,
 		Recorded:    recorded.of(addon),
@@ -210,7 +209,7 @@ func merge(values, over map[string]any) map[string]any {
 }
 
 func (in Input) render(cache *Cache, values map[string]any, r *recorder) (*Result, error) {
-	capabilities, err := in.capabilities()
+	capabilities, err := in.capabilities(cache)
 	if err != nil {
 		return nil, err
 	}
@@ -278,7 +277,7 @@ func inChart(err error, name string) error {
 
 // capabilities are those of a cluster with the release's version of Kubernetes and Helm's own list of
 // APIs. No cluster is asked.
-func (in Input) capabilities() (*common.Capabilities, error) {
+func (in Input) capabilities(cache *Cache) (*common.Capabilities, error) {
 	version, err := common.ParseKubeVersion(in.Kubernetes)
 	if err != nil {
 		return nil, invalid("", "Kubernetes version %q: %v", in.Kubernetes, err)
@@ -286,7 +285,7 @@ func (in Input) capabilities() (*common.Capabilities, error) {
 	capabilities := common.DefaultCapabilities.Copy()
 	capabilities.KubeVersion = *version
 	// Helm takes the order of its list from a map.
-	capabilities.APIVersions = slices.Concat(slices.Sorted(slices.Values(common.DefaultVersionSet)), in.APIVersions)
+	capabilities.APIVersions = slices.Concat(slices.Sorted(slices.Values(common.DefaultVersionSet)), in.APIVersions, cache.apiVersions(in.Neighbours, in.Folder))
 	return capabilities, nil
 }
 
@@ -299,25 +298,32 @@ func crdFilesOf(c *chart.Chart) []crdFile {
 	return files
 }
 
-// apiVersionsOf returns what the other addons of the release add to the API of a cluster with the
-// definitions in their folders crds. Those of dependencies that can be switched off are left out:
-// whether they are there depends on values of their addon.
-func apiVersionsOf(rel *release.Release, except string) ([]string, error) {
-	var versions []string
-	for _, addon := range rel.Addons() {
-		if addon == except {
+// neighboursOf returns the charts of the other addons of a release that may add to the API.
+func neighboursOf(rel *release.Release, addon string) ([]release.Chart, error) {
+	var charts []release.Chart
+	for _, other := range rel.Addons() {
+		if other == addon {
 			continue
 		}
-		files, err := rel.AddonChart(addon)
+		files, err := rel.AddonChart(other)
 		if err != nil {
 			return nil, err
 		}
-		if !mayDefineAPIs(files) {
-			continue
+		if mayDefineAPIs(files) {
+			charts = append(charts, files)
 		}
-		c, err := loadChart(files, rel.Multistage())
+	}
+	return charts, nil
+}
+
+// apiVersionsOf returns what charts add to the API of a cluster with the definitions in their folders
+// crds. Those of dependencies that can be switched off are left out: whether they are there depends on
+// the values of their chart. A chart that is malformed adds nothing: its own render reports it.
+func apiVersionsOf(charts []release.Chart, folder bool) []string {
+	var versions []string
+	for _, files := range charts {
+		c, err := loadChart(files, folder)
 		if err != nil {
-			// That addon's own render reports it; this one can do without.
 			continue
 		}
 		crds, err := readCRDs(certainCRDFiles(c))
@@ -329,7 +335,7 @@ func apiVersionsOf(rel *release.Release, except string) ([]string, error) {
 		}
 	}
 	slices.Sort(versions)
-	return slices.Compact(versions), nil
+	return slices.Compact(versions)
 }
 
 // mayDefineAPIs tells charts that surely have no folder crds, without loading them.

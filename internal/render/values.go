@@ -157,14 +157,19 @@ func (b *limitedBuilder) Write(p []byte) (int, error) {
 
 // parseValues reads the text as Helm reads a values file.
 func parseValues(text string) (map[string]any, error) {
-	values, err := loader.LoadValues(strings.NewReader(text))
+	values, err := readValues(text)
 	if err != nil {
 		return nil, err
 	}
 	if inner, ok := values["values"].(string); ok {
-		return loader.LoadValues(strings.NewReader(inner))
+		return readValues(inner)
 	}
 	return values, nil
+}
+
+// readValues reads a values file.
+func readValues(text string) (map[string]any, error) {
+	return loader.LoadValues(strings.NewReader(text))
 }
 
 // neutral stands for text that could mean something in YAML.

@@ -315,7 +315,11 @@ func (w *work) render(ctx context.Context, rel *release.Release, addon string) (
 		}
 		w.generated = generated
 	}
-	result, err := w.options.Render(rel, addon, w.facts, w.recorded)
+	in, err := render.AddonInput(rel, addon, w.facts, w.recorded)
+	if err != nil {
+		return nil, err
+	}
+	result, err := w.options.Render(ctx, in)
 	if err != nil {
 		return nil, err
 	}

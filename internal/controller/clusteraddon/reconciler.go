@@ -75,8 +75,8 @@ type Clusters interface {
 
 // Options are settings whose zero value works.
 type Options struct {
-	// Render renders an addon, by default with render.Addon.
-	Render func(rel *release.Release, addon string, facts render.Facts, recorded render.Record) (*render.Result, error)
+	// Render renders an addon, by default in this process, where nothing can stop a chart.
+	Render func(ctx context.Context, in render.Input) (*render.Result, error)
 	// Recheck is how often the addons of a cluster at rest are compared with what was applied, ten minutes by
 	// default, give or take a fifth.
 	Recheck time.Duration
@@ -115,7 +115,7 @@ type Reconciler struct {
 // New returns a Reconciler. live must not be a cache.
 func New(c client.Client, live client.Reader, clusters Clusters, releases Releases, recorder events.EventRecorder, o Options) *Reconciler {
 	if o.Render == nil {
-		o.Render = render.Addon
+		o.Render = func(_ context.Context, in render.Input) (*render.Result, error) { return in.Render() }
 	}
 	if o.Recheck == 0 {
 		o.Recheck = 10 * time.Minute

@@ -34,6 +34,7 @@ import (
 	"github.com/clusterstacks/cluster-stack-operator/internal/apply"
 	"github.com/clusterstacks/cluster-stack-operator/internal/controller/releases"
 	"github.com/clusterstacks/cluster-stack-operator/internal/release"
+	"github.com/clusterstacks/cluster-stack-operator/internal/render"
 	"github.com/clusterstacks/cluster-stack-operator/internal/step"
 )
 
@@ -68,6 +69,8 @@ type Options struct {
 	Recheck time.Duration
 	// Groups are the API groups of which a cluster class may have objects, Groups() by default.
 	Groups []string
+	// Render renders a cluster class, by default in this process, where nothing can stop a chart.
+	Render func(ctx context.Context, in render.Input) (*render.Result, error)
 }
 
 // Reconciler brings ClusterStackReleases in line with the releases that they are named after.
@@ -92,6 +95,9 @@ func New(c client.Client, live client.Reader, opener Releases, applier *apply.Ap
 	}
 	if o.Recheck == 0 {
 		o.Recheck = 10 * time.Minute
+	}
+	if o.Render == nil {
+		o.Render = func(_ context.Context, in render.Input) (*render.Result, error) { return in.Render() }
 	}
 	if o.Groups == nil {
 		o.Groups = Groups()

@@ -182,7 +182,7 @@ func (w *work) apply(ctx context.Context) (step.Outcome, error) {
 func (w *work) render(ctx context.Context) (*render.Result, error) {
 	in := render.ClassInput(w.release, w.obj.Namespace)
 	in.Addon = setName
-	result, err := in.Render()
+	result, err := w.options.Render(ctx, in)
 	if err != nil {
 		return nil, step.Because(v1alpha1.RenderFailedReason, err)
 	}
@@ -199,7 +199,7 @@ func (w *work) render(ctx context.Context) (*render.Result, error) {
 			return nil, fmt.Errorf("generated values: %w", err)
 		}
 	}
-	if result, err = in.Render(); err != nil {
+	if result, err = w.options.Render(ctx, in); err != nil {
 		return nil, step.Because(v1alpha1.RenderFailedReason, err)
 	}
 	if result.NewValues {
