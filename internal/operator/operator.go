@@ -92,7 +92,7 @@ func RunIn(ctx context.Context, cfg *rest.Config, c Config) error {
 	if err := renders.Check(ctx); err != nil {
 		return err
 	}
-	st, err := store.Open(c.StoreDir)
+	st, err := store.Open(c.StoreDir, store.Options{})
 	if err != nil {
 		return err
 	}

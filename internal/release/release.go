@@ -101,7 +101,7 @@ func (o *opener) open() error {
 			o.files = append(o.files, entry.Name())
 		}
 	}
-	for _, step := range []func() error{o.readMetadata, o.readClassChart, o.readStages, o.readAddonCharts} {
+	for _, step := range []func() error{o.readMetadata, o.readClassChart, o.readStages, o.readAddonCharts, o.readDependencies} {
 		if err := step(); err != nil {
 			return err
 		}
@@ -323,6 +323,10 @@ func (o *opener) read(file string, limit int64) ([]byte, error) {
 	if !slices.Contains(o.files, file) {
 		return nil, o.invalid("", fmt.Errorf("file %s is missing", file))
 	}
+	return o.readFile(file, limit)
+}
+
+func (o *opener) readFile(file string, limit int64) ([]byte, error) {
 	f, err := o.fsys.Open(file)
 	if err != nil {
 		return nil, fmt.Errorf("read release %s: %w", o.rel.Name, err)

@@ -4,6 +4,7 @@
 package store_test
 
 import (
+	"bytes"
 	"context"
 	"errors"
 	"fmt"
@@ -53,7 +54,7 @@ func name(t testing.TB) release.Name {
 
 func open(t *testing.T, root string) *store.Store {
 	t.Helper()
-	s, err := store.Open(root)
+	s, err := store.Open(root, store.Options{})
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -65,9 +66,15 @@ func open(t *testing.T, root string) *store.Store {
 	return s
 }
 
+// take asks a store for a release that nobody has to have signed.
+func take(ctx context.Context, s *store.Store, key string, name release.Name, pinned string, from store.Fetcher) (*release.Release, string, error) {
+	got, err := s.Get(ctx, store.Want{Key: key, Name: name, Pin: store.Pin{Digest: pinned}, From: from})
+	return got.Release, got.Pin.Digest, err
+}
+
 func get(t *testing.T, s *store.Store, pinned string, from store.Fetcher) (*release.Release, string) {
 	t.Helper()
-	rel, digest, err := s.Release(t.Context(), key, name(t), pinned, from)
+	rel, digest, err := take(t.Context(), s, key, name(t), pinned, from)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -121,7 +128,7 @@ func TestMovedTagIsNeverFollowed(t *testing.T) {
 	if _, got := get(t, open(t, root), "", src); got != digest {
 		t.Errorf("a store that has the release took %s", got)
 	}
-	_, _, err := open(t, t.TempDir()).Release(t.Context(), key, name(t), digest, src)
+	_, _, err := take(t.Context(), open(t, t.TempDir()), key, name(t), digest, src)
 	var moved *store.MovedError
 	if !errors.As(err, &moved) || moved.Pinned != digest || moved.Offered == digest || moved.Name != name(t) {
 		t.Errorf("a store that lacks the release: got %v", err)
@@ -157,7 +164,7 @@ func TestSourcesAreKeptApart(t *testing.T) {
 		if err != nil {
 			t.Fatal(err)
 		}
-		if _, got, err := s.Release(t.Context(), key, name(t), "", published(files)); err != nil || got != want {
+		if _, got, err := take(t.Context(), s, key, name(t), "", published(files)); err != nil || got != want {
 			t.Errorf("key %.20q: got %s, %v; want %s", key, got, err, want)
 		}
 	}
@@ -181,7 +188,7 @@ func TestNothingIsStoredAfterAnError(t *testing.T) {
 		t.Run(label, func(t *testing.T) {
 			root := t.TempDir()
 			s := open(t, root)
-			rel, _, err := s.Release(t.Context(), key, name(t), tt.pinned, tt.from)
+			rel, _, err := take(t.Context(), s, key, name(t), tt.pinned, tt.from)
 			if rel != nil || err == nil || !tt.want(err) {
 				t.Errorf("got %v, %v", rel, err)
 			}
@@ -216,22 +223,93 @@ func oddDigest(dst *os.Root) (string, error) {
 	return "../../evil", writeAll(dst, releasetest.Multistage(tag))
 }
 
+// Whatever lies in the store: one changed byte is found when a process opens the release first, and the release is
+// fetched again.
+func TestChangedByteIsFoundAndFetchedAgain(t *testing.T) {
+	root := t.TempDir()
+	src := published(releasetest.Multistage(tag))
+	_, digest := get(t, open(t, root), "", src)
+	for _, path := range stored(t, root) {
+		t.Run(filepath.Base(path), func(t *testing.T) {
+			before := flip(t, path)
+			if _, got := get(t, open(t, root), digest, src); got != digest {
+				t.Errorf("got %s, want %s", got, digest)
+			}
+			after, err := os.ReadFile(path)
+			if err != nil || filepath.Base(path) != "record" && !bytes.Equal(after, before) {
+				t.Errorf("the changed byte is still there (%v)", err)
+			}
+		})
+	}
+	for name, harm := range map[string]func(folder string) error{
+		"FileRemoved":   func(folder string) error { return os.Remove(filepath.Join(folder, "files", release.MetadataFile)) },
+		"FileAdded":     func(folder string) error { return os.WriteFile(filepath.Join(folder, "files", "x"), nil, 0o644) },
+		"FileCutOff":    func(folder string) error { return truncate(filepath.Join(folder, "files", release.MetadataFile)) },
+		"LinkInstead":   func(folder string) error { return os.Symlink("/etc/passwd", filepath.Join(folder, "files", "y")) },
+		"RecordRemoved": func(folder string) error { return os.Remove(filepath.Join(folder, "record")) },
+		"FilesRemoved":  func(folder string) error { return os.RemoveAll(filepath.Join(folder, "files")) },
+		"AllRemoved":    os.RemoveAll,
+	} {
+		t.Run(name, func(t *testing.T) {
+			if err := harm(filepath.Dir(recordOf(t, root))); err != nil {
+				t.Fatal(err)
+			}
+			if _, got := get(t, open(t, root), digest, src); got != digest {
+				t.Errorf("got %s, want %s", got, digest)
+			}
+		})
+	}
+}
+
 func TestDamagedCopyIsNotTheReleasesFault(t *testing.T) {
 	root := t.TempDir()
-	_, digest := get(t, open(t, root), "", published(releasetest.Multistage(tag)))
-	for _, path := range walk(t, root) {
-		if filepath.Base(path) != release.MetadataFile {
-			continue
-		}
-		if err := errors.Join(os.Chmod(path, 0o644), os.Truncate(path, 3)); err != nil {
-			t.Fatal(err)
-		}
+	src := published(releasetest.Multistage(tag))
+	_, digest := get(t, open(t, root), "", src)
+	if err := truncate(filepath.Join(filepath.Dir(recordOf(t, root)), "files", release.MetadataFile)); err != nil {
+		t.Fatal(err)
 	}
-	_, _, err := open(t, root).Release(t.Context(), key, name(t), digest, published(releasetest.Multistage(tag)))
+	src.Break(errDown)
+	_, _, err := take(t.Context(), open(t, root), key, name(t), digest, src)
 	var invalid *release.InvalidError
-	if err == nil || errors.As(err, &invalid) || !strings.Contains(err.Error(), "remove "+root) {
+	if !errors.Is(err, errDown) || errors.As(err, &invalid) || !strings.Contains(err.Error(), "is damaged") {
 		t.Errorf("got %v", err)
 	}
+}
+
+func truncate(path string) error {
+	return errors.Join(os.Chmod(path, 0o644), os.Truncate(path, 3))
+}
+
+// flip changes one byte in the middle of a file, and returns what was there.
+func flip(t *testing.T, path string) []byte {
+	t.Helper()
+	before, err := os.ReadFile(path)
+	if err != nil {
+		t.Fatal(err)
+	}
+	after := bytes.Clone(before)
+	after[len(after)/2] ^= 1
+	if err := errors.Join(os.Chmod(path, 0o644), os.WriteFile(path, after, 0o644)); err != nil {
+		t.Fatal(err)
+	}
+	return before
+}
+
+// stored returns the files of the releases in a store.
+func stored(t *testing.T, root string) []string {
+	t.Helper()
+	return walk(t, filepath.Join(root, "releases"))
+}
+
+func recordOf(t *testing.T, root string) string {
+	t.Helper()
+	for _, path := range stored(t, root) {
+		if filepath.Base(path) == "record" {
+			return path
+		}
+	}
+	t.Fatal("the store has no release")
+	return ""
 }
 
 func TestManyAskAtOnce(t *testing.T) {
@@ -242,7 +320,7 @@ func TestManyAskAtOnce(t *testing.T) {
 	stores := []*store.Store{open(t, root), open(t, root)} // as two processes would
 	for i := range digests {
 		group.Go(func() {
-			rel, digest, err := stores[i%2].Release(t.Context(), key, name(t), "", src)
+			rel, digest, err := take(t.Context(), stores[i%2], key, name(t), "", src)
 			if err != nil || rel.Name.String() != tag {
 				t.Errorf("got %v, %v", rel, err)
 			}
@@ -259,32 +337,36 @@ func TestManyAskAtOnce(t *testing.T) {
 
 func TestOnesCancelIsNotTheOthers(t *testing.T) {
 	s := open(t, t.TempDir())
-	started, cancelled := make(chan struct{}), make(chan struct{})
+	started, mayGoOn := make(chan struct{}), make(chan struct{})
+	slow := fetcher(func(dst *os.Root) (string, error) {
+		close(started)
+		<-mayGoOn
+		return copyOf(dst, releasetest.Multistage(tag))
+	})
 	ctx, cancel := context.WithCancel(t.Context())
 	var group sync.WaitGroup
 	group.Go(func() {
-		_, _, err := s.Release(ctx, key, name(t), "", fetcher(func(*os.Root) (string, error) {
-			close(started)
-			<-cancelled
-			return "", ctx.Err()
-		}))
-		if !errors.Is(err, context.Canceled) {
+		if _, _, err := take(ctx, s, key, name(t), "", slow); !errors.Is(err, context.Canceled) {
 			t.Errorf("the first: got %v", err)
 		}
 	})
 	<-started
 	group.Go(func() {
-		if _, _, err := s.Release(t.Context(), key, name(t), "", published(releasetest.Multistage(tag))); err != nil {
+		// It would be told that there is no such release if it had to ask the source itself.
+		if _, _, err := take(t.Context(), s, key, name(t), "", &sourcetest.Memory{}); err != nil {
 			t.Errorf("the second: got %v", err)
 		}
 	})
 	cancel()
-	// A third that gives up while it waits for the first.
-	if _, _, err := s.Release(ctx, key, name(t), "", &sourcetest.Memory{}); err == nil {
-		t.Error("the third got a release")
-	}
-	close(cancelled)
+	close(mayGoOn)
 	group.Wait()
+}
+
+func copyOf(dst *os.Root, files fstest.MapFS) (string, error) {
+	if err := writeAll(dst, files); err != nil {
+		return "", err
+	}
+	return source.Digest(dst.FS())
 }
 
 // Not even a few releases stay in memory that are as large as releases can be.
@@ -310,7 +392,7 @@ func TestMoreReleasesThanAreHeldInMemory(t *testing.T) {
 	held := map[release.Name]weak.Pointer[release.Release]{}
 	for range 2 {
 		for _, n := range names {
-			rel, _, err := s.Release(t.Context(), key, n, "", src)
+			rel, _, err := take(t.Context(), s, key, n, "", src)
 			if err != nil || rel.Name != n {
 				t.Fatalf("got %v, %v", rel, err)
 			}
@@ -327,7 +409,7 @@ func TestMoreReleasesThanAreHeldInMemory(t *testing.T) {
 	if size == 0 || size > 64<<20 {
 		t.Errorf("%d MiB of releases are in memory", size>>20)
 	}
-	if _, _, err := s.Release(t.Context(), key, names[0], "", src); err != nil {
+	if _, _, err := take(t.Context(), s, key, names[0], "", src); err != nil {
 		t.Error(err)
 	}
 }
@@ -341,12 +423,9 @@ func TestTemporaryFolderIsRemoved(t *testing.T) {
 	}
 	get(t, s, "", published(releasetest.Multistage(tag)))
 	// Its new folder is as safe as the first one.
-	_, _, err := s.Release(t.Context(), "directory:/other", name(t), "", fetcher(func(dst *os.Root) (string, error) {
+	_, _, err := take(t.Context(), s, "directory:/other", name(t), "", fetcher(func(dst *os.Root) (string, error) {
 		open(t, root)
-		if err := writeAll(dst, changed()); err != nil {
-			return "", err
-		}
-		return source.Digest(dst.FS())
+		return copyOf(dst, changed())
 	}))
 	if err != nil {
 		t.Error(err)
@@ -368,7 +447,7 @@ func TestKilledWhileFetching(t *testing.T) {
 		t.Fatal("the children left nothing behind, so this test shows nothing")
 	}
 	alive := open(t, root)
-	_, _, err := alive.Release(t.Context(), key, name(t), "", fetcher(func(dst *os.Root) (string, error) {
+	_, _, err := take(t.Context(), alive, key, name(t), "", fetcher(func(dst *os.Root) (string, error) {
 		if err := writeAll(dst, changed()); err != nil {
 			return "", err
 		}
@@ -388,7 +467,7 @@ func TestKilledWhileFetching(t *testing.T) {
 
 // crash ends this process in the middle of a fetch.
 func crash(root string) {
-	s, err := store.Open(root)
+	s, err := store.Open(root, store.Options{})
 	if err != nil {
 		panic(err)
 	}
@@ -396,7 +475,7 @@ func crash(root string) {
 	if err != nil {
 		panic(err)
 	}
-	_, _, err = s.Release(context.Background(), key, n, "", fetcher(func(dst *os.Root) (string, error) {
+	_, _, err = take(context.Background(), s, key, n, "", fetcher(func(dst *os.Root) (string, error) {
 		if err := dst.WriteFile(release.MetadataFile, []byte("half"), 0o644); err != nil {
 			return "", err
 		}

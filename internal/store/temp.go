@@ -16,37 +16,51 @@ import (
 // as long as it lives, however it ends; process ids would not do, because they come back, and
 // containers that share a volume do not see one another's.
 type tempFolder struct {
-	mu   sync.Mutex
+	parent string
+
+	mu sync.Mutex
+	// path and lock are of the folder, empty as long as none could be made.
 	path string
 	lock *os.File
 }
 
-// newTempFolder makes a temporary folder in parent and removes those that nobody holds any more.
+// newTempFolder makes a temporary folder in parent and removes those that nobody holds any more. If that fails,
+// it is tried again when the folder is needed.
 func newTempFolder(parent string) (*tempFolder, error) {
+	t := &tempFolder{parent: parent}
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	return t, t.renew()
+}
+
+// renew makes the temporary folder.
+func (t *tempFolder) renew() error {
+	parent := t.parent
 	if err := os.MkdirAll(parent, 0o755); err != nil {
-		return nil, err
+		return err
 	}
 	entries, err := os.ReadDir(parent)
 	if err != nil {
-		return nil, err
+		return err
 	}
 	for _, entry := range entries {
 		if err := removeIfAbandoned(filepath.Join(parent, entry.Name())); err != nil {
-			return nil, err
+			return err
 		}
 	}
 	for {
 		path, err := os.MkdirTemp(parent, "")
 		if err != nil {
-			return nil, err
+			return err
 		}
 		lock, err := tryLock(path)
 		if err != nil {
-			return nil, err
+			return err
 		}
 		// Between its creation and its lock another process may have taken it for an abandoned one.
 		if lock != nil {
-			return &tempFolder{path: path, lock: lock}, nil
+			t.path, t.lock = path, lock
+			return nil
 		}
 	}
 }
@@ -100,21 +114,28 @@ func isAt(f *os.File, path string) (bool, error) {
 func (t *tempFolder) make() (string, error) {
 	t.mu.Lock()
 	defer t.mu.Unlock()
+	if t.path == "" {
+		if err := t.renew(); err != nil {
+			return "", err
+		}
+	}
 	path, err := os.MkdirTemp(t.path, "")
 	if !errors.Is(err, fs.ErrNotExist) {
 		return path, err
 	}
-	successor, err := newTempFolder(filepath.Dir(t.path))
-	if err != nil {
+	gone := t.lock
+	if err := t.renew(); err != nil {
 		return "", err
 	}
-	_ = t.lock.Close() // of a folder that is gone
-	t.path, t.lock = successor.path, successor.lock
+	_ = gone.Close() // of a folder that is gone
 	return os.MkdirTemp(t.path, "")
 }
 
 func (t *tempFolder) remove() error {
 	t.mu.Lock()
 	defer t.mu.Unlock()
+	if t.path == "" {
+		return nil
+	}
 	return errors.Join(os.RemoveAll(t.path), t.lock.Close())
 }

@@ -174,10 +174,7 @@ func parseKeys(text string) ([]key, error) {
 		if block == nil {
 			break
 		}
-		if block.Type != "PUBLIC KEY" {
-			return nil, fmt.Errorf("a PEM block is a %q, not a PUBLIC KEY", block.Type)
-		}
-		public, err := x509.ParsePKIXPublicKey(block.Bytes)
+		public, err := parseKey(block)
 		if err != nil {
 			return nil, err
 		}
@@ -185,13 +182,27 @@ func parseKeys(text string) ([]key, error) {
 		if err != nil {
 			return nil, err
 		}
-		sum := sha256.Sum256(block.Bytes)
+		der, err := x509.MarshalPKIXPublicKey(public)
+		if err != nil {
+			return nil, err
+		}
+		sum := sha256.Sum256(der)
 		keys = append(keys, key{fingerprint: digestPrefix + hex.EncodeToString(sum[:]), verifiers: verifiers})
 	}
 	if len(keys) == 0 || strings.TrimSpace(string(rest)) != "" {
 		return nil, errors.New("it is not a public key in PEM")
 	}
 	return keys, nil
+}
+
+func parseKey(block *pem.Block) (crypto.PublicKey, error) {
+	switch block.Type {
+	case "PUBLIC KEY":
+		return x509.ParsePKIXPublicKey(block.Bytes)
+	case "RSA PUBLIC KEY":
+		return x509.ParsePKCS1PublicKey(block.Bytes)
+	}
+	return nil, fmt.Errorf("a PEM block is a %q, not a PUBLIC KEY", block.Type)
 }
 
 func verifiersOf(public crypto.PublicKey) ([]signature.Verifier, error) {

@@ -266,7 +266,7 @@ func TestSignedListOfChecksums(t *testing.T) {
 		"BundleOfOtherList": {func(f fstest.MapFS) {
 			delete(f, verify.SumsSignature)
 			f[verify.SumsBundle] = root.blob(t, []byte("x"))
-		}, "digest"},
+		}, "could not verify message"},
 		"FileChanged":        {func(f fstest.MapFS) { f["metadata.yaml"].Data = append(f["metadata.yaml"].Data, '\n') }, "metadata.yaml has another checksum"},
 		"FileAdded":          {func(f fstest.MapFS) { f["node-images.yaml"] = &fstest.MapFile{} }, "does not list node-images.yaml"},
 		"FileRemoved":        {func(f fstest.MapFS) { delete(f, "clusteraddon.yaml") }, `lists "clusteraddon.yaml", which is missing`},

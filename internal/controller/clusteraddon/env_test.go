@@ -89,7 +89,7 @@ func newEnv(t *testing.T, workload *rest.Config) *env {
 	if e.workload, err = client.New(workload, client.Options{}); err != nil {
 		t.Fatal(err)
 	}
-	if e.store, err = store.Open(t.TempDir()); err != nil {
+	if e.store, err = store.Open(t.TempDir(), store.Options{}); err != nil {
 		t.Fatal(err)
 	}
 	t.Cleanup(func() { _ = e.store.Close() })

@@ -73,7 +73,7 @@ func (w *world) restartWith(c client.Client) { w.restartOn(c, sandboxtest.APISer
 // restartOn does the same with another way to the cluster for the objects of classes.
 func (w *world) restartOn(c client.Client, config *rest.Config) {
 	w.Helper()
-	st, err := store.Open(w.storeDir)
+	st, err := store.Open(w.storeDir, store.Options{})
 	if err != nil {
 		w.Fatal(err)
 	}

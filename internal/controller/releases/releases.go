@@ -60,11 +60,11 @@ func (r *Releases) Open(ctx context.Context, namespace string, name release.Name
 
 // OpenPinned opens a release with the given digest, or any if that is empty.
 func (r *Releases) OpenPinned(ctx context.Context, name release.Name, digest string) (*release.Release, string, error) {
-	rel, digest, err := r.store.Release(ctx, r.key, name, digest, r.source)
+	got, err := r.store.Get(ctx, store.Want{Key: r.key, Name: name, Pin: store.Pin{Digest: digest}, From: r.source})
 	if err != nil {
 		return nil, "", fmt.Errorf("%s: %w", r.key, err)
 	}
-	return rel, digest, nil
+	return got.Release, got.Pin.Digest, nil
 }
 
 // Pin returns the digest that a ClusterStackRelease has fixed for a source. Digests of different sources

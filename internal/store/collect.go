@@ -1,0 +1,181 @@
+// Copyright The Cluster Stack Operator Authors.
+// SPDX-License-Identifier: Apache-2.0
+
+package store
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io/fs"
+	"os"
+	"path/filepath"
+	"slices"
+	"time"
+
+	"github.com/clusterstacks/cluster-stack-operator/internal/release"
+)
+
+// Stored is a release in the store.
+type Stored struct {
+	Name   release.Name
+	Digest string
+
+	folder string
+	used   time.Time
+}
+
+const (
+	// grace is how long a release stays that nobody is known to use: whoever fetches one says so only later.
+	grace = time.Hour
+	// shortGrace is the same when there is no other way to make room.
+	shortGrace = 5 * time.Minute
+)
+
+// errQuota says that the releases in the store take all the room that they may.
+var errQuota = errors.New("the quota is used up")
+
+// Collect removes releases that have not been in use for an hour.
+func (s *Store) Collect(ctx context.Context) (removed []Stored, err error) {
+	return s.collect(ctx, grace, nil)
+}
+
+// makeRoom removes what is not in use, longest unused first, until size bytes more are within the quota.
+func (s *Store) makeRoom(ctx context.Context, size int64) error {
+	enough := func() bool {
+		s.mu.Lock()
+		defer s.mu.Unlock()
+		return s.options.Quota <= 0 || s.size+size <= s.options.Quota
+	}
+	if enough() {
+		return nil
+	}
+	if _, err := s.collect(ctx, shortGrace, enough); err != nil {
+		return fmt.Errorf("%w, and what could be removed is not known: %w", errQuota, err)
+	}
+	if enough() {
+		return nil
+	}
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return fmt.Errorf("%w: this one takes %d MiB, those that are in use take %d of %d MiB; raise the quota, or remove releases that are no longer needed",
+		errQuota, mebi(size), mebi(s.size), s.options.Quota>>20)
+}
+
+// mebi rounds up to MiB.
+func mebi(size int64) int64 { return (size + 1<<20 - 1) >> 20 }
+
+// collect removes releases that are not in use and were not used for a while, longest unused first, until it is
+// enough.
+func (s *Store) collect(ctx context.Context, unusedFor time.Duration, enough func() bool) (removed []Stored, err error) {
+	if s.options.InUse == nil {
+		return nil, nil
+	}
+	all, err := s.list()
+	if err != nil {
+		return nil, err
+	}
+	inUse, err := s.options.InUse(ctx)
+	if err != nil {
+		return nil, err
+	}
+	slices.SortFunc(all, func(a, b Stored) int { return a.used.Compare(b.used) })
+	for _, stored := range all {
+		if enough != nil && enough() {
+			break
+		}
+		if time.Since(stored.used) < unusedFor || inUse(stored) {
+			continue
+		}
+		if err := s.discard(stored.folder); err != nil {
+			return removed, fmt.Errorf("remove release %s from the store: %w", stored.Name, err)
+		}
+		removed = append(removed, stored)
+	}
+	return removed, nil
+}
+
+// list returns the releases in the store.
+func (s *Store) list() ([]Stored, error) {
+	folders := []string{filepath.Join(s.root, "releases")}
+	for range 3 { // sources, names, digests
+		var inside []string
+		for _, folder := range folders {
+			entries, err := os.ReadDir(folder)
+			if err != nil && !errors.Is(err, fs.ErrNotExist) {
+				return nil, err
+			}
+			for _, entry := range entries {
+				if entry.IsDir() {
+					inside = append(inside, filepath.Join(folder, entry.Name()))
+				}
+			}
+		}
+		folders = inside
+	}
+	var all []Stored
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	for _, folder := range folders {
+		name, err := release.ParseName(filepath.Base(filepath.Dir(folder)))
+		digest := digestPrefix + filepath.Base(folder)
+		if err != nil || !validDigest(digest) {
+			continue // not put there by us
+		}
+		used, known := s.used[folder]
+		if !known {
+			used = s.began // of another process, or before we started
+		}
+		all = append(all, Stored{Name: name, Digest: digest, folder: folder, used: used})
+	}
+	return all, nil
+}
+
+// discard takes a release out of the store. To others it vanishes at once.
+func (s *Store) discard(folder string) error {
+	size, err := sizeOf(folder)
+	if err != nil {
+		return err
+	}
+	s.mu.Lock()
+	s.opened = slices.DeleteFunc(s.opened, func(e *entry) bool { return s.folder(e.ref) == folder })
+	s.mu.Unlock()
+	tmp, err := s.tmp.make()
+	if err != nil {
+		return err
+	}
+	defer func() { _ = os.RemoveAll(tmp) }() // what may stay goes with the folder of this process
+	if err := os.Rename(folder, filepath.Join(tmp, "discarded")); err != nil && !errors.Is(err, fs.ErrNotExist) {
+		return err
+	}
+	s.mu.Lock()
+	s.size -= size
+	delete(s.used, folder)
+	s.mu.Unlock()
+	// Their folders go with the last release in them, or else stay: that is no error.
+	if os.Remove(filepath.Dir(folder)) == nil {
+		_ = os.Remove(filepath.Dir(filepath.Dir(folder)))
+	}
+	return nil
+}
+
+// sizeOf returns the size of all files below a folder, in bytes.
+func sizeOf(folder string) (size int64, err error) {
+	err = filepath.WalkDir(folder, func(_ string, entry fs.DirEntry, err error) error {
+		if errors.Is(err, fs.ErrNotExist) {
+			return nil // another process removes it right now
+		}
+		if err != nil || entry.IsDir() {
+			return err
+		}
+		info, err := entry.Info()
+		if err == nil {
+			size += info.Size()
+		}
+		if errors.Is(err, fs.ErrNotExist) {
+			return nil
+		}
+		return err
+	})
+	return size, err
+}
