@@ -1,11 +1,12 @@
 // Copyright The Cluster Stack Operator Authors.
 // SPDX-License-Identifier: Apache-2.0
 
-// Package config carries the generated manifests of the operator: its kinds and its rights. They are
-// generated from the types in api and from the markers beside the code that needs a right.
+// Package config carries manifests of the operator: its kinds and its rights, which are generated from the types in
+// api and from the markers beside the code that needs a right, and its webhooks.
 package config
 
 import (
+	"bytes"
 	"embed"
 	"io/fs"
 )
@@ -18,6 +19,9 @@ var crds embed.FS
 
 //go:embed rbac/role.yaml
 var clusterRole []byte
+
+//go:embed webhook/webhooks.yaml
+var webhooks []byte
 
 // CRDs returns the CustomResourceDefinitions of the operator's kinds as YAML, one document each, in
 // the order of their names.
@@ -40,3 +44,7 @@ func CRDs() [][]byte {
 // ClusterRole returns the ClusterRole cluster-stack-operator as YAML: all rights that the operator
 // has in the management cluster.
 func ClusterRole() []byte { return append([]byte(nil), clusterRole...) }
+
+// Webhooks returns the MutatingWebhookConfiguration and the ValidatingWebhookConfiguration as YAML, one document each.
+// They name the Service of an installation and lack the caBundle.
+func Webhooks() [][]byte { return bytes.Split(bytes.Clone(webhooks), []byte("\n---\n")) }
