@@ -51,6 +51,7 @@ var layers = map[string]layer{
 	"internal/renderworker":      edge,
 	"internal/rollout":           domain,
 	"internal/sandbox":           workshop,
+	"internal/servingcert":       driver,
 	"internal/source":            edge,
 	"internal/source/sourcetest": workshop,
 	"internal/step":              driver,
