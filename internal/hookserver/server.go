@@ -10,6 +10,7 @@
 package hookserver
 
 import (
+	"crypto/tls"
 	"fmt"
 
 	runtimecatalog "sigs.k8s.io/cluster-api/api/runtime/catalog"
@@ -29,6 +30,8 @@ type Options struct {
 	// ClientCAName is the file in CertDir with the authority that callers have to have a certificate of. Without
 	// it anybody may call.
 	ClientCAName string
+	// TLSOpts change how it speaks TLS. One of them may bring the certificate, which is then not read from CertDir.
+	TLSOpts []func(*tls.Config)
 }
 
 // Server is the runtime extension. It is a runnable of the manager, on every replica.
@@ -50,7 +53,7 @@ func New(c client.Writer, reader, live client.Reader, o Options) (*Server, error
 	catalog.AddHook(runtimehooksv1.GroupVersion, AfterControlPlaneInitialized, meta)
 
 	s, err := server.New(server.Options{
-		Catalog: catalog, Host: o.Host, Port: o.Port, CertDir: o.CertDir, ClientCAName: o.ClientCAName,
+		Catalog: catalog, Host: o.Host, Port: o.Port, CertDir: o.CertDir, ClientCAName: o.ClientCAName, TLSOpts: o.TLSOpts,
 	})
 	if err != nil {
 		return nil, fmt.Errorf("hook server: %w", err)

@@ -73,6 +73,17 @@ type Config struct {
 	HookPort        int
 	HookCertDir     string
 
+	WebhookBindAddress string
+	// WebhookPort is 0 where webhooks are not served.
+	WebhookPort    int
+	WebhookCertDir string
+
+	// CertificateSecret is <namespace>/<name> of the Secret in which the operator keeps its own certificate for hooks
+	// and webhooks. Without it there must be files in HookCertDir and WebhookCertDir.
+	CertificateSecret string
+	// CertificateNames are the names and addresses under which hooks and webhooks are called.
+	CertificateNames []string
+
 	HealthAddress   string
 	ProfilerAddress string
 	// Diagnostics says where and how metrics are served.
@@ -120,6 +131,10 @@ func Defaults() Config {
 
 		HookPort:    9442,
 		HookCertDir: "/tmp/k8s-hook-server/serving-certs/",
+
+		WebhookPort:      9443,
+		WebhookCertDir:   "/tmp/k8s-webhook-server/serving-certs/",
+		CertificateNames: []string{"cso-webhook-service.cso-system.svc", "cso-hook-server-svc.cso-system.svc"},
 
 		HealthAddress: ":9440",
 		Logs:          logs,
@@ -172,6 +187,12 @@ func (c *Config) AddFlags(fs *pflag.FlagSet) {
 	fs.StringVar(&c.HookBindAddress, "hook-bind-address", c.HookBindAddress, "Address on which the lifecycle hooks of Cluster API are answered. Default: all addresses.")
 	fs.IntVar(&c.HookPort, "hook-port", c.HookPort, "Port on which the lifecycle hooks of Cluster API are answered.")
 	fs.StringVar(&c.HookCertDir, "hook-cert-dir", c.HookCertDir, "Folder with tls.crt and tls.key for the hooks.")
+
+	fs.StringVar(&c.WebhookBindAddress, "webhook-bind-address", c.WebhookBindAddress, "Address on which webhooks are served. Default: all addresses.")
+	fs.IntVar(&c.WebhookPort, "webhook-port", c.WebhookPort, "Port on which webhooks are served; 0 to serve none.")
+	fs.StringVar(&c.WebhookCertDir, "webhook-cert-dir", c.WebhookCertDir, "Folder with tls.crt and tls.key for the webhooks.")
+	fs.StringVar(&c.CertificateSecret, "certificate-secret", c.CertificateSecret, "Secret, as <namespace>/<name>, in which the operator keeps a certificate of its own for hooks and webhooks, instead of the two folders.")
+	fs.StringSliceVar(&c.CertificateNames, "certificate-names", c.CertificateNames, "Names and addresses in the certificate of --certificate-secret.")
 
 	fs.StringVar(&c.HealthAddress, "health-addr", c.HealthAddress, "Address of /healthz and /readyz.")
 	fs.StringVar(&c.ProfilerAddress, "profiler-address", c.ProfilerAddress, "Address of pprof, for example localhost:6060. Default: none.")
@@ -257,6 +278,16 @@ func (c *Config) Validate() error {
 	}
 	if c.StoreDir == "" {
 		errs = append(errs, errors.New("--store-dir must not be empty"))
+	}
+	if c.CertificateSecret != "" {
+		_, err := namespacedName("certificate-secret", c.CertificateSecret)
+		errs = append(errs, err)
+		if len(c.CertificateNames) == 0 {
+			errs = append(errs, errors.New("--certificate-names must not be empty"))
+		}
+	}
+	if c.WebhookPort < 0 || c.WebhookPort > 65535 {
+		errs = append(errs, errors.New("--webhook-port must be between 0 and 65535"))
 	}
 	if c.SourcePollInterval < 0 {
 		errs = append(errs, errors.New("--source-poll-interval must not be negative"))

@@ -8,25 +8,21 @@ import (
 	"errors"
 	"fmt"
 	"net/http"
-	"os"
 	"path/filepath"
 	"slices"
 	"time"
 
 	corev1 "k8s.io/api/core/v1"
 	apiextensionsv1 "k8s.io/apiextensions-apiserver/pkg/apis/apiextensions/v1"
-	apierrors "k8s.io/apimachinery/pkg/api/errors"
-	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/labels"
 	"k8s.io/apimachinery/pkg/runtime"
-	"k8s.io/apimachinery/pkg/runtime/schema"
-	"k8s.io/client-go/discovery"
 	clientgoscheme "k8s.io/client-go/kubernetes/scheme"
 	"k8s.io/client-go/rest"
 	"k8s.io/client-go/tools/clientcmd"
 	"k8s.io/client-go/tools/leaderelection/resourcelock"
 	"k8s.io/client-go/util/workqueue"
 	clusterv1 "sigs.k8s.io/cluster-api/api/core/v1beta2"
+	runtimev1 "sigs.k8s.io/cluster-api/api/runtime/v1beta2"
 	"sigs.k8s.io/cluster-api/controllers/clustercache"
 	"sigs.k8s.io/cluster-api/controllers/remote"
 	"sigs.k8s.io/cluster-api/util/flags"
@@ -36,6 +32,8 @@ import (
 	"sigs.k8s.io/controller-runtime/pkg/controller"
 	"sigs.k8s.io/controller-runtime/pkg/handler"
 	"sigs.k8s.io/controller-runtime/pkg/healthz"
+	"sigs.k8s.io/controller-runtime/pkg/manager"
+	"sigs.k8s.io/controller-runtime/pkg/metrics"
 	"sigs.k8s.io/controller-runtime/pkg/reconcile"
 	"sigs.k8s.io/controller-runtime/pkg/source"
 
@@ -45,7 +43,6 @@ import (
 	"github.com/clusterstacks/cluster-stack-operator/internal/controller/clusterstack"
 	"github.com/clusterstacks/cluster-stack-operator/internal/controller/clusterstackrelease"
 	"github.com/clusterstacks/cluster-stack-operator/internal/controller/releases"
-	"github.com/clusterstacks/cluster-stack-operator/internal/hookserver"
 	"github.com/clusterstacks/cluster-stack-operator/internal/renderworker"
 	"github.com/clusterstacks/cluster-stack-operator/internal/source/dir"
 	"github.com/clusterstacks/cluster-stack-operator/internal/store"
@@ -80,7 +77,8 @@ func RunIn(ctx context.Context, cfg *rest.Config, c Config) error {
 	if err := c.Validate(); err != nil {
 		return err
 	}
-	if err := checkKinds(cfg); err != nil {
+	settled, err := checkManagementCluster(ctx, cfg, c)
+	if err != nil {
 		return err
 	}
 	mgr, guard, err := newManager(cfg, c)
@@ -96,6 +94,11 @@ func RunIn(ctx context.Context, cfg *rest.Config, c Config) error {
 	if err != nil {
 		return err
 	}
+	if !settled {
+		if err := mgr.Add(manager.RunnableFunc(keepChecking(cfg, c))); err != nil {
+			return errors.Join(err, st.Close())
+		}
+	}
 	if err := errors.Join(setUp(ctx, mgr, cfg, guard, st, renders, c), ctx.Err()); err != nil {
 		return errors.Join(err, st.Close())
 	}
@@ -109,6 +112,7 @@ func Scheme() (*runtime.Scheme, error) {
 		clientgoscheme.AddToScheme(scheme),
 		apiextensionsv1.AddToScheme(scheme),
 		clusterv1.AddToScheme(scheme),
+		runtimev1.AddToScheme(scheme),
 		v1alpha1.AddToScheme(scheme),
 	)
 }
@@ -186,39 +190,6 @@ func newManager(cfg *rest.Config, c Config) (ctrl.Manager, guard, error) {
 	return mgr, guarded, nil
 }
 
-// checkKinds reports which part of the management cluster is missing, if one is.
-func checkKinds(cfg *rest.Config) error {
-	server, err := discovery.NewDiscoveryClientForConfig(cfg)
-	if err != nil {
-		return err
-	}
-	for _, need := range []struct {
-		version schema.GroupVersion
-		kinds   []string
-		cure    string
-	}{
-		{
-			clusterv1.GroupVersion, []string{"Cluster", "ClusterClass"},
-			"install Cluster API 1.12 or newer in this cluster, for example by: CLUSTER_TOPOLOGY=true EXP_RUNTIME_SDK=true clusterctl init",
-		},
-		{
-			v1alpha1.GroupVersion, []string{v1alpha1.ClusterStackKind, v1alpha1.ClusterStackReleaseKind, v1alpha1.ClusterAddonKind},
-			"apply the operator's CustomResourceDefinitions",
-		},
-	} {
-		served, err := server.ServerResourcesForGroupVersion(need.version.String())
-		if err != nil && !apierrors.IsNotFound(err) {
-			return fmt.Errorf("ask the management cluster for its kinds: %w", err)
-		}
-		for _, kind := range need.kinds {
-			if served == nil || !slices.ContainsFunc(served.APIResources, func(r metav1.APIResource) bool { return r.Kind == kind }) {
-				return fmt.Errorf("the management cluster does not serve the kind %s of %s: %s", kind, need.version, need.cure)
-			}
-		}
-	}
-	return nil
-}
-
 // setUp adds all that runs to the manager. Of the management cluster, cfg may change what every replica may.
 func setUp(ctx context.Context, mgr ctrl.Manager, cfg *rest.Config, guard guard, st *store.Store, renders *renderworker.Pool, c Config) error {
 	folder, err := filepath.Abs(c.directory())
@@ -268,37 +239,15 @@ func setUp(ctx context.Context, mgr ctrl.Manager, cfg *rest.Config, guard guard,
 		return err
 	}
 
-	hooks, err := newHookServer(mgr, cfg, c)
-	if err != nil {
-		return err
-	}
 	caches, err := synced(ctx, mgr.GetCache())
 	if err != nil {
 		return err
 	}
 	return errors.Join(
-		mgr.Add(hooks),
-		mgr.AddHealthzCheck("ping", healthz.Ping),
+		addServers(ctx, mgr, cfg, c),
+		mgr.AddHealthzCheck("watchdog", watchdog(metrics.Registry, stuckAfter)),
 		mgr.AddReadyzCheck("caches", caches),
-		mgr.AddReadyzCheck("hooks", hooks.StartedChecker()),
 	)
-}
-
-// newHookServer sets up the answers to Cluster API's hooks, which every replica gives.
-func newHookServer(mgr ctrl.Manager, cfg *rest.Config, c Config) (*hookserver.Server, error) {
-	for _, file := range []string{"tls.crt", "tls.key"} {
-		if _, err := os.Stat(filepath.Join(c.HookCertDir, file)); err != nil {
-			return nil, fmt.Errorf("the hooks need a certificate that Cluster API trusts; put tls.crt and tls.key into the folder of --hook-cert-dir: %w", err)
-		}
-	}
-	// It writes down what it was asked, whoever leads.
-	writer, err := client.New(cfg, client.Options{Scheme: mgr.GetScheme(), Mapper: mgr.GetRESTMapper()})
-	if err != nil {
-		return nil, fmt.Errorf("hook server: %w", err)
-	}
-	return hookserver.New(writer, mgr.GetClient(), mgr.GetAPIReader(), hookserver.Options{
-		Host: c.HookBindAddress, Port: c.HookPort, CertDir: c.HookCertDir,
-	})
 }
 
 // controllerOptions are those of all controllers: what failed is tried again within a minute, because

@@ -237,6 +237,7 @@ func settings(t *testing.T, kubeconfig, releases string) operator.Config {
 	c.Source, c.ReleaseDir, c.StoreDir = operator.SourceDirectory, releases, t.TempDir()
 	c.SourcePollInterval = 100 * time.Millisecond
 	c.HookBindAddress, c.HookCertDir, c.HookPort = "127.0.0.1", certs, freePort(t)
+	c.WebhookBindAddress, c.WebhookCertDir, c.WebhookPort = "127.0.0.1", certs, freePort(t)
 	c.HealthAddress = fmt.Sprintf("127.0.0.1:%d", freePort(t))
 	c.Diagnostics.DiagnosticsAddress, c.Diagnostics.InsecureDiagnostics = "127.0.0.1:0", true
 	c.Diagnostics.TLSMinVersion = "VersionTLS12"

@@ -11,6 +11,7 @@ import (
 	"path/filepath"
 	"slices"
 	"strconv"
+	"strings"
 
 	corev1 "k8s.io/api/core/v1"
 	apiextensionsv1 "k8s.io/apiextensions-apiserver/pkg/apis/apiextensions/v1"
@@ -51,6 +52,11 @@ func (s *Sandbox) readManifests(context.Context) (string, error) {
 		{name: "capi-controller-manager", path: s.opts.Binaries.ClusterAPICore, config: "core", featureGates: "ClusterTopology=true,MachinePool=true,RuntimeSDK=true"},
 		{name: "capi-kubeadm-bootstrap-controller-manager", path: s.opts.Binaries.KubeadmBootstrap, config: "bootstrap-kubeadm", featureGates: "MachinePool=true"},
 		{name: "capi-kubeadm-control-plane-controller-manager", path: s.opts.Binaries.KubeadmControlPlane, config: "control-plane-kubeadm", featureGates: "ClusterTopology=true,MachinePool=true"},
+	}
+	for i := range s.managers {
+		for _, feature := range s.opts.WithoutFeatures {
+			s.managers[i].featureGates = strings.Replace(s.managers[i].featureGates, feature+"=true", feature+"=false", 1)
+		}
 	}
 	var m manifests
 	add := func(p providerManifests) {

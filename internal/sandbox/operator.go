@@ -11,10 +11,12 @@ import (
 	"path/filepath"
 	"strconv"
 
+	admissionregistrationv1 "k8s.io/api/admissionregistration/v1"
 	rbacv1 "k8s.io/api/rbac/v1"
 	apiextensionsv1 "k8s.io/apiextensions-apiserver/pkg/apis/apiextensions/v1"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/runtime"
+	"k8s.io/apimachinery/pkg/runtime/schema"
 	"k8s.io/apimachinery/pkg/watch"
 	"k8s.io/client-go/dynamic"
 	runtimev1 "sigs.k8s.io/cluster-api/api/runtime/v1beta2"
@@ -22,6 +24,7 @@ import (
 	"sigs.k8s.io/yaml"
 
 	"github.com/clusterstacks/cluster-stack-operator/config"
+	"github.com/clusterstacks/cluster-stack-operator/internal/sandbox/crds"
 	"github.com/clusterstacks/cluster-stack-operator/internal/sandbox/failure"
 	"github.com/clusterstacks/cluster-stack-operator/internal/sandbox/pki"
 )
@@ -37,36 +40,45 @@ const (
 const ownLabel = "sandbox.clusterstack.x-k8s.io/operator"
 
 // forgetHooks removes what an earlier start registered when the sandbox runs without an operator now: Cluster API does
-// nothing before every hook server that it knows of has answered.
+// nothing before every hook server that it knows of has answered, and the API server admits nothing that a webhook has
+// to judge.
 func (s *Sandbox) forgetHooks(ctx context.Context) error {
 	client, err := dynamic.NewForConfig(s.config)
 	if err != nil {
 		return err
 	}
-	extensions := client.Resource(runtimev1.GroupVersion.WithResource("extensionconfigs"))
-	return extensions.DeleteCollection(ctx, metav1.DeleteOptions{}, metav1.ListOptions{LabelSelector: ownLabel})
+	for _, resource := range []schema.GroupVersionResource{
+		runtimev1.GroupVersion.WithResource("extensionconfigs"),
+		admissionregistrationv1.SchemeGroupVersion.WithResource("mutatingwebhookconfigurations"),
+		admissionregistrationv1.SchemeGroupVersion.WithResource("validatingwebhookconfigurations"),
+	} {
+		if err := client.Resource(resource).DeleteCollection(ctx, metav1.DeleteOptions{}, metav1.ListOptions{LabelSelector: ownLabel}); err != nil {
+			return err
+		}
+	}
+	return nil
 }
 
 // ownCRDs are the kinds of the sandbox and of the operator. These are installed with or without it, so that a
 // developer can run one by hand.
 func ownCRDs() ([]*apiextensionsv1.CustomResourceDefinition, error) {
-	var crds []*apiextensionsv1.CustomResourceDefinition
+	var own []*apiextensionsv1.CustomResourceDefinition
 	for _, raw := range append(config.CRDs(), failure.CRD()) {
 		crd := &apiextensionsv1.CustomResourceDefinition{}
 		if err := yaml.Unmarshal(raw, crd); err != nil {
 			return nil, err
 		}
-		crds = append(crds, crd)
+		own = append(own, crd)
 	}
-	return crds, nil
+	return own, nil
 }
 
 // startOperator runs the operator as an installation would: with the rights of its ClusterRole and no
 // others, and its hook server known to Cluster API.
 func (s *Sandbox) startOperator(ctx context.Context) (string, error) {
 	dir := s.path("operator")
-	hookCerts := filepath.Join(dir, "hook-certs")
-	if err := os.MkdirAll(hookCerts, 0o700); err != nil {
+	certs := filepath.Join(dir, "certs")
+	if err := os.MkdirAll(certs, 0o700); err != nil {
 		return "", err
 	}
 	if err := s.grantOperator(ctx); err != nil {
@@ -80,7 +92,7 @@ func (s *Sandbox) startOperator(ctx context.Context) (string, error) {
 	if err != nil {
 		return "", err
 	}
-	if err := pair.WriteFiles(filepath.Join(hookCerts, "tls.crt"), filepath.Join(hookCerts, "tls.key")); err != nil {
+	if err := pair.WriteFiles(filepath.Join(certs, "tls.crt"), filepath.Join(certs, "tls.key")); err != nil {
 		return "", err
 	}
 	healthPort, err := s.ports.take(operatorName+"-health", s.ip, 9081)
@@ -88,6 +100,10 @@ func (s *Sandbox) startOperator(ctx context.Context) (string, error) {
 		return "", err
 	}
 	hookPort, err := s.ports.take(operatorName+"-hooks", s.ip, 9442)
+	if err != nil {
+		return "", err
+	}
+	webhookPort, err := s.ports.take(operatorName+"-webhooks", s.ip, 9443)
 	if err != nil {
 		return "", err
 	}
@@ -101,7 +117,8 @@ func (s *Sandbox) startOperator(ctx context.Context) (string, error) {
 		args: []string{
 			"--kubeconfig=" + kubeconfig, "--leader-elect=false",
 			"--health-addr=" + health, "--diagnostics-address=127.0.0.1:0", "--insecure-diagnostics",
-			"--hook-bind-address=" + s.ip, "--hook-port=" + strconv.Itoa(hookPort), "--hook-cert-dir=" + hookCerts,
+			"--hook-bind-address=" + s.ip, "--hook-port=" + strconv.Itoa(hookPort), "--hook-cert-dir=" + certs,
+			"--webhook-bind-address=" + s.ip, "--webhook-port=" + strconv.Itoa(webhookPort), "--webhook-cert-dir=" + certs,
 			"--source=directory", "--release-dir=" + s.opts.Releases, "--store-dir=" + filepath.Join(dir, "store"),
 		},
 		// Its settings and credentials come by environment variables as well as by flags.
@@ -110,7 +127,27 @@ func (s *Sandbox) startOperator(ctx context.Context) (string, error) {
 	if err != nil {
 		return "", err
 	}
+	if err := s.registerWebhooks(ctx, net.JoinHostPort(s.ip, strconv.Itoa(webhookPort))); err != nil {
+		return "", err
+	}
 	return hooks, s.registerHooks(ctx, "https://"+hooks)
+}
+
+// registerWebhooks has the API server ask the operator, as an installation does.
+func (s *Sandbox) registerWebhooks(ctx context.Context, address string) error {
+	for _, document := range config.Webhooks() {
+		objects, err := webhookConfigurations(document, crds.Kustomization{}, webhookServer{address: address, caBundle: s.ca.CertPEM()})
+		if err != nil {
+			return fmt.Errorf("webhooks of the operator: %w", err)
+		}
+		for _, o := range objects {
+			o.SetLabels(map[string]string{ownLabel: ""})
+			if err := s.apply(ctx, o); err != nil {
+				return fmt.Errorf("webhooks of the operator: %w", err)
+			}
+		}
+	}
+	return nil
 }
 
 // grantOperator binds the operator's user to the ClusterRole that is generated from its code.

@@ -52,6 +52,8 @@ type Options struct {
 	// Operator is the path of cluster-stack-operator; empty runs none. Releases is the folder that it reads
 	// releases of cluster stacks from.
 	Operator, Releases string
+	// WithoutFeatures are feature gates of Cluster API that are off, such as RuntimeSDK.
+	WithoutFeatures []string
 	// Lite makes workload clusters lite that do not say otherwise themselves: see infra.ControlPlaneAnnotation.
 	Lite bool
 

@@ -107,7 +107,9 @@ func readGeneration(crt, key []byte) (*generation, error) {
 	return &generation{ca: ca, cert: cert, pair: pair, crt: crt, key: key, authority: encode(ca.Raw)}, nil
 }
 
-func encode(der []byte) []byte { return pem.EncodeToMemory(&pem.Block{Type: "CERTIFICATE", Bytes: der}) }
+func encode(der []byte) []byte {
+	return pem.EncodeToMemory(&pem.Block{Type: "CERTIFICATE", Bytes: der})
+}
 
 // serves tells whether callers can use the certificate at a time under all names.
 func (g *generation) serves(names []string, now time.Time) bool {

@@ -40,6 +40,7 @@ type StartArgs struct {
 	Operator      string
 	Releases      string
 	Lite          bool
+	Without       []string
 }
 
 // Started tells the test where to find what was started.
@@ -119,7 +120,7 @@ func (r *Reaper) Start(args StartArgs, reply *Started) error {
 func (r *Reaper) start(id int, args StartArgs) (*running, error) {
 	opts := sandbox.Options{
 		Dir: r.folder(id), Binaries: args.Binaries, APIServerOnly: args.APIServerOnly,
-		Kubernetes: args.Kubernetes, CRDs: args.CRDs, Operator: args.Operator, Releases: args.Releases, Lite: args.Lite,
+		Kubernetes: args.Kubernetes, CRDs: args.CRDs, Operator: args.Operator, Releases: args.Releases, Lite: args.Lite, WithoutFeatures: args.Without,
 		Log: r.log.WithValues("sandbox", id),
 	}
 	var giveBack func() error

@@ -130,6 +130,11 @@ func WithLite() Option {
 	return func(a *StartArgs) { a.Lite = true }
 }
 
+// WithoutFeature turns a feature gate of Cluster API off, such as RuntimeSDK.
+func WithoutFeature(name string) Option {
+	return func(a *StartArgs) { a.Without = append(a.Without, name) }
+}
+
 // Instance is a management cluster with Cluster API and simulated infrastructure.
 type Instance struct {
 	started Started
