@@ -11,6 +11,7 @@ import (
 	"io"
 	"os"
 	"os/exec"
+	"regexp"
 	"strconv"
 	"strings"
 	"sync"
@@ -253,7 +254,7 @@ func (w *process) autopsy(err error) error {
 		return w.killed
 	case !broken:
 		return &diedError{state: err.Error()}
-	case strings.Contains(said, "out of memory") || strings.Contains(said, "cannot allocate memory"):
+	case outOfMemory.MatchString(said):
 		return &diedError{reason: fmt.Sprintf("needs more than %s MiB of memory", w.memory())}
 	case strings.Contains(said, "stack exceeds"):
 		return &diedError{reason: "nests too deep"}
@@ -264,6 +265,9 @@ func (w *process) autopsy(err error) error {
 		return &diedError{state: w.cmd.ProcessState.String()}
 	}
 }
+
+// outOfMemory matches what Go's runtime says when it gets no more memory, in its several places.
+var outOfMemory = regexp.MustCompile(`out of memory|cannot allocate memory|cannot map pages|errno=12|failed to (reserve|allocate)`)
 
 // crashed is the exit code of a Go program that panics or runs into a fatal error.
 const crashed = 2
