@@ -179,6 +179,7 @@ func newManager(cfg *rest.Config, c Config) (ctrl.Manager, guard, error) {
 				clusterstackrelease.OwnedClasses(): {Label: labels.SelectorFromSet(labels.Set{v1alpha1.InstanceLabel: v1alpha1.InstanceOwned})},
 			},
 		},
+		NewClient: newOwnWrites,
 		Client: client.Options{Cache: &client.CacheOptions{
 			// They are read one by one and live: to cache them means to hold all secrets of all namespaces.
 			DisableFor: []client.Object{&corev1.Secret{}, &corev1.ConfigMap{}},

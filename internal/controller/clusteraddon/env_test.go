@@ -264,7 +264,7 @@ type operator struct {
 func (e *env) start() *operator {
 	e.Helper()
 	f := &faults{}
-	c := &clusters{config: rest.CopyConfig(e.config), connected: true}
+	c := &clusters{config: rest.CopyConfig(e.config), connected: true, tried: time.Now()}
 	c.config.Wrap(f.roundTripper)
 	o := &operator{env: e, faults: f, clusters: c}
 	managed := f.client(e.client)
@@ -296,6 +296,7 @@ func (o *operator) settle() *v1alpha1.ClusterAddon {
 type clusters struct {
 	config    *rest.Config
 	connected bool
+	tried     time.Time
 	watches   []string
 }
 
@@ -304,6 +305,10 @@ func (c *clusters) GetRESTConfig(context.Context, client.ObjectKey) (*rest.Confi
 		return nil, clustercache.ErrClusterNotConnected
 	}
 	return c.config, nil
+}
+
+func (c *clusters) GetHealthCheckingState(context.Context, client.ObjectKey) clustercache.HealthCheckingState {
+	return clustercache.HealthCheckingState{LastProbeTime: c.tried}
 }
 
 func (c *clusters) Watch(_ context.Context, _ client.ObjectKey, watcher clustercache.Watcher) error {

@@ -71,6 +71,7 @@ type Releases interface {
 type Clusters interface {
 	GetRESTConfig(ctx context.Context, cluster client.ObjectKey) (*rest.Config, error)
 	Watch(ctx context.Context, cluster client.ObjectKey, watcher clustercache.Watcher) error
+	GetHealthCheckingState(ctx context.Context, cluster client.ObjectKey) clustercache.HealthCheckingState
 }
 
 // Options are settings whose zero value works.
@@ -215,6 +216,11 @@ func (r *Reconciler) Reconcile(ctx context.Context, addon *v1alpha1.ClusterAddon
 	})
 	if err != nil {
 		return ctrl.Result{}, fmt.Errorf("add finalizer and owner: %w", err)
+	}
+	if w.untried(ctx) {
+		// As after each start of the operator. What is said of the cluster stays until that is known; whoever tries
+		// to connect tells us, if it succeeds.
+		return ctrl.Result{RequeueAfter: spread(r.options.GatePoll)}, nil
 	}
 	return step.Run(ctx, r.client, addon, append(parts,
 		step.Begin(func() { addon.Status.ObservedGeneration = addon.Generation }),

@@ -128,6 +128,17 @@ func controlPlaneVersion(cluster *clusterv1.Cluster) string {
 	return ""
 }
 
+// untried tells that nobody has tried yet to connect to a cluster whose API server can be there.
+func (w *work) untried(ctx context.Context) bool {
+	provisioned := w.cluster.Status.Initialization.InfrastructureProvisioned
+	if !initialized(w.cluster) || provisioned == nil || !*provisioned {
+		return false
+	}
+	_, err := w.clusters.GetRESTConfig(ctx, w.clusterKey())
+	return errors.Is(err, clustercache.ErrClusterNotConnected) &&
+		w.clusters.GetHealthCheckingState(ctx, w.clusterKey()).LastProbeTime.IsZero()
+}
+
 // reachCluster waits until the control plane can be talked to.
 func (w *work) reachCluster(ctx context.Context) (step.Outcome, error) {
 	w.addon.Status.Ready = false // said again once all steps are done
