@@ -45,6 +45,8 @@ type Options struct {
 	TLS *tls.Config
 	// Observe is told of each request when it arrives. It must not block.
 	Observe func(Event)
+	// Wrap, if set, stands before the proxy, for harm that no rule describes. It sees every request first.
+	Wrap func(http.Handler) http.Handler
 	// Log gets what goes wrong without having been asked for.
 	Log logr.Logger
 }
@@ -171,8 +173,12 @@ func listen(ctx context.Context, target string, opts Options, reach func() (tran
 		p.observe = func(Event) {}
 	}
 	p.forwarder, p.upgrader = p.reverseProxy(transport.any), p.reverseProxy(transport.http1)
+	var handler http.Handler = http.HandlerFunc(p.serve)
+	if opts.Wrap != nil {
+		handler = opts.Wrap(handler)
+	}
 	p.server = &http.Server{
-		Handler:     http.HandlerFunc(p.serve),
+		Handler:     handler,
 		BaseContext: func(net.Listener) context.Context { return ctx },
 		ConnContext: func(ctx context.Context, conn net.Conn) context.Context {
 			return context.WithValue(ctx, connKey{}, conn)

@@ -54,8 +54,9 @@ type Server struct {
 	docs   map[[sha256.Size]byte]weak.Pointer[documents]
 }
 
-// Listen starts a server without stand-ins, on loopback.
-func Listen() (*Server, error) {
+// Listen starts a server without stand-ins, on loopback. Each of wrap stands before all of them, and sees a request
+// for a stand-in below /clusters/<its name>.
+func Listen(wrap ...func(http.Handler) http.Handler) (*Server, error) {
 	ca, err := pki.NewCA("stand-ins")
 	if err != nil {
 		return nil, err
@@ -76,8 +77,12 @@ func Listen() (*Server, error) {
 	clients.AppendCertsFromPEM(ca.CertPEM())
 	var ctx context.Context
 	ctx, s.cancel = context.WithCancel(context.Background())
+	var handler http.Handler = http.HandlerFunc(s.serve)
+	for _, w := range wrap {
+		handler = w(handler)
+	}
 	s.http = &http.Server{
-		Handler:     http.HandlerFunc(s.serve),
+		Handler:     handler,
 		BaseContext: func(net.Listener) context.Context { return ctx },
 		TLSConfig: &tls.Config{
 			MinVersion: tls.VersionTLS12, Certificates: []tls.Certificate{certificate},

@@ -1,0 +1,251 @@
+// Copyright The Cluster Stack Operator Authors.
+// SPDX-License-Identifier: Apache-2.0
+
+// Package operatortest runs the real operator against many clusters that cost next to nothing: a management API
+// server without controllers, and stand-ins for the API servers of workload clusters. The test plays Cluster API.
+//
+// Everything that the operator sends goes through handlers of the test, which can let it die at any request.
+package operatortest
+
+import (
+	"bytes"
+	"context"
+	"crypto/tls"
+	"crypto/x509"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io"
+	"net"
+	"net/http"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"strconv"
+	"sync"
+	"testing"
+	"time"
+
+	runtimehooksv1 "sigs.k8s.io/cluster-api/api/runtime/hooks/v1alpha1"
+
+	"github.com/clusterstacks/cluster-stack-operator/internal/sandbox/pki"
+	"github.com/clusterstacks/cluster-stack-operator/internal/sandbox/process"
+	"github.com/clusterstacks/cluster-stack-operator/internal/sandbox/sandboxtest"
+)
+
+// Root is the repository, seen from a package below test/operator.
+const Root = "../../.."
+
+// Patience is how long a test waits for one thing to happen, many times what it takes: the machine may be busy.
+const Patience = 3 * time.Minute
+
+// Program builds the operator once for a package of tests, and returns its path.
+func Program(t testing.TB) string {
+	t.Helper()
+	path, err := built()
+	if err != nil {
+		t.Fatalf("build the operator: %v", err)
+	}
+	return path
+}
+
+var built = sync.OnceValues(func() (string, error) {
+	here, err := os.Getwd()
+	if err != nil {
+		return "", err
+	}
+	// Below the repository's bin: a folder that git ignores, and that the next run builds into again.
+	path, err := filepath.Abs(filepath.Join(Root, "bin", "test", filepath.Base(here), "cluster-stack-operator"))
+	if err != nil {
+		return "", err
+	}
+	cmd := exec.Command("go", "build", "-o", path, "./cmd/cluster-stack-operator") //nolint:noctx // as long as it takes
+	cmd.Dir = Root
+	if out, err := cmd.CombinedOutput(); err != nil {
+		return "", fmt.Errorf("%w\n%s", err, out)
+	}
+	return path, nil
+})
+
+// Operator is a process of the operator.
+type Operator struct {
+	*process.Process
+	log         string
+	hooks       int
+	diagnostics int
+	health      int
+	callers     *http.Client
+}
+
+// Launch starts an operator that reaches the management cluster by a kubeconfig. It is killed at the end of the test
+// at the latest.
+func Launch(t testing.TB, kubeconfig []byte, releases, store string, args ...string) *Operator {
+	t.Helper()
+	dir := t.TempDir()
+	if logs := os.Getenv(sandboxtest.LogsVariable); logs != "" {
+		dir = filepath.Join(logs, filepath.Base(filepath.Dir(dir))+"-"+filepath.Base(dir))
+		if err := os.MkdirAll(dir, 0o700); err != nil {
+			t.Fatal(err)
+		}
+	}
+	ca, err := pki.NewCA("operator")
+	if err != nil {
+		t.Fatal(err)
+	}
+	serving, err := ca.Issue(pki.Request{CommonName: "hooks", IPs: []net.IP{net.IPv4(127, 0, 0, 1)}, Server: true})
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := serving.WriteFiles(filepath.Join(dir, "tls.crt"), filepath.Join(dir, "tls.key")); err != nil {
+		t.Fatal(err)
+	}
+	config := filepath.Join(dir, "kubeconfig")
+	if err := os.WriteFile(config, kubeconfig, 0o600); err != nil {
+		t.Fatal(err)
+	}
+	roots := x509.NewCertPool()
+	roots.AppendCertsFromPEM(ca.CertPEM())
+	o := &Operator{
+		log: filepath.Join(dir, "operator.log"), hooks: freePort(t), diagnostics: freePort(t), health: freePort(t),
+		callers: &http.Client{
+			Timeout:   10 * time.Second, // as Cluster API's
+			Transport: &http.Transport{TLSClientConfig: &tls.Config{RootCAs: roots, MinVersion: tls.VersionTLS12}, MaxIdleConnsPerHost: 10},
+		},
+	}
+	at := func(port int) string { return "127.0.0.1:" + strconv.Itoa(port) }
+	o.Process, err = process.Start(process.Spec{
+		Name: "cluster-stack-operator", Path: Program(t), LogFile: o.log,
+		Args: append([]string{
+			"--kubeconfig=" + config, "--leader-elect=false",
+			"--source=directory", "--release-dir=" + releases, "--store-dir=" + store, "--source-poll-interval=500ms",
+			"--hook-bind-address=127.0.0.1", "--hook-port=" + strconv.Itoa(o.hooks), "--hook-cert-dir=" + dir,
+			"--health-addr=" + at(o.health), "--diagnostics-address=" + at(o.diagnostics), "--insecure-diagnostics",
+			"--kube-api-qps=10000", "--kube-api-burst=10000",
+		}, args...),
+	})
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() {
+		o.End()
+		o.callers.CloseIdleConnections()
+		if t.Failed() {
+			t.Logf("the end of %s:\n%s", o.log, tail(o.log))
+		}
+	})
+	return o
+}
+
+// End kills the operator and returns when it is gone.
+func (o *Operator) End() {
+	o.Kill()
+	<-o.Done()
+}
+
+// AwaitReady waits until the operator says that it is ready.
+func (o *Operator) AwaitReady(t testing.TB) {
+	t.Helper()
+	ctx, cancel := context.WithTimeout(t.Context(), Patience)
+	defer cancel()
+	err := o.Await(ctx, func(ctx context.Context) error {
+		_, err := get(ctx, "http://127.0.0.1:"+strconv.Itoa(o.health)+"/readyz")
+		return err
+	})
+	if err != nil {
+		t.Fatalf("the operator does not become ready: %v", err)
+	}
+}
+
+func get(ctx context.Context, url string) ([]byte, error) {
+	request, err := http.NewRequestWithContext(ctx, http.MethodGet, url, http.NoBody)
+	if err != nil {
+		return nil, err
+	}
+	response, err := http.DefaultClient.Do(request)
+	if err != nil {
+		return nil, err
+	}
+	defer response.Body.Close()
+	data, err := io.ReadAll(response.Body)
+	if err == nil && response.StatusCode != http.StatusOK {
+		err = fmt.Errorf("%s: %s", response.Status, data)
+	}
+	return data, err
+}
+
+// Ask calls the hook BeforeClusterUpgrade as Cluster API does. It says what the upgrade waits for, and nothing when
+// it may go on. An error is no answer.
+func (o *Operator) Ask(ctx context.Context, cluster json.RawMessage, from, to string) (hold string, err error) {
+	body, err := json.Marshal(map[string]any{
+		"apiVersion": runtimehooksv1.GroupVersion.String(), "kind": "BeforeClusterUpgradeRequest",
+		"fromKubernetesVersion": from, "toKubernetesVersion": to, "cluster": cluster,
+	})
+	if err != nil {
+		return "", err
+	}
+	url := fmt.Sprintf("https://127.0.0.1:%d/hooks.runtime.cluster.x-k8s.io/v1alpha1/beforeclusterupgrade/before-cluster-upgrade", o.hooks)
+	request, err := http.NewRequestWithContext(ctx, http.MethodPost, url, bytes.NewReader(body))
+	if err != nil {
+		return "", err
+	}
+	request.Header.Set("Content-Type", "application/json")
+	answer, err := o.callers.Do(request)
+	if err != nil {
+		return "", err
+	}
+	defer answer.Body.Close()
+	var response runtimehooksv1.BeforeClusterUpgradeResponse
+	if err := json.NewDecoder(answer.Body).Decode(&response); err != nil {
+		return "", fmt.Errorf("%s: %w", answer.Status, err)
+	}
+	switch {
+	case response.Status != runtimehooksv1.ResponseStatusSuccess:
+		return "", fmt.Errorf("the hook failed: %s", response.Message)
+	case response.RetryAfterSeconds == 0:
+		return "", nil
+	case response.Message == "":
+		return "", errors.New("the hook holds the upgrade and does not say why")
+	}
+	return response.Message, nil
+}
+
+// Busy tells whether a controller of the operator works or has something to do at once.
+func (o *Operator) Busy(ctx context.Context) (bool, error) {
+	data, err := get(ctx, "http://127.0.0.1:"+strconv.Itoa(o.diagnostics)+"/metrics")
+	if err != nil {
+		return false, err
+	}
+	started := false
+	for line := range bytes.Lines(data) {
+		name, value, _ := bytes.Cut(bytes.TrimSpace(line), []byte("} "))
+		switch {
+		case bytes.HasPrefix(name, []byte("workqueue_depth{")), bytes.HasPrefix(name, []byte("controller_runtime_active_workers{")):
+			if string(value) != "0" {
+				return true, nil
+			}
+		case bytes.HasPrefix(name, []byte("controller_runtime_reconcile_total{")):
+			started = started || string(value) != "0"
+		}
+	}
+	return !started, nil
+}
+
+func freePort(t testing.TB) int {
+	t.Helper()
+	listener, err := (&net.ListenConfig{}).Listen(t.Context(), "tcp", "127.0.0.1:0")
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer func() { _ = listener.Close() }()
+	return listener.Addr().(*net.TCPAddr).Port
+}
+
+// tail returns the last lines of a file.
+func tail(file string) string {
+	data, err := os.ReadFile(file)
+	if err != nil {
+		return err.Error()
+	}
+	lines := bytes.Split(bytes.TrimSpace(data), []byte("\n"))
+	return string(bytes.Join(lines[max(0, len(lines)-5):], []byte("\n")))
+}

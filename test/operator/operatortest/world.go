@@ -1,0 +1,597 @@
+// Copyright The Cluster Stack Operator Authors.
+// SPDX-License-Identifier: Apache-2.0
+
+package operatortest
+
+import (
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"net/http"
+	"os"
+	"path/filepath"
+	"slices"
+	"strings"
+	"sync/atomic"
+	"testing"
+	"testing/fstest"
+	"time"
+
+	corev1 "k8s.io/api/core/v1"
+	eventsv1 "k8s.io/api/events/v1"
+	rbacv1 "k8s.io/api/rbac/v1"
+	apierrors "k8s.io/apimachinery/pkg/api/errors"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"k8s.io/apimachinery/pkg/apis/meta/v1/unstructured"
+	"k8s.io/apimachinery/pkg/runtime/schema"
+	"k8s.io/apimachinery/pkg/types"
+	"k8s.io/client-go/rest"
+	clusterv1 "sigs.k8s.io/cluster-api/api/core/v1beta2"
+	"sigs.k8s.io/controller-runtime/pkg/client"
+	"sigs.k8s.io/yaml"
+
+	"github.com/clusterstacks/cluster-stack-operator/api/v1alpha1"
+	"github.com/clusterstacks/cluster-stack-operator/config"
+	"github.com/clusterstacks/cluster-stack-operator/internal/apitest"
+	"github.com/clusterstacks/cluster-stack-operator/internal/apitest/kinds"
+	"github.com/clusterstacks/cluster-stack-operator/internal/release"
+	"github.com/clusterstacks/cluster-stack-operator/internal/release/releasetest"
+	"github.com/clusterstacks/cluster-stack-operator/internal/sandbox/faultproxy"
+	"github.com/clusterstacks/cluster-stack-operator/internal/sandbox/sandboxtest"
+	"github.com/clusterstacks/cluster-stack-operator/internal/sandbox/standin"
+)
+
+// World is a management cluster in which only the operator does anything, and the workload clusters of it.
+type World struct {
+	t testing.TB
+	// Client and Config are those of an administrator of the management cluster.
+	Client client.WithWatch
+	Config *rest.Config
+	// Fates are those of the operator.
+	Fates Fates
+	// Releases is the folder that the operator has for its source.
+	Releases string
+	// Goes, if set, is told that Cluster API was allowed to go on with the upgrade of a tenant, before it does.
+	Goes func(*Tenant)
+
+	store    string
+	standins *standin.Server
+	tenants  []*Tenant
+	writes   atomic.Int64
+}
+
+// user is who the operator is, with exactly the rights of its ClusterRole.
+const user = "cluster-stack-operator"
+
+// New makes a world without clusters. Of a world's management cluster there is one in a package of tests.
+func New(t testing.TB) *World {
+	t.Helper()
+	w := &World{t: t, Config: sandboxtest.APIServer(t), Releases: t.TempDir(), store: t.TempDir()}
+	w.Client = kinds.Client(t, w.Config)
+	role := &rbacv1.ClusterRole{}
+	if err := yaml.Unmarshal(config.ClusterRole(), role); err != nil {
+		t.Fatal(err)
+	}
+	for _, object := range []client.Object{role, &rbacv1.ClusterRoleBinding{
+		ObjectMeta: metav1.ObjectMeta{Name: role.Name},
+		RoleRef:    rbacv1.RoleRef{APIGroup: rbacv1.GroupName, Kind: "ClusterRole", Name: role.Name},
+		Subjects:   []rbacv1.Subject{{APIGroup: rbacv1.GroupName, Kind: rbacv1.UserKind, Name: user}},
+	}} {
+		if err := w.Client.Create(t.Context(), object); client.IgnoreAlreadyExists(err) != nil {
+			t.Fatal(err)
+		}
+	}
+	var err error
+	if w.standins, err = standin.Listen(w.Fates.Handler, w.counted); err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { _ = w.standins.Close() })
+	return w
+}
+
+// counted counts what the operator sends to change something.
+func (w *World) counted(next http.Handler) http.Handler {
+	return http.HandlerFunc(func(rw http.ResponseWriter, r *http.Request) {
+		if r.Method != http.MethodGet && strings.Contains(r.UserAgent(), "cluster-stack-operator") && !strings.Contains(r.URL.Path, "/leases") {
+			w.writes.Add(1)
+		}
+		next.ServeHTTP(rw, r)
+	})
+}
+
+// Writes is how many requests to change something the operators have sent to any cluster.
+func (w *World) Writes() int64 { return w.writes.Load() }
+
+// Proxy is a way to the management cluster for one operator.
+func (w *World) Proxy(t testing.TB, observe func(faultproxy.Event)) *faultproxy.Proxy {
+	t.Helper()
+	as := rest.CopyConfig(w.Config)
+	as.Impersonate.UserName = user
+	proxy, err := faultproxy.ListenKubernetes(t.Context(), as, faultproxy.Options{
+		Observe: observe,
+		Wrap:    func(next http.Handler) http.Handler { return w.counted(w.Fates.Handler(next)) },
+	})
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { _ = proxy.Close() })
+	return proxy
+}
+
+// Live starts an operator, and returns when it is ready.
+func (w *World) Live(t testing.TB, args ...string) *Operator {
+	t.Helper()
+	o := w.Start(t, w.Proxy(t, nil), args...)
+	o.AwaitReady(t)
+	return o
+}
+
+// Start starts an operator that goes through a proxy.
+func (w *World) Start(t testing.TB, proxy *faultproxy.Proxy, args ...string) *Operator {
+	t.Helper()
+	kubeconfig, err := proxy.Kubeconfig()
+	if err != nil {
+		t.Fatal(err)
+	}
+	return Launch(t, kubeconfig, w.Releases, w.store, args...)
+}
+
+// Publish makes a release appear at the source, whole at once, or another content of one that is there.
+func (w *World) Publish(t testing.TB, tag string, files fstest.MapFS) {
+	t.Helper()
+	aside, err := os.MkdirTemp(w.Releases, ".")
+	if err != nil {
+		t.Fatal(err)
+	}
+	for name, file := range files {
+		if err := os.WriteFile(filepath.Join(aside, name), file.Data, 0o600); err != nil {
+			t.Fatal(err)
+		}
+	}
+	place := filepath.Join(w.Releases, tag)
+	if err := os.RemoveAll(place); err != nil {
+		t.Fatal(err)
+	}
+	if err := os.Rename(aside, place); err != nil {
+		t.Fatal(err)
+	}
+}
+
+// Release is a release with a class, and with addons that are applied in that order at creation and upgrade. Each is
+// given by the templates of its chart; in them, .Values.cluster is the name of the Cluster.
+func Release(t testing.TB, tag string, addons ...Addon) fstest.MapFS {
+	t.Helper()
+	name, err := release.ParseName(tag)
+	if err != nil {
+		t.Fatal(err)
+	}
+	files := releasetest.Multistage(tag)
+	stages, archive := "", map[string]string{}
+	for _, addon := range addons {
+		stages += "    - {name: " + addon.Name + ", action: apply}\n"
+		archive[addon.Name+"/Chart.yaml"] = releasetest.Chart(addon.Name, "v1")
+		archive[addon.Name+"/overwrite.yaml"] = "cluster: \"{{ .Cluster.metadata.name }}\"\n"
+		archive[addon.Name+"/templates/all.yaml"] = addon.Templates
+	}
+	files[release.StagesFile] = &fstest.MapFile{Data: []byte("apiVersion: clusteraddonconfig.x-k8s.io/v1alpha1\naddonStages:\n" +
+		"  AfterControlPlaneInitialized:\n" + stages + "  BeforeClusterUpgrade:\n" + stages)}
+	files[releasetest.AddonPackage(tag)] = &fstest.MapFile{Data: releasetest.Archive(archive)}
+	files[releasetest.ClassPackage(tag)] = &fstest.MapFile{Data: releasetest.Archive(map[string]string{
+		"c/Chart.yaml":           releasetest.Chart(name.Prefix()+"-cluster-class", name.Version.String()),
+		"c/templates/class.yaml": class,
+	})}
+	return files
+}
+
+// Addon is an addon with the templates of its chart.
+type Addon struct{ Name, Templates string }
+
+// class is the least that a ClusterClass and its templates can be.
+const class = `{{- $name := printf "%s-%s" .Release.Name .Chart.Version }}
+apiVersion: cluster.x-k8s.io/v1beta2
+kind: ClusterClass
+metadata:
+  name: {{ $name }}
+spec:
+  infrastructure:
+    templateRef: {apiVersion: infrastructure.cluster.x-k8s.io/v1beta2, kind: DevClusterTemplate, name: {{ $name }}}
+  controlPlane:
+    templateRef: {apiVersion: controlplane.cluster.x-k8s.io/v1beta2, kind: KubeadmControlPlaneTemplate, name: {{ $name }}}
+---
+apiVersion: infrastructure.cluster.x-k8s.io/v1beta2
+kind: DevClusterTemplate
+metadata:
+  name: {{ $name }}
+spec: {template: {spec: {backend: {inMemory: {}}}}}
+`
+
+// Tenant is a namespace with one Cluster, for which the test plays Cluster API.
+type Tenant struct {
+	// Namespace is also the name of the stand-in.
+	Namespace string
+	// Workload is a client of an administrator of the workload cluster.
+	Workload client.WithWatch
+
+	w       *World
+	standin *standin.Cluster
+	cluster types.UID
+	// upgrading is what the tenant waits for to go on from one version to the other.
+	upgrading *upgrade
+	asked     string // the state of the ClusterAddon that the hook was asked in last
+	foreign   map[string]string
+}
+
+type upgrade struct{ from, to string }
+
+// ClusterName is the name of the Cluster of each tenant.
+const ClusterName = "c"
+
+// finalizer is Cluster API's on the Cluster.
+const finalizer = "test/cluster-api"
+
+// Tenant makes a namespace with ClusterStacks and with objects that are nobody's business.
+func (w *World) Tenant(t testing.TB, stacks ...string) *Tenant {
+	t.Helper()
+	tenant := &Tenant{w: w, Namespace: kinds.Namespace(t, w.Client), foreign: map[string]string{}}
+	var err error
+	if tenant.standin, err = w.standins.Add(tenant.Namespace, "v1.36.3"); err != nil {
+		t.Fatal(err)
+	}
+	cfg, err := tenant.standin.Config()
+	if err != nil {
+		t.Fatal(err)
+	}
+	if tenant.Workload, err = client.NewWithWatch(cfg, client.Options{Scheme: w.Client.Scheme()}); err != nil {
+		t.Fatal(err)
+	}
+	labels := map[string]string{v1alpha1.InstanceLabel: v1alpha1.InstanceOwned}
+	for where, c := range map[string]client.Client{"management": w.Client, "workload": tenant.Workload} {
+		ns := map[string]string{"management": tenant.Namespace, "workload": metav1.NamespaceSystem}[where]
+		for name, labels := range map[string]map[string]string{"foreign": nil, "foreign-with-our-label": labels} {
+			object := &corev1.ConfigMap{ObjectMeta: metav1.ObjectMeta{Namespace: ns, Name: name, Labels: labels}}
+			if err := c.Create(t.Context(), object); err != nil {
+				t.Fatal(err)
+			}
+			tenant.foreign[where+" "+name] = object.ResourceVersion
+		}
+	}
+	for _, minor := range stacks {
+		tenant.Subscribe(t, minor, "v1")
+	}
+	w.tenants = append(w.tenants, tenant)
+	return tenant
+}
+
+// Subscribe creates the ClusterStack for a minor of Kubernetes with some versions.
+func (n *Tenant) Subscribe(t testing.TB, minor string, versions ...string) {
+	t.Helper()
+	stack := &v1alpha1.ClusterStack{
+		ObjectMeta: metav1.ObjectMeta{Namespace: n.Namespace, Name: "starter-" + strings.ReplaceAll(minor, ".", "-")},
+		Spec: v1alpha1.ClusterStackSpec{
+			Provider: "docker", Name: "starter", KubernetesVersion: minor, Versions: versions, NoProvider: true,
+		},
+	}
+	if err := n.w.Client.Create(t.Context(), stack); err != nil {
+		t.Fatal(err)
+	}
+}
+
+// Create creates the Cluster, whose control plane is there at once.
+func (n *Tenant) Create(t testing.TB, class, version string) {
+	t.Helper()
+	ctx := t.Context()
+	cluster := apitest.Cluster(n.Namespace, ClusterName, class, version)
+	cluster.Finalizers = []string{finalizer}
+	if err := n.w.Client.Create(ctx, cluster); err != nil {
+		t.Fatal(err)
+	}
+	n.cluster = cluster.UID
+	kubeconfig, err := n.standin.Kubeconfig()
+	if err != nil {
+		t.Fatal(err)
+	}
+	secret := &corev1.Secret{
+		ObjectMeta: metav1.ObjectMeta{
+			Namespace: n.Namespace, Name: ClusterName + "-kubeconfig", Labels: map[string]string{clusterv1.ClusterNameLabel: ClusterName},
+		},
+		Type: clusterv1.ClusterSecretType,
+		Data: map[string][]byte{"value": kubeconfig},
+	}
+	if err := n.w.Client.Create(ctx, secret); err != nil {
+		t.Fatal(err)
+	}
+	n.status(t, func(cluster *clusterv1.Cluster) {
+		apitest.Initialize(cluster)
+		setVersion(cluster, version)
+	})
+}
+
+func setVersion(cluster *clusterv1.Cluster, version string) {
+	cluster.Status.ControlPlane = &clusterv1.ClusterControlPlaneStatus{Versions: []clusterv1.StatusVersion{{Version: version, Replicas: 1}}}
+}
+
+func (n *Tenant) status(t testing.TB, change func(*clusterv1.Cluster)) {
+	t.Helper()
+	cluster := n.Cluster(t)
+	change(cluster)
+	if err := n.w.Client.Status().Update(t.Context(), cluster); err != nil {
+		t.Fatal(err)
+	}
+}
+
+// Cluster reads the Cluster.
+func (n *Tenant) Cluster(t testing.TB) *clusterv1.Cluster {
+	t.Helper()
+	cluster := &clusterv1.Cluster{}
+	if err := n.w.Client.Get(t.Context(), n.key(), cluster); err != nil {
+		t.Fatal(err)
+	}
+	return cluster
+}
+
+func (n *Tenant) key() client.ObjectKey {
+	return client.ObjectKey{Namespace: n.Namespace, Name: ClusterName}
+}
+
+// Use edits the topology of the Cluster as its user does. When the version changes, Cluster API holds it until the hook
+// lets it go on.
+func (n *Tenant) Use(t testing.TB, class, version string) {
+	t.Helper()
+	cluster := n.Cluster(t)
+	from := cluster.Spec.Topology.Version
+	apitest.Use(cluster, class, version)
+	if err := n.w.Client.Update(t.Context(), cluster); err != nil {
+		t.Fatal(err)
+	}
+	if n.upgrading, n.asked = nil, ""; from != version {
+		n.upgrading = &upgrade{from: from, to: version}
+	}
+}
+
+// Held tells whether an upgrade of Kubernetes waits for the hook.
+func (n *Tenant) Held() bool { return n.upgrading != nil }
+
+// Ask asks the hook whether a held upgrade may go on, if it was not asked yet in this state of the ClusterAddon.
+// When it may, Cluster API replaces the control plane.
+func (n *Tenant) Ask(t testing.TB, o *Operator, addon *v1alpha1.ClusterAddon) {
+	t.Helper()
+	if n.upgrading == nil || addon != nil && addon.ResourceVersion == n.asked {
+		return
+	}
+	cluster := n.Cluster(t)
+	cluster.Status = clusterv1.ClusterStatus{} // Cluster API does not send it
+	cluster.SetGroupVersionKind(clusterv1.GroupVersion.WithKind(clusterv1.ClusterKind))
+	body, err := json.Marshal(cluster)
+	if err != nil {
+		t.Fatal(err)
+	}
+	hold, err := o.Ask(t.Context(), body, n.upgrading.from, n.upgrading.to)
+	if err != nil || hold != "" {
+		// Asked again when something has changed. What asking itself changes is seen by then.
+		if n.asked = ""; err == nil && addon != nil {
+			n.asked = addon.ResourceVersion
+		}
+		return
+	}
+	if n.w.Goes != nil {
+		n.w.Goes(n)
+	}
+	to := n.upgrading.to
+	n.upgrading = nil
+	n.status(t, func(cluster *clusterv1.Cluster) { setVersion(cluster, to) })
+}
+
+// Delete deletes the Cluster, and then all else.
+func (n *Tenant) Delete(t testing.TB) {
+	t.Helper()
+	if err := n.w.Client.Delete(t.Context(), n.Cluster(t)); err != nil {
+		t.Fatal(err)
+	}
+}
+
+// Collect does once what Cluster API and Kubernetes do with what is deleted: the Cluster goes when its ClusterAddon is
+// let go, then the ClusterStacks, and what they own with them. It returns what is left.
+func (n *Tenant) Collect(ctx context.Context) ([]string, error) {
+	c := n.w.Client
+	cluster := &clusterv1.Cluster{}
+	addon := &v1alpha1.ClusterAddon{}
+	errCluster := c.Get(ctx, n.key(), cluster)
+	errAddon := c.Get(ctx, client.ObjectKey{Namespace: n.Namespace, Name: v1alpha1.ClusterAddonName(ClusterName)}, addon)
+	if err := errors.Join(client.IgnoreNotFound(errCluster), client.IgnoreNotFound(errAddon)); err != nil {
+		return nil, err
+	}
+	if errCluster == nil {
+		if errAddon == nil && slices.Contains(addon.Finalizers, v1alpha1.ClusterAddonFinalizer) {
+			return []string{"the operator holds the ClusterAddon"}, nil
+		}
+		before := cluster.DeepCopy()
+		cluster.Finalizers = nil
+		return []string{"the Cluster"}, client.IgnoreNotFound(c.Patch(ctx, cluster, client.MergeFrom(before)))
+	}
+	if err := c.DeleteAllOf(ctx, &v1alpha1.ClusterStack{}, client.InNamespace(n.Namespace)); err != nil {
+		return nil, err
+	}
+	return n.garbage(ctx)
+}
+
+// garbage deletes what has owners, all of which are gone, as the garbage collector does.
+func (n *Tenant) garbage(ctx context.Context) ([]string, error) {
+	objects, err := n.w.objects(ctx, n.Namespace)
+	if err != nil {
+		return nil, err
+	}
+	there := map[types.UID]bool{}
+	for _, o := range objects[n.Namespace] {
+		there[o.GetUID()] = true
+	}
+	var left []string
+	for _, o := range objects[n.Namespace] {
+		owners := o.GetOwnerReferences()
+		if o.GetKind() == "ConfigMap" || o.GetKind() == "Secret" && len(owners) == 0 {
+			continue // the test's
+		}
+		left = append(left, o.GetKind()+" "+o.GetName())
+		orphan := len(owners) > 0 && !slices.ContainsFunc(owners, func(r metav1.OwnerReference) bool { return there[r.UID] })
+		if orphan && o.GetDeletionTimestamp() == nil {
+			if err := n.w.Client.Delete(ctx, o, client.Preconditions{UID: new(o.GetUID())}); client.IgnoreNotFound(err) != nil && !apierrors.IsConflict(err) {
+				return nil, err
+			}
+		}
+	}
+	return left, nil
+}
+
+// looked are the kinds in the management cluster that a tenant has.
+var looked = []schema.GroupVersionKind{
+	v1alpha1.GroupVersion.WithKind("ClusterStack"), v1alpha1.GroupVersion.WithKind("ClusterStackRelease"), v1alpha1.GroupVersion.WithKind("ClusterAddon"),
+	clusterv1.GroupVersion.WithKind("Cluster"), clusterv1.GroupVersion.WithKind("ClusterClass"),
+	{Group: "infrastructure.cluster.x-k8s.io", Version: "v1beta2", Kind: "DevClusterTemplate"},
+	{Version: "v1", Kind: "Secret"}, {Version: "v1", Kind: "ConfigMap"},
+}
+
+// objects are those of the tenants in the management cluster, by namespace; of one namespace if it is given.
+func (w *World) objects(ctx context.Context, namespace string) (map[string][]*unstructured.Unstructured, error) {
+	found := map[string][]*unstructured.Unstructured{}
+	for _, kind := range looked {
+		list := &unstructured.UnstructuredList{}
+		list.SetGroupVersionKind(kind)
+		if err := w.Client.List(ctx, list, client.InNamespace(namespace)); err != nil {
+			return nil, err
+		}
+		for i := range list.Items {
+			o := &list.Items[i]
+			found[o.GetNamespace()] = append(found[o.GetNamespace()], o)
+		}
+	}
+	return found, nil
+}
+
+// Await looks again and again until done holds for each of some tenants, and plays Cluster API meanwhile. The function
+// gets the ClusterAddon, nil if there is none, and says what is missing.
+func (w *World) Await(t testing.TB, o *Operator, tenants []*Tenant, done func(*Tenant, *v1alpha1.ClusterAddon) string) {
+	t.Helper()
+	ctx, cancel := context.WithTimeout(t.Context(), Patience)
+	defer cancel()
+	tick := time.NewTicker(100 * time.Millisecond)
+	defer tick.Stop()
+	missing := ""
+	for {
+		addons := &v1alpha1.ClusterAddonList{}
+		if err := w.Client.List(ctx, addons); ctx.Err() != nil {
+			t.Fatalf("waited in vain: %s", missing)
+		} else if err != nil {
+			t.Fatal(err)
+		}
+		missing = ""
+		for _, n := range tenants {
+			var addon *v1alpha1.ClusterAddon
+			if i := slices.IndexFunc(addons.Items, func(a v1alpha1.ClusterAddon) bool { return a.Namespace == n.Namespace }); i >= 0 {
+				addon = &addons.Items[i]
+			}
+			n.Ask(t, o, addon)
+			if what := done(n, addon); what != "" {
+				missing = n.Namespace + ": " + what
+			}
+		}
+		if missing == "" {
+			return
+		}
+		select {
+		case <-o.Done():
+			t.Fatalf("the operator ended by itself: %v", o.Err())
+		case <-ctx.Done():
+			t.Fatalf("waited in vain: %s", missing)
+		case <-tick.C:
+		}
+	}
+}
+
+// Reached is what Await waits for: the tenant's cluster has the addons of a class, and all is as it should be.
+func Reached(class string) func(*Tenant, *v1alpha1.ClusterAddon) string {
+	return func(n *Tenant, addon *v1alpha1.ClusterAddon) string {
+		switch {
+		case addon == nil:
+			return "there is no ClusterAddon"
+		case n.Held():
+			return "the upgrade is held: " + Describe(addon)
+		case addon.Spec.ClusterStack != class || !addon.Status.Ready || !addon.Status.Conditions.IsTrue(v1alpha1.ReadyCondition):
+			return Describe(addon)
+		}
+		return ""
+	}
+}
+
+// Describe puts the state of a ClusterAddon in words.
+func Describe(addon *v1alpha1.ClusterAddon) string {
+	lines := []string{"has " + addon.Spec.ClusterStack}
+	for _, c := range addon.Status.Conditions {
+		lines = append(lines, fmt.Sprintf("%s=%s %s: %s", c.Type, c.Status, c.Reason, c.Message))
+	}
+	return strings.Join(append(lines, addon.Annotations[v1alpha1.RolloutAnnotation]), "; ")
+}
+
+// AwaitRest waits until the operator has nothing to do any more.
+func (w *World) AwaitRest(t testing.TB, o *Operator) {
+	t.Helper()
+	ctx, cancel := context.WithTimeout(t.Context(), Patience)
+	defer cancel()
+	tick := time.NewTicker(100 * time.Millisecond)
+	defer tick.Stop()
+	// Looked at more than once: between a change and the event about it all queues are empty.
+	for quiet, writes := 0, w.Writes(); quiet < 10; quiet++ {
+		busy, err := o.Busy(ctx)
+		if err != nil {
+			t.Fatal(err)
+		}
+		if now := w.Writes(); busy || now != writes {
+			quiet, writes = -1, now
+		}
+		select {
+		case <-ctx.Done():
+			t.Fatal("the operator does not come to rest")
+		case <-tick.C:
+		}
+	}
+}
+
+// CheckForeign checks that nobody has touched what is not the operator's.
+func (n *Tenant) CheckForeign(t testing.TB) {
+	t.Helper()
+	for what, version := range n.foreign {
+		where, name, _ := strings.Cut(what, " ")
+		c, key := n.w.Client, client.ObjectKey{Namespace: n.Namespace, Name: name}
+		if where == "workload" {
+			c, key.Namespace = n.Workload, metav1.NamespaceSystem
+		}
+		object := &corev1.ConfigMap{}
+		if err := c.Get(t.Context(), key, object); err != nil || object.ResourceVersion != version {
+			t.Errorf("%s: ConfigMap %s in the %s cluster was touched: %v", n.Namespace, name, where, err)
+		}
+	}
+}
+
+// CheckEvents checks that no transition was told twice.
+func (n *Tenant) CheckEvents(t testing.TB) {
+	t.Helper()
+	list := &eventsv1.EventList{}
+	if err := n.w.Client.List(t.Context(), list, client.InNamespace(n.Namespace)); err != nil {
+		t.Fatal(err)
+	}
+	told := map[string]int{}
+	for _, e := range list.Items {
+		if e.Reason != v1alpha1.RolloutStartedReason && e.Reason != v1alpha1.RolloutFinishedReason {
+			continue
+		}
+		times := 1
+		if e.Series != nil {
+			times = int(e.Series.Count)
+		}
+		told[e.Regarding.Kind+" "+e.Reason+": "+e.Note] += times
+	}
+	for what, times := range told {
+		if times > 1 {
+			t.Errorf("%s: told %d times: %s", n.Namespace, times, what)
+		}
+	}
+}
