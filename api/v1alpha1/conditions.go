@@ -77,8 +77,12 @@ const (
 	// InvalidSpecReason: the spec asks for something that cannot be. Correct what the message names.
 	InvalidSpecReason = "InvalidSpec"
 	// ReleasesUnorderedReason: the newest release cannot be told, since versions such as hashes have no
-	// order. Name the wanted ones in spec.versions.
+	// order and the source does not say when they were published. Name the wanted ones in spec.versions.
 	ReleasesUnorderedReason = "ReleasesUnordered"
+	// SourceRollbackReason: the source offers only releases that are older than one that came from it before;
+	// the subscription stays with that one. Find out who took it away. If it was withdrawn on purpose, delete its
+	// ClusterStackRelease.
+	SourceRollbackReason = "SourceRollback"
 )
 
 // Reasons of ClusterStackRelease.

@@ -31,6 +31,10 @@ const (
 	// InstanceOwned is the value of InstanceLabel.
 	InstanceOwned = "owned"
 
+	// PublishedAnnotation of a ClusterStackRelease is when the release was published, in the form of RFC
+	// 3339, as far as the source told. It orders releases whose versions have no order.
+	PublishedAnnotation = "clusterstack.x-k8s.io/published"
+
 	// ClusterAddonStageAnnotation is kept for readers of earlier versions: "created" after the
 	// first rollout, "upgraded" after any later one.
 	ClusterAddonStageAnnotation = "ClusterAddonStage"

@@ -18,6 +18,7 @@ import (
 	_ "k8s.io/component-base/logs/json/register" // makes --logging-format=json known
 	"sigs.k8s.io/cluster-api/util/flags"
 
+	"github.com/clusterstacks/cluster-stack-operator/internal/controller/clusterstack"
 	"github.com/clusterstacks/cluster-stack-operator/internal/controller/clusterstackrelease"
 )
 
@@ -61,6 +62,8 @@ type Config struct {
 	SourcePollInterval time.Duration
 	// ClassGroups are the API groups of which a cluster class may have objects.
 	ClassGroups []string
+	// ProviderGroups are the API groups of provider integrations.
+	ProviderGroups []string
 
 	// RenderWorkers is how many charts are rendered at a time, 0 means as many as there are cores.
 	RenderWorkers int
@@ -124,7 +127,7 @@ func Defaults() Config {
 		Source:      SourceGitHub,
 		ReleaseDir:  "/tmp/downloads/",
 		StoreDir:    defaultStoreDir(),
-		ClassGroups: clusterstackrelease.Groups(),
+		ClassGroups: clusterstackrelease.Groups(), ProviderGroups: clusterstack.ProviderGroups(),
 
 		RenderCPULimit:    15 * time.Second,
 		RenderMemoryLimit: resource.MustParse("512Mi"),
@@ -179,6 +182,7 @@ func (c *Config) AddFlags(fs *pflag.FlagSet) {
 	fs.StringVar(&c.StoreDir, "store-dir", c.StoreDir, "Folder in which releases are kept once they are fetched and checked. On a volume it survives restarts.")
 	fs.DurationVar(&c.SourcePollInterval, "source-poll-interval", c.SourcePollInterval, "How often the source is asked for new releases. Default: 2s for a directory, 5m for all others.")
 	fs.StringSliceVar(&c.ClassGroups, "class-api-groups", c.ClassGroups, "API groups of which a cluster class may have objects in the management cluster. The ClusterRole of the operator has to allow them, too.")
+	fs.StringSliceVar(&c.ProviderGroups, "provider-api-groups", c.ProviderGroups, "API groups that spec.providerRef of a ClusterStack may name. The ClusterRole of the operator has to allow them, too.")
 
 	fs.IntVar(&c.RenderWorkers, "render-workers", c.RenderWorkers, "Charts rendered at a time, each in a process of its own. Default: as many as there are cores, and at least two.")
 	fs.DurationVar(&c.RenderCPULimit, "render-cpu-limit", c.RenderCPULimit, "Processor time that rendering one chart may take.")

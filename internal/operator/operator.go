@@ -208,7 +208,7 @@ func setUp(ctx context.Context, mgr ctrl.Manager, cfg *rest.Config, guard guard,
 		return err
 	}
 
-	stacks := clusterstack.New(mgr.GetClient(), mgr.GetAPIReader(), lister, recorder)
+	stacks := clusterstack.New(mgr.GetClient(), mgr.GetAPIReader(), lister, recorder, clusterstack.Options{ProviderGroups: c.ProviderGroups})
 	if err := stacks.SetupWithManager(mgr, clusterstack.Setup{
 		Controller:  controllerOptions(c.ClusterStackConcurrency),
 		WatchFilter: c.WatchFilter,

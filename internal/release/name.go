@@ -6,6 +6,7 @@ package release
 import (
 	"fmt"
 	"regexp"
+	"slices"
 	"strings"
 )
 
@@ -80,4 +81,20 @@ func (n Name) ClassName() string { return n.Prefix() + "-" + n.Version.String() 
 // The release's charts are rendered under this name.
 func (n Name) Prefix() string {
 	return n.Provider + "-" + n.Stack + "-" + strings.ReplaceAll(n.Kubernetes, ".", "-")
+}
+
+// Newest returns the releases of one cluster stack that no other one is newer than, as far as versions tell:
+// one, or several that cannot be compared. They are sorted, and each is there once.
+func Newest(names []Name) []Name {
+	var newest []Name
+	for _, name := range names {
+		if !slices.ContainsFunc(names, func(other Name) bool {
+			order, comparable := other.Version.Compare(name.Version)
+			return comparable && order > 0
+		}) {
+			newest = append(newest, name)
+		}
+	}
+	slices.SortFunc(newest, func(a, b Name) int { return a.Version.Sort(b.Version) })
+	return slices.Compact(newest)
 }

@@ -63,11 +63,12 @@ func (v Version) format(separator string) string {
 	return s
 }
 
-// Compare orders two versions: negative when v is older than other, zero when they are the same.
+// Compare orders two versions by age as far as they tell it: negative when v is older than other, zero
+// when they are the same.
 //
-// Not all versions can be ordered. Channels are independent of one another, and the hashes of the
-// channels "sha" and "git" say nothing about age; for those comparable is false. In other channels
-// numbers are ordered by value and come before words.
+// Not all versions can be ordered: channels are independent of one another, and words and the hashes of
+// the channels "sha" and "git" say nothing about age. For those comparable is false. Versions of one
+// channel are ordered by their major numbers, then by suffixes that are numbers.
 func (v Version) Compare(other Version) (order int, comparable bool) {
 	if v == other {
 		return 0, true
@@ -78,10 +79,26 @@ func (v Version) Compare(other Version) (order int, comparable bool) {
 	if v.Major != other.Major {
 		return cmp.Compare(v.Major, other.Major), true
 	}
-	if v.Channel == "sha" || v.Channel == "git" {
+	if v.Channel == "sha" || v.Channel == "git" || !isNumber(v.Suffix) || !isNumber(other.Suffix) {
 		return 0, false
 	}
 	return compareSuffix(v.Suffix, other.Suffix), true
+}
+
+// Sort is a total order for lists: stable versions last, channels together, and within them as Compare says
+// where it says something.
+func (v Version) Sort(other Version) int {
+	if stable := v.Channel == ""; stable != (other.Channel == "") {
+		if stable {
+			return 1
+		}
+		return -1
+	}
+	return cmp.Or(
+		cmp.Compare(v.Channel, other.Channel),
+		cmp.Compare(v.Major, other.Major),
+		compareSuffix(v.Suffix, other.Suffix),
+	)
 }
 
 func compareSuffix(a, b string) int {

@@ -7,6 +7,7 @@ import (
 	"context"
 	"fmt"
 	"maps"
+	"slices"
 	"strings"
 
 	corev1 "k8s.io/api/core/v1"
@@ -26,6 +27,11 @@ func (w *work) template(ctx context.Context) (*unstructured.Unstructured, error)
 	ref := w.stack.Spec.ProviderRef
 	if !strings.HasSuffix(ref.Kind, templateSuffix) {
 		return nil, &specError{fmt.Errorf("spec.providerRef: kind %s does not end in %s", ref.Kind, templateSuffix)}
+	}
+	if group := ref.GroupVersionKind().Group; !slices.Contains(w.options.ProviderGroups, group) {
+		// The operator acts with its own rights for whoever may write a ClusterStack.
+		return nil, &specError{fmt.Errorf("spec.providerRef: the API group %q is not one of a provider integration; allowed by --provider-api-groups: %s",
+			group, strings.Join(w.options.ProviderGroups, ", "))}
 	}
 	template := &unstructured.Unstructured{}
 	template.SetAPIVersion(ref.APIVersion)

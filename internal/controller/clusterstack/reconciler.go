@@ -52,17 +52,30 @@ type Reconciler struct {
 	live     client.Reader
 	lister   Lister
 	recorder events.EventRecorder
+	options  Options
 	// watchFilter is set with the manager.
 	watchFilter string
 	// watchTemplate wakes us when templates of that kind change. It does nothing without a manager.
 	watchTemplate func(ctx context.Context, template *unstructured.Unstructured) error
 }
 
+// Options are settings whose zero value works.
+type Options struct {
+	// ProviderGroups are the API groups that spec.providerRef may name, ProviderGroups() by default.
+	ProviderGroups []string
+}
+
+// ProviderGroups are the API groups of provider integrations.
+func ProviderGroups() []string { return []string{"infrastructure.clusterstack.x-k8s.io"} }
+
 // New returns a Reconciler. It reads through c, and through live where an answer of the cache would
 // not do.
-func New(c client.Client, live client.Reader, lister Lister, recorder events.EventRecorder) *Reconciler {
+func New(c client.Client, live client.Reader, lister Lister, recorder events.EventRecorder, o Options) *Reconciler {
+	if o.ProviderGroups == nil {
+		o.ProviderGroups = ProviderGroups()
+	}
 	return &Reconciler{
-		client: c, live: live, lister: lister, recorder: recorder,
+		client: c, live: live, lister: lister, recorder: recorder, options: o,
 		watchTemplate: func(context.Context, *unstructured.Unstructured) error { return nil },
 	}
 }
@@ -107,8 +120,11 @@ func (r *Reconciler) SetupWithManager(mgr ctrl.Manager, s Setup) error {
 
 // Reconcile makes the releases that a ClusterStack asks for and deletes those that nobody needs.
 func (r *Reconciler) Reconcile(ctx context.Context, stack *v1alpha1.ClusterStack) (ctrl.Result, error) {
-	if !stack.DeletionTimestamp.IsZero() || annotations.HasPaused(stack) || !releases.InShard(stack, r.watchFilter) {
+	if !stack.DeletionTimestamp.IsZero() || !releases.InShard(stack, r.watchFilter) {
 		return ctrl.Result{}, nil // what it owns is collected with it
+	}
+	if stack.Spec.Paused || annotations.HasPaused(stack) {
+		return ctrl.Result{}, step.Pause(ctx, r.client, stack, "the ClusterStack is paused", step.Tell(r.recorder))
 	}
 	if stack.Spec.AutoSubscribe && len(stack.Status.Conditions) > 0 && !r.lister.Last().Asked {
 		// We have just been started. The answer of the source wakes us; until then there is nothing to say that

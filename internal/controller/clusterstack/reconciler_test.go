@@ -10,10 +10,10 @@ import (
 	"slices"
 	"strings"
 	"testing"
+	"time"
 
 	"github.com/google/go-cmp/cmp"
 	corev1 "k8s.io/api/core/v1"
-	apierrors "k8s.io/apimachinery/pkg/api/errors"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/apis/meta/v1/unstructured"
 	"k8s.io/client-go/tools/events"
@@ -48,6 +48,15 @@ func (o *offers) set(t *testing.T, tags ...string) {
 	}
 }
 
+// publish adds a release that was published on that day.
+func (o *offers) publish(t *testing.T, day int, tag string) {
+	t.Helper()
+	before := o.listing.Offers
+	o.set(t, tag)
+	o.listing.Offers[0].Published = time.Date(2026, 1, day, 0, 0, 0, 1, time.UTC)
+	o.listing.Offers = append(before, o.listing.Offers...)
+}
+
 // world is a namespace of an API server with a reconciler of its own.
 type world struct {
 	*testing.T
@@ -60,7 +69,7 @@ type world struct {
 func newWorld(t *testing.T) *world {
 	w := &world{T: t, WithWatch: kinds.Client(t, sandboxtest.APIServer(t)), offers: &offers{}}
 	w.namespace = kinds.Namespace(t, w)
-	w.reconcile = clusterstack.New(w, w, w.offers, events.NewFakeRecorder(1000))
+	w.reconcile = clusterstack.New(w, w, w.offers, events.NewFakeRecorder(1000), clusterstack.Options{})
 	return w
 }
 
@@ -457,16 +466,152 @@ func TestProvider(t *testing.T) {
 	}
 }
 
-func TestDeletedAndPausedAreLeftAlone(t *testing.T) {
+func TestPausedIsLeftAlone(t *testing.T) {
+	for name, set := range map[string]func(stack *v1alpha1.ClusterStack, paused bool){
+		"BySpec": func(stack *v1alpha1.ClusterStack, paused bool) { stack.Spec.Paused = paused },
+		"ByAnnotation": func(stack *v1alpha1.ClusterStack, paused bool) {
+			stack.Annotations = nil
+			if paused {
+				stack.Annotations = map[string]string{clusterv1.PausedAnnotation: ""}
+			}
+		},
+	} {
+		t.Run(name, func(t *testing.T) {
+			w := newWorld(t)
+			w.offers.set(t, v1)
+			w.create("s", nil)
+			w.run("s")
+			w.finish(v1)
+			before := w.run("s")
+			pause := func(paused bool) *v1alpha1.ClusterStack {
+				stack := w.get("s")
+				set(stack, paused)
+				w.must(w.Update(t.Context(), stack))
+				return w.run("s")
+			}
+
+			w.offers.set(t, v1, v2)
+			stack := pause(true)
+			w.wantReleases(v1)
+			is(t, stack, v1alpha1.PausedCondition, "True", v1alpha1.PausedReason, "paused")
+			is(t, stack, v1alpha1.ReadyCondition, "True", v1alpha1.DoneReason, "")
+			if diff := cmp.Diff(before.Status.Summary, stack.Status.Summary); diff != "" {
+				t.Errorf("summary (-before +after):\n%s", diff)
+			}
+			if again := w.run("s"); again.ResourceVersion != stack.ResourceVersion {
+				t.Error("a paused ClusterStack was written twice")
+			}
+
+			stack = pause(false)
+			w.wantReleases(v1, v2)
+			if c := stack.Status.Conditions.Get(v1alpha1.PausedCondition); c != nil {
+				t.Errorf("condition %+v, though it is paused no longer", c)
+			}
+		})
+	}
+}
+
+func TestDeletedIsLeftAlone(t *testing.T) {
 	w := newWorld(t)
 	w.offers.set(t, v1)
 	w.create("s", nil)
 	stack := w.get("s")
-	stack.Annotations = map[string]string{clusterv1.PausedAnnotation: ""}
+	stack.Finalizers = []string{"example.com/hold"}
 	w.must(w.Update(t.Context(), stack))
+	w.must(w.Delete(t.Context(), stack))
 	w.run("s")
 	w.wantReleases()
-	if err := w.Get(t.Context(), client.ObjectKey{Namespace: w.namespace, Name: v1}, &v1alpha1.ClusterStackRelease{}); !apierrors.IsNotFound(err) {
-		t.Error(err)
+	stack = w.get("s")
+	stack.Finalizers = nil
+	w.must(w.Update(t.Context(), stack))
+}
+
+// Somebody shows an old list of releases, or takes the newest one away.
+func TestSourceGoesBack(t *testing.T) {
+	const v3 = "docker-starter-1-35-v3"
+	w := newWorld(t)
+	w.offers.set(t, v1, v2, v3)
+	w.create("s", nil)
+	w.run("s")
+	w.finish(v3)
+	w.run("s")
+
+	w.offers.set(t, v1, v2)
+	stack := w.run("s")
+	w.wantReleases(v3)
+	is(t, stack, v1alpha1.ReleasesSyncedCondition, "False", v1alpha1.SourceRollbackReason, "the newest release at the source is "+v2+", which is older than "+v3)
+	is(t, stack, v1alpha1.ReadyCondition, "True", v1alpha1.DoneReason, "")
+	if got := w.run("s"); got.ResourceVersion != stack.ResourceVersion {
+		t.Error("at rest something was written")
 	}
+
+	// Nothing of it is kept in status, which does not travel to another management cluster.
+	stack.Status = v1alpha1.ClusterStackStatus{}
+	w.must(w.Status().Update(t.Context(), stack))
+	is(t, w.run("s"), v1alpha1.ReleasesSyncedCondition, "False", v1alpha1.SourceRollbackReason, v3)
+
+	w.offers.set(t)
+	is(t, w.run("s"), v1alpha1.ReleasesSyncedCondition, "False", v1alpha1.SourceRollbackReason, "the source no longer has any release of the channel stable")
+	w.wantReleases(v3)
+
+	// The cure that the message names.
+	w.offers.set(t, v1, v2)
+	w.must(w.Delete(t.Context(), w.releases()[v3]))
+	is(t, w.run("s"), v1alpha1.ReleasesSyncedCondition, "True", v1alpha1.DoneReason, v2)
+	w.wantReleases(v2)
+}
+
+func TestHistory(t *testing.T) {
+	w := newWorld(t)
+	w.create("s", func(s *v1alpha1.ClusterStackSpec) { s.HistoryLimit = 1 })
+	for _, newest := range []string{"v1", "v2", "v3"} {
+		w.offers.set(t, "docker-starter-1-35-"+newest)
+		w.run("s")
+		w.finish("docker-starter-1-35-" + newest)
+		w.run("s")
+	}
+	w.wantReleases(v2, "docker-starter-1-35-v3")
+
+	stack := w.get("s")
+	stack.Spec.HistoryLimit = 0
+	w.must(w.Update(t.Context(), stack))
+	w.run("s")
+	w.wantReleases("docker-starter-1-35-v3")
+}
+
+// Content has no order, so its day of publication counts, also after the source has forgotten it.
+func TestHashesByPublication(t *testing.T) {
+	const first, second = "docker-starter-1-35-v0-sha-zzz", "docker-starter-1-35-v0-sha-aaa"
+	w := newWorld(t)
+	w.create("s", func(s *v1alpha1.ClusterStackSpec) { s.Channel, s.HistoryLimit = v1alpha1.ChannelCustom, 5 })
+	w.offers.publish(t, 1, first)
+	w.run("s")
+	w.finish(first)
+	w.offers.publish(t, 2, second)
+	w.run("s")
+	w.finish(second)
+	stack := w.run("s")
+	w.wantReleases(second, first)
+	if want := "docker-starter-1-35-v0-sha.aaa | v1.35.4"; stack.Status.LatestRelease != want || stack.Status.UsableVersions != "v0-sha.zzz, v0-sha.aaa" {
+		t.Errorf("latest %q, usable %q; want %q, and older ones first", stack.Status.LatestRelease, stack.Status.UsableVersions, want)
+	}
+
+	w.offers.listing.Offers = w.offers.listing.Offers[:1] // the second is gone
+	is(t, w.run("s"), v1alpha1.ReleasesSyncedCondition, "False", v1alpha1.SourceRollbackReason, second)
+	w.wantReleases(second, first)
+}
+
+// The operator may do more than whoever writes a ClusterStack.
+func TestProviderOfAForeignGroup(t *testing.T) {
+	w := newWorld(t)
+	w.offers.set(t, v1)
+	w.create("s", func(s *v1alpha1.ClusterStackSpec) {
+		s.NoProvider = false
+		s.ProviderRef = &corev1.ObjectReference{APIVersion: "example.com/v1", Kind: "SecretTemplate", Name: "t"}
+	})
+	if _, err := w.reconcile.Reconcile(t.Context(), w.get("s")); err == nil {
+		t.Error("want an error for the log")
+	}
+	is(t, w.get("s"), v1alpha1.ReadyCondition, "False", v1alpha1.InvalidSpecReason, `"example.com" is not one of a provider integration; allowed by --provider-api-groups: infrastructure.clusterstack.x-k8s.io`)
+	w.wantReleases()
 }

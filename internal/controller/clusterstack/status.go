@@ -4,31 +4,30 @@
 package clusterstack
 
 import (
-	"slices"
 	"strings"
 
 	"github.com/clusterstacks/cluster-stack-operator/api/v1alpha1"
 	"github.com/clusterstacks/cluster-stack-operator/internal/release"
+	"github.com/clusterstacks/cluster-stack-operator/internal/source"
 )
 
 // summarize fills in what a user reads about the releases that this ClusterStack asked for, older ones
 // first. It is done before the steps, because it is true whatever they come to, and again when they have
 // made or deleted releases.
 func (w *work) summarize() {
-	var names []release.Name
+	var ours []existing
 	for name, rel := range w.found {
 		if owned, _ := ownership(w.stack, rel); owned {
-			names = append(names, name)
+			ours = append(ours, existing{Offer: source.Offer{Name: name, Published: published(rel)}})
 		}
 	}
-	slices.SortFunc(names, byAge)
 
 	status := &w.stack.Status
 	status.ObservedGeneration = w.stack.Generation
 	status.Summary, status.LatestRelease = nil, ""
 	var usable []string
-	for _, name := range names {
-		rel := w.found[name]
+	for _, e := range byAge(ours) {
+		name, rel := e.Name, w.found[e.Name]
 		status.Summary = append(status.Summary, summary(name, rel))
 		if rel.Status.Ready {
 			usable = append(usable, name.Version.String())

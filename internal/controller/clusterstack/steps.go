@@ -9,6 +9,7 @@ import (
 	"fmt"
 	"slices"
 	"strings"
+	"time"
 
 	corev1 "k8s.io/api/core/v1"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
@@ -21,6 +22,7 @@ import (
 	"github.com/clusterstacks/cluster-stack-operator/api/v1alpha1"
 	"github.com/clusterstacks/cluster-stack-operator/internal/controller/releases"
 	"github.com/clusterstacks/cluster-stack-operator/internal/release"
+	"github.com/clusterstacks/cluster-stack-operator/internal/source"
 	"github.com/clusterstacks/cluster-stack-operator/internal/step"
 )
 
@@ -32,6 +34,8 @@ type work struct {
 	found map[release.Name]*v1alpha1.ClusterStackRelease
 	// decided is set by the first step that needs it.
 	decided *plan
+	// published has when the releases that the source offers were published. It is set by plan.
+	published map[release.Name]time.Time
 	// provider refers to the object of the provider integration for each release.
 	provider map[release.Name]*corev1.ObjectReference
 }
@@ -65,12 +69,21 @@ func (w *work) list(ctx context.Context) (step.Outcome, error) {
 	switch {
 	case err != nil:
 		return step.Outcome{}, err
+	case p.Ahead != nil && p.Newest == nil:
+		return step.Wait(v1alpha1.SourceRollbackReason, "the source no longer has any release of the channel %s, though %s came from there: %s", w.stack.Spec.Channel, p.Ahead, staysAsItIs(p.Ahead)), nil
+	case p.Ahead != nil:
+		return step.Wait(v1alpha1.SourceRollbackReason, "the newest release at the source is %s, which is older than %s: %s", p.Newest, p.Ahead, staysAsItIs(p.Ahead)), nil
 	case p.Newest != nil:
 		return step.Done().Saying("the newest release is %s", p.Newest), nil
 	case len(p.Unordered) > 0:
-		return step.Wait(v1alpha1.ReleasesUnorderedReason, "none of the releases %s is newer than another: name the wanted ones in spec.versions", join(p.Unordered)), nil
+		return step.Wait(v1alpha1.ReleasesUnorderedReason, "none of the releases %s is known to be newer than another: name the wanted ones in spec.versions", join(p.Unordered)), nil
 	}
 	return step.Done().Saying("the source has no release of the channel %s", w.stack.Spec.Channel), nil
+}
+
+// staysAsItIs says what becomes of a subscription whose source has gone back behind a release.
+func staysAsItIs(ahead *release.Name) string {
+	return fmt.Sprintf("nothing is changed; if %s was withdrawn on purpose, delete its ClusterStackRelease", ahead)
 }
 
 // provide makes the object of the provider integration for each release that is to be kept.
@@ -83,7 +96,10 @@ func (w *work) provide(ctx context.Context) (step.Outcome, error) {
 		return step.Wait(v1alpha1.ProviderTemplateNotFoundReason, "spec.providerRef is missing; set it, or set spec.noProvider"), nil
 	}
 	template, err := w.template(ctx)
-	if err != nil {
+	switch {
+	case err != nil && step.Permanent(err):
+		return step.Outcome{}, step.Because(v1alpha1.InvalidSpecReason, err)
+	case err != nil:
 		return step.Outcome{}, step.Because(v1alpha1.ProviderTemplateNotFoundReason, err)
 	}
 	w.provider = map[release.Name]*corev1.ObjectReference{}
@@ -150,18 +166,21 @@ func (w *work) plan(ctx context.Context) (*plan, error) {
 	s := situation{
 		Wanted:    wanted,
 		Subscribe: w.stack.Spec.AutoSubscribe,
-		Stable:    w.stack.Spec.Channel != v1alpha1.ChannelCustom,
+		Channel:   w.stack.Spec.Channel,
 		Listed:    listing.Asked && listing.Err == nil,
+		History:   int(w.stack.Spec.HistoryLimit),
 	}
+	w.published = map[release.Name]time.Time{}
 	for _, offer := range listing.Offers {
 		if offer.Name.Prefix() == prefix(w.stack) {
-			s.Offered = append(s.Offered, offer.Name)
+			s.Offered = append(s.Offered, offer)
+			w.published[offer.Name] = offer.Published
 		}
 	}
 	for name, rel := range w.found {
 		owned, shared := ownership(w.stack, rel)
 		s.Existing = append(s.Existing, existing{
-			Name:   name,
+			Offer:  source.Offer{Name: name, Published: published(rel)},
 			Ready:  rel.Status.Ready,
 			Opened: rel.Status.Digest != "",
 			Owned:  owned,
@@ -172,6 +191,27 @@ func (w *work) plan(ctx context.Context) (*plan, error) {
 	p := decide(s)
 	w.decided = &p
 	return w.decided, nil
+}
+
+// published is when a release was published, as it was known when it was made.
+func published(rel *v1alpha1.ClusterStackRelease) time.Time {
+	at, err := time.Parse(time.RFC3339Nano, rel.Annotations[v1alpha1.PublishedAnnotation])
+	if err != nil {
+		return time.Time{} // nobody knew
+	}
+	return at
+}
+
+// date writes down when a release was published, because the source may forget it.
+func (w *work) date(rel *v1alpha1.ClusterStackRelease, name release.Name) {
+	at := w.published[name]
+	if at.IsZero() || !published(rel).IsZero() {
+		return
+	}
+	if rel.Annotations == nil {
+		rel.Annotations = map[string]string{}
+	}
+	rel.Annotations[v1alpha1.PublishedAnnotation] = at.UTC().Format(time.RFC3339Nano)
 }
 
 // keep makes a release exist, belong to this ClusterStack and refer to its provider object.
@@ -187,6 +227,7 @@ func (w *work) keep(ctx context.Context, name release.Name) error {
 			Spec: v1alpha1.ClusterStackReleaseSpec{ProviderRef: w.provider[name]},
 		}
 		w.shard(rel)
+		w.date(rel, name)
 		if err := w.client.Create(ctx, rel); err != nil {
 			return fmt.Errorf("create ClusterStackRelease %s: %w", name, err)
 		}
@@ -200,6 +241,7 @@ func (w *work) keep(ctx context.Context, name release.Name) error {
 	}
 	err := step.Patch(ctx, w.client, rel, func() {
 		w.own(rel)
+		w.date(rel, name)
 		if leads(w.stack, rel) {
 			rel.Spec.ProviderRef = w.provider[name]
 			w.shard(rel)
