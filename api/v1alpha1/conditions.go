@@ -168,6 +168,12 @@ const (
 	RolloutStartedReason = "RolloutStarted"
 	// RolloutFinishedReason: the addons of a release are in the cluster.
 	RolloutFinishedReason = "RolloutFinished"
+	// HookSkippedReason: Cluster API was let go on at a lifecycle point without waiting for the addons, because
+	// an annotation of the Cluster says so.
+	HookSkippedReason = "HookSkipped"
+	// HookExpiredReason: Cluster API was let go on with a deletion although the release of the Cluster wanted
+	// something done before, which took too long.
+	HookExpiredReason = "HookExpired"
 	// DriftCorrectedReason: objects of the addons had been changed or deleted and were applied again.
 	DriftCorrectedReason = "DriftCorrected"
 )

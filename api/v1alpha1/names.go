@@ -3,6 +3,12 @@
 
 package v1alpha1
 
+import (
+	"strings"
+	"time"
+	"unicode"
+)
+
 // Kinds of this group, for owner references and messages.
 const (
 	// ClusterStackKind is the kind of a ClusterStack.
@@ -55,4 +61,22 @@ const (
 // ClusterAddonName returns the name of the ClusterAddon of the Cluster with that name.
 func ClusterAddonName(cluster string) string {
 	return "cluster-addon-" + cluster
+}
+
+// FarewellTimeout is how long the deletion of a Cluster waits at most for what its release wants done before.
+const FarewellTimeout = 2 * time.Minute
+
+// SkipHookAnnotation returns the annotation of a Cluster, whatever its value, that lets Cluster API go on at a
+// lifecycle point without waiting for the addons: clusterstack.x-k8s.io/skip-before-cluster-upgrade for
+// BeforeClusterUpgrade. What there is to do is done all the same, but for what comes before a deletion.
+func SkipHookAnnotation(point string) string {
+	var name strings.Builder
+	name.WriteString("clusterstack.x-k8s.io/skip")
+	for _, letter := range point {
+		if unicode.IsUpper(letter) {
+			name.WriteByte('-')
+		}
+		name.WriteRune(unicode.ToLower(letter))
+	}
+	return name.String()
 }

@@ -5,6 +5,7 @@ package hookserver
 
 import (
 	"context"
+	"encoding/json"
 	"errors"
 	"fmt"
 	"strings"
@@ -17,6 +18,7 @@ import (
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/types"
+	"k8s.io/utils/clock"
 	runtimehooksv1 "sigs.k8s.io/cluster-api/api/runtime/hooks/v1alpha1"
 	ctrl "sigs.k8s.io/controller-runtime"
 	"sigs.k8s.io/controller-runtime/pkg/client"
@@ -130,6 +132,18 @@ func TestBeforeClusterUpgrade(t *testing.T) {
 			why:     "The ClusterAddon says that the Cluster is ours, whatever became of the release.",
 			unknown: true, record: func(string) string { return "" }, hold: "waiting for the addons of " + tag + " before Kubernetes " + to,
 		},
+		"GoesOnWhereItsUserDoesNotWait": {
+			request: func(r *Request) {
+				r.Cluster.Metadata.Annotations = map[string]json.RawMessage{"clusterstack.x-k8s.io/skip-before-cluster-upgrade": json.RawMessage(`""`)}
+			},
+			record: func(string) string { return "" }, quiet: true,
+		},
+		"HoldsWhereItsUserDoesNotWaitForAnotherHook": {
+			request: func(r *Request) {
+				r.Cluster.Metadata.Annotations = map[string]json.RawMessage{"clusterstack.x-k8s.io/skip-after-cluster-upgrade": json.RawMessage(`""`)}
+			},
+			record: func(string) string { return "" }, hold: "waiting for",
+		},
 		"HoldsWithoutRecord": {
 			record: func(string) string { return "" },
 			hold:   "waiting for the addons of " + tag + " before Kubernetes " + to,
@@ -226,7 +240,7 @@ func TestBeforeClusterUpgrade(t *testing.T) {
 				tc.request(r)
 			}
 			broken, requests := breaking(c, tc.broken)
-			h := &Hooks{client: broken, reader: broken, live: broken}
+			h := &hooks{client: broken, reader: broken, live: broken, clock: clock.RealClock{}}
 			if tc.behind {
 				h.reader = interceptor.NewClient(c, interceptor.Funcs{Get: func(_ context.Context, _ client.WithWatch, key client.ObjectKey, _ client.Object, _ ...client.GetOption) error {
 					return apierrors.NewNotFound(v1alpha1.GroupVersion.WithResource("clusterstackreleases").GroupResource(), key.Name)
@@ -236,8 +250,7 @@ func TestBeforeClusterUpgrade(t *testing.T) {
 			var first runtimehooksv1.BeforeClusterUpgradeResponse
 			for i := range 2 {
 				before := requests.Load()
-				var response runtimehooksv1.BeforeClusterUpgradeResponse
-				h.BeforeClusterUpgrade(t.Context(), r, &response)
+				response := call(t, h, release.BeforeClusterUpgrade, r)
 				if response.Status != runtimehooksv1.ResponseStatusSuccess {
 					t.Errorf("%s\nstatus is %s", tc.why, response.Status)
 				}
@@ -270,6 +283,14 @@ func TestBeforeClusterUpgrade(t *testing.T) {
 			}
 		})
 	}
+}
+
+// call asks at a point. All hooks that hold answer in the same shape.
+func call(t *testing.T, h *hooks, point release.Point, r *Request) runtimehooksv1.BeforeClusterUpgradeResponse {
+	t.Helper()
+	var response runtimehooksv1.BeforeClusterUpgradeResponse
+	handler[*runtimehooksv1.BeforeClusterUpgradeResponse](h, point)(t.Context(), r, &response)
+	return response
 }
 
 // create creates the ClusterAddon of the Cluster "c".
@@ -348,7 +369,7 @@ func TestAfterControlPlaneInitialized(t *testing.T) {
 			r.Cluster.Spec.Topology.ClassRef.Name = tc.class
 			broken, _ := breaking(c, tc.broken)
 			var response runtimehooksv1.AfterControlPlaneInitializedResponse
-			(&Hooks{client: broken, reader: broken, live: broken}).AfterControlPlaneInitialized(t.Context(), r, &response)
+			(&hooks{client: broken, reader: broken, live: broken, clock: clock.RealClock{}}).wakeUp(t.Context(), r, &response)
 			if response.Status != runtimehooksv1.ResponseStatusSuccess || response.Message != "" {
 				t.Errorf("answer is %s %q", response.Status, response.Message)
 			}
@@ -371,13 +392,12 @@ func TestManyCallsAtOnce(t *testing.T) {
 		t.Fatal(err)
 	}
 	create(t, c, ns, "", nil, false)
-	h := &Hooks{client: c, reader: c, live: c}
+	h := &hooks{client: c, reader: c, live: c, clock: clock.RealClock{}}
 	var wg sync.WaitGroup
 	for range 16 {
 		wg.Go(func() {
 			for range 10 {
-				var response runtimehooksv1.BeforeClusterUpgradeResponse
-				h.BeforeClusterUpgrade(t.Context(), request(ns), &response)
+				response := call(t, h, release.BeforeClusterUpgrade, request(ns))
 				if response.Status != runtimehooksv1.ResponseStatusSuccess || response.RetryAfterSeconds != retryAfter {
 					t.Errorf("answer is %s, %d s", response.Status, response.RetryAfterSeconds)
 				}

@@ -4,6 +4,8 @@
 package hookserver
 
 import (
+	"encoding/json"
+
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/runtime"
 	"k8s.io/apimachinery/pkg/types"
@@ -19,14 +21,19 @@ type Request struct {
 	Cluster               Cluster `json:"cluster"`
 	FromKubernetesVersion string  `json:"fromKubernetesVersion,omitempty"`
 	ToKubernetesVersion   string  `json:"toKubernetesVersion,omitempty"`
+	// KubernetesVersion is what hooks after an upgrade have instead.
+	KubernetesVersion string `json:"kubernetesVersion,omitempty"`
 }
 
 // Cluster is what we read of the Cluster of a request.
 type Cluster struct {
-	Metadata struct {
-		Namespace string    `json:"namespace,omitempty"`
-		Name      string    `json:"name,omitempty"`
-		UID       types.UID `json:"uid,omitempty"`
+	APIVersion string `json:"apiVersion,omitempty"`
+	Metadata   struct {
+		Namespace         string                     `json:"namespace,omitempty"`
+		Name              string                     `json:"name,omitempty"`
+		UID               types.UID                  `json:"uid,omitempty"`
+		DeletionTimestamp *metav1.Time               `json:"deletionTimestamp,omitempty"`
+		Annotations       map[string]json.RawMessage `json:"annotations,omitempty"`
 	} `json:"metadata"`
 	Spec struct {
 		Topology struct {
@@ -56,17 +63,39 @@ func (c *Cluster) class() types.NamespacedName {
 	return class
 }
 
-// DeepCopyObject makes a Request a runtime.Object. It holds nothing but values.
+// DeepCopyObject makes a Request a runtime.Object. The server copies empty ones only; what a request has is read and
+// never changed.
 func (r *Request) DeepCopyObject() runtime.Object {
 	copied := *r
 	return &copied
 }
 
-// BeforeClusterUpgrade stands for the hook of that name; Cluster API's catalog takes it from the function's.
+// The functions below stand for the hooks of their names; Cluster API's catalog takes the name of a hook from that
+// of a function.
+
+// BeforeClusterCreate stands for the hook of that name.
+func BeforeClusterCreate(*Request, *runtimehooksv1.BeforeClusterCreateResponse) {}
+
+// AfterControlPlaneInitialized stands for the hook of that name.
+func AfterControlPlaneInitialized(*Request, *runtimehooksv1.AfterControlPlaneInitializedResponse) {}
+
+// BeforeClusterUpgrade stands for the hook of that name.
 func BeforeClusterUpgrade(*Request, *runtimehooksv1.BeforeClusterUpgradeResponse) {}
+
+// BeforeControlPlaneUpgrade stands for the hook of that name.
+func BeforeControlPlaneUpgrade(*Request, *runtimehooksv1.BeforeControlPlaneUpgradeResponse) {}
+
+// AfterControlPlaneUpgrade stands for the hook of that name.
+func AfterControlPlaneUpgrade(*Request, *runtimehooksv1.AfterControlPlaneUpgradeResponse) {}
+
+// BeforeWorkersUpgrade stands for the hook of that name.
+func BeforeWorkersUpgrade(*Request, *runtimehooksv1.BeforeWorkersUpgradeResponse) {}
+
+// AfterWorkersUpgrade stands for the hook of that name.
+func AfterWorkersUpgrade(*Request, *runtimehooksv1.AfterWorkersUpgradeResponse) {}
 
 // AfterClusterUpgrade stands for the hook of that name.
 func AfterClusterUpgrade(*Request, *runtimehooksv1.AfterClusterUpgradeResponse) {}
 
-// AfterControlPlaneInitialized stands for the hook of that name.
-func AfterControlPlaneInitialized(*Request, *runtimehooksv1.AfterControlPlaneInitializedResponse) {}
+// BeforeClusterDelete stands for the hook of that name.
+func BeforeClusterDelete(*Request, *runtimehooksv1.BeforeClusterDeleteResponse) {}

@@ -16,6 +16,7 @@ import (
 	"os"
 	"path/filepath"
 	"slices"
+	"strings"
 	"testing"
 	"time"
 
@@ -89,7 +90,13 @@ func TestServer(t *testing.T) {
 	if diff := cmp.Diff([]string{
 		"after-cluster-upgrade AfterClusterUpgrade",
 		"after-control-plane-initialized AfterControlPlaneInitialized",
+		"after-control-plane-upgrade AfterControlPlaneUpgrade",
+		"after-workers-upgrade AfterWorkersUpgrade",
+		"before-cluster-create BeforeClusterCreate",
+		"before-cluster-delete BeforeClusterDelete",
 		"before-cluster-upgrade BeforeClusterUpgrade",
+		"before-control-plane-upgrade BeforeControlPlaneUpgrade",
+		"before-workers-upgrade BeforeWorkersUpgrade",
 	}, handlers); diff != "" {
 		t.Errorf("handlers (-want +got):\n%s", diff)
 	}
@@ -119,6 +126,67 @@ func TestServer(t *testing.T) {
 	call("aftercontrolplaneinitialized/after-control-plane-initialized", `{"cluster": {}}`, &initialized)
 	if initialized.Status != runtimehooksv1.ResponseStatusSuccess {
 		t.Errorf("AfterControlPlaneInitialized: %s", initialized.Status)
+	}
+}
+
+// TestServerBoundsWhatCallersCanDo has callers who send too much, or speak HTTP/2, or are nobody whom we know.
+func TestServerBoundsWhatCallersCanDo(t *testing.T) {
+	c := kinds.Client(t, sandboxtest.APIServer(t))
+	dir, port, roots := serving(t)
+	ca, err := pki.NewCA("callers")
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := os.WriteFile(filepath.Join(dir, "callers.crt"), ca.CertPEM(), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	pair, err := ca.Issue(pki.Request{CommonName: "cluster-api", Client: true})
+	if err != nil {
+		t.Fatal(err)
+	}
+	certificate, err := tls.X509KeyPair(pair.CertPEM, pair.KeyPEM)
+	if err != nil {
+		t.Fatal(err)
+	}
+	s, err := New(c, c, c, Options{Host: "127.0.0.1", Port: port, CertDir: dir, ClientCAName: "callers.crt"})
+	if err != nil {
+		t.Fatal(err)
+	}
+	ctx, cancel := context.WithCancel(t.Context())
+	ended := make(chan error, 1)
+	go func() { ended <- s.Start(ctx) }()
+	t.Cleanup(func() {
+		cancel()
+		if err := <-ended; err != nil {
+			t.Error(err)
+		}
+	})
+	url := fmt.Sprintf("https://127.0.0.1:%d/hooks.runtime.cluster.x-k8s.io/v1alpha1/beforeclusterupgrade/before-cluster-upgrade", port)
+	known := &http.Client{Transport: &http.Transport{
+		ForceAttemptHTTP2: true, TLSClientConfig: &tls.Config{RootCAs: roots, Certificates: []tls.Certificate{certificate}},
+	}}
+	post := func(client *http.Client, body string) (*http.Response, error) {
+		response, err := client.Post(url, "application/json", strings.NewReader(body))
+		if err == nil {
+			_, _ = io.Copy(io.Discard, response.Body)
+			_ = response.Body.Close()
+		}
+		return response, err
+	}
+	response, err := post(known, "{}")
+	for deadline := time.Now().Add(30 * time.Second); err != nil && time.Now().Before(deadline); {
+		response, err = post(known, "{}") // it is only starting
+	}
+	if err != nil || response.StatusCode != http.StatusOK || response.ProtoMajor != 1 {
+		t.Fatalf("%+v, %v; want an answer over HTTP/1.1", response, err)
+	}
+	response, err = post(known, `{"cluster": {"metadata": {"name": "`+strings.Repeat("x", maxBody)+`"}}}`)
+	if err == nil && response.StatusCode != http.StatusRequestEntityTooLarge {
+		t.Errorf("a request that is too large is answered with %s", response.Status)
+	}
+	stranger := &http.Client{Transport: &http.Transport{TLSClientConfig: &tls.Config{RootCAs: roots}}}
+	if response, err := post(stranger, "{}"); err == nil {
+		t.Errorf("a caller without a certificate is answered with %s", response.Status)
 	}
 }
 

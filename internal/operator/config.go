@@ -75,6 +75,8 @@ type Config struct {
 	HookBindAddress string
 	HookPort        int
 	HookCertDir     string
+	// HookClientCAName is a file in HookCertDir; callers have to have a certificate of it. Empty means that anybody may call.
+	HookClientCAName string
 
 	WebhookBindAddress string
 	// WebhookPort is 0 where webhooks are not served.
@@ -191,6 +193,7 @@ func (c *Config) AddFlags(fs *pflag.FlagSet) {
 	fs.StringVar(&c.HookBindAddress, "hook-bind-address", c.HookBindAddress, "Address on which the lifecycle hooks of Cluster API are answered. Default: all addresses.")
 	fs.IntVar(&c.HookPort, "hook-port", c.HookPort, "Port on which the lifecycle hooks of Cluster API are answered.")
 	fs.StringVar(&c.HookCertDir, "hook-cert-dir", c.HookCertDir, "Folder with tls.crt and tls.key for the hooks.")
+	fs.StringVar(&c.HookClientCAName, "hook-client-ca-name", c.HookClientCAName, "File in the folder of --hook-cert-dir with the authority of Cluster API's client certificate. Default: none, anybody may call.")
 
 	fs.StringVar(&c.WebhookBindAddress, "webhook-bind-address", c.WebhookBindAddress, "Address on which webhooks are served. Default: all addresses.")
 	fs.IntVar(&c.WebhookPort, "webhook-port", c.WebhookPort, "Port on which webhooks are served; 0 to serve none.")

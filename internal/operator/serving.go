@@ -66,7 +66,8 @@ func addServers(ctx context.Context, mgr ctrl.Manager, cfg *rest.Config, c Confi
 	}
 
 	hooks, err := hookserver.New(live, mgr.GetClient(), mgr.GetAPIReader(), hookserver.Options{
-		Host: c.HookBindAddress, Port: c.HookPort, CertDir: c.HookCertDir, TLSOpts: tlsOptions,
+		Host: c.HookBindAddress, Port: c.HookPort, CertDir: c.HookCertDir, ClientCAName: c.HookClientCAName, TLSOpts: tlsOptions,
+		Recorder: mgr.GetEventRecorder(name),
 	})
 	if err != nil {
 		return err

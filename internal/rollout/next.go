@@ -14,17 +14,24 @@ import (
 // Cluster is what there is to know about a Cluster.
 type Cluster struct {
 	// UID is empty when the Cluster is gone.
-	UID      string
-	Deleting bool
-	Paused   bool
+	UID string
+	// Dismissed says that somebody deletes its addons' object alone, Deleting that the Cluster itself goes.
+	Dismissed bool
+	Deleting  bool
+	// MayGo says that a Cluster that is being deleted waits for nobody any more: Cluster API was told to go on,
+	// the time for it is over, or its user does not want to wait.
+	MayGo  bool
+	Paused bool
 	// Ours says that its class comes from a release of a cluster stack.
 	Ours bool
 	// Initialized says that its control plane answers for the first time or ever did.
 	Initialized bool
 	// Version of Kubernetes that it asks for.
 	Version string
-	// ControlPlaneVersion is the version that all its control plane has; empty when that is unknown or mixed.
-	ControlPlaneVersion string
+	// ControlPlane and Workers are the versions that its machines have.
+	ControlPlane, Workers Machines
+	// NoWorkers says that it has none, so that their versions are no matter.
+	NoWorkers bool
 }
 
 // Target is the release that the cluster uses, once it was opened.
@@ -47,6 +54,8 @@ type Situation struct {
 	InventoryLost bool
 	// Inputs identifies the values that the addons would be rendered with now.
 	Inputs string
+	// Off are the addons that the user of the cluster has switched off.
+	Off []string
 	// Progress is what came of the moves of this pass, by stage. It starts empty.
 	Progress map[string]Progress
 }
@@ -121,15 +130,17 @@ type (
 	// Prune deletes what the inventory holds and the applied addons do not have. When that is done its record
 	// is to be saved.
 	Prune struct {
-		// Addons that the cluster keeps.
+		// Addons that the cluster keeps, each with the objects that its release renders.
 		Addons []string
+		// Behind are addons of which it keeps everything: they are still those of an earlier release.
+		Behind []string
 		// Nothing says that the first pass after a lost inventory deletes nothing.
 		Nothing bool
 		Record  Record
 	}
 
-	// Refresh applies the addons again, because the values they are rendered with have changed. When that is
-	// done its record is to be saved.
+	// Refresh applies the addons again, because the values they are rendered with have changed or one that was
+	// switched off is on again. When that is done its record is to be saved.
 	Refresh struct {
 		Addons []string
 		Record Record
@@ -183,6 +194,8 @@ func Next(s Situation) Move {
 		// pauses them, deletes the originals and counts on nobody else touching them.
 		return Stand{}
 	case s.Cluster.Deleting:
+		return farewell(s)
+	case s.Cluster.Dismissed:
 		return LetGo{}
 	case !s.Cluster.Ours:
 		return Leave{}
@@ -208,56 +221,137 @@ func Next(s Situation) Move {
 	return keep(s)
 }
 
+// farewell returns the next move for a cluster that is being deleted. By default there is nothing to do: the
+// machines go as a whole. A release may want something done first, for which Cluster API waits a while.
+func farewell(s Situation) Move {
+	cluster := s.Cluster
+	if cluster.MayGo || !cluster.Ours || !cluster.Initialized || !s.Record.Farewell() {
+		return LetGo{}
+	}
+	if s.Target == nil {
+		return Fetch{}
+	}
+	if s.Target.Release != s.Record.Applied.Release || s.InventoryLost {
+		return LetGo{} // what is in the cluster is not what the stages are about
+	}
+	passage := Passage{Release: s.Target.Release, Point: release.BeforeClusterDelete, To: s.Record.Applied.Version, Cluster: cluster.UID}
+	switch {
+	case s.Record.Proves(passage.About()):
+		return LetGo{}
+	case s.Record.Open() == nil || s.Record.Open().Passage != passage:
+		return open(s, passage, false)
+	}
+	return proceed(s)
+}
+
 // opening returns the rollout to open now, if there is one.
 func opening(s Situation) (Begin, bool) {
-	passage, due := wanted(s)
+	passage, late, due := wanted(s)
 	if !due {
 		return Begin{}, false
 	}
+	return open(s, passage, late), true
+}
+
+func open(s Situation, passage Passage, late bool) Begin {
 	record := s.Record.clone()
+	if m, _ := momentOf(passage.Point); m.whole && record.Applied != nil {
+		// What was proven on the way of another upgrade proves nothing on this one.
+		record.Applied.Passed = nil
+	} else if last := record.Rollout; record.Applied != nil && last != nil && last.Finished {
+		record.Applied.Passed = append(record.Applied.Passed, last.passed())
+	}
 	record.Rollout = &Rollout{
 		Passage: passage,
 		Inputs:  s.Inputs,
-		Late:    passage.From != passage.To && passage.From != "" && s.Cluster.ControlPlaneVersion == passage.To,
-		// What was lost stays lost until a rollout ends well, however often another one is opened before.
-		Rebuilt: s.InventoryLost || s.Record.Open() != nil && s.Record.Open().Rebuilt,
+		Late:    late,
+		// What was lost stays lost until something was pruned, however often another one is opened before.
+		Rebuilt: s.InventoryLost || rebuilt(s.Record),
 	}
-	return Begin{Record: record}, true
+	return Begin{Record: record}
 }
 
-// wanted returns the passage that a rollout has to be opened for.
-func wanted(s Situation) (Passage, bool) {
+// rebuilt tells whether the inventory was lost since something was pruned last.
+func rebuilt(r Record) bool {
+	return r.Rollout != nil && r.Rollout.Rebuilt && (!r.Rollout.Finished || r.Applied != nil && !r.Applied.Pruned)
+}
+
+// wanted returns the passage that a rollout has to be opened for, and whether it is late.
+func wanted(s Situation) (_ Passage, late, due bool) {
 	passage := Passage{Release: s.Target.Release, To: s.Cluster.Version, Cluster: s.Cluster.UID}
+	ask := s.Asked
+	if ask != nil && (ask.Cluster != s.Cluster.UID || ask.Namespace != s.Target.Namespace || ask.Class != s.Target.Class || ask.To != s.Cluster.Version) {
+		ask = nil // older than what the Cluster is now
+	}
 
 	// What Cluster API asks for goes first: it waits for exactly this passage, and what we would have thought
 	// of ourselves proves nothing to it.
-	if ask := s.Asked; ask != nil && Holds(ask.Point) &&
-		ask.Cluster == s.Cluster.UID && ask.Namespace == s.Target.Namespace && ask.Class == s.Target.Class && ask.To == s.Cluster.Version {
+	if ask != nil && ask.Point == release.BeforeClusterUpgrade {
 		passage.Point, passage.From = ask.Point, ask.From
 		if underWay(s, passage) {
-			return Passage{}, false
+			return Passage{}, false, false
 		}
 		proven := s.Record.Proves(*ask) && s.Record.Rollout.Release == s.Target.Release && !s.InventoryLost
-		return passage, !proven
+		if !proven {
+			return passage, ask.From != ask.To && s.Cluster.ControlPlane.All(ask.To), true
+		}
+		passage.From = ""
 	}
 
-	if open := s.Record.Open(); open != nil && underWay(s, open.Passage) &&
-		open.Release == s.Target.Release && open.To == s.Cluster.Version && open.Cluster == s.Cluster.UID {
-		return Passage{}, false
+	if open := s.Record.Open(); open != nil && open.Release == s.Target.Release && open.To == s.Cluster.Version && open.Cluster == s.Cluster.UID {
+		if underWay(s, open.Passage) {
+			return Passage{}, false, false
+		}
+		if m, _ := momentOf(open.Point); m.during && !s.InventoryLost {
+			return open.Passage, open.Late, true // with other values
+		}
 	}
 	// An open rollout to somewhere else has left the cluster between two releases. It has to be brought to its
 	// target by another one, even if that target is where it came from.
 	astray := s.Record.Open() != nil
+	applied := s.Record.Applied
 	for _, m := range moments {
-		if m.due(s) || (astray || s.InventoryLost) && m.whole && s.Record.Applied != nil {
+		if m.during {
+			break
+		}
+		if seen := m.twin(s); seen.due || (astray || s.InventoryLost) && m.whole && applied != nil {
 			passage.Point = m.point
-			if s.Record.Applied != nil {
-				passage.From = s.Record.Applied.Version
+			if applied != nil {
+				passage.From = applied.Version
 			}
-			return passage, true
+			return passage, seen.late, true
 		}
 	}
-	return Passage{}, false
+	return course(s, passage, ask)
+}
+
+// course returns the passage of the next point in the course of an upgrade that has come. Points are passed in
+// their order, also when Cluster API asks for a later one first: what it did not wait for is late.
+func course(s Situation, passage Passage, ask *Ask) (_ Passage, late, due bool) {
+	created := s.Record.Applied.From == "" // and not upgraded since, as far as we remember
+	for _, m := range moments {
+		if !m.during || len(s.Target.Lists.Stages(m.point)) == 0 {
+			continue
+		}
+		passage.Point = m.point
+		if seen := m.twin(s); seen.due && !created && !s.Record.hasPassed(m.point, seen.hop) {
+			passage.Hop = seen.hop
+			// Cluster API asks at the very moment.
+			return passage, seen.late && (ask == nil || ask.Point != m.point || ask.Hop != seen.hop), true
+		}
+		if ask != nil && ask.Point == m.point && !s.Record.Proves(*ask) {
+			passage.Hop = ask.Hop
+			return passage, false, true
+		}
+	}
+	return Passage{}, false, false
+}
+
+// hasPassed tells whether a point in the course of the upgrade lies behind the cluster, whichever management
+// cluster it was in then.
+func (r Record) hasPassed(point release.Point, hop string) bool {
+	is := func(p Passed) bool { return p.Point == point && p.Hop == hop }
+	return r.Rollout != nil && r.Rollout.Finished && is(r.Rollout.passed()) || slices.ContainsFunc(r.Applied.Passed, is)
 }
 
 // underWay reports whether the passage is the one of the open rollout, with nothing happened since that
@@ -275,7 +369,7 @@ func proceed(s Situation) Move {
 	stages := Stages(s.Target.Lists, open.Point)
 	var failed []string
 	for _, stage := range stages {
-		if slices.Contains(open.Done, stage.Name) {
+		if slices.Contains(open.Done, stage.Name) || s.skips(stage) {
 			continue
 		}
 		p := s.Progress[stage.Name]
@@ -318,30 +412,63 @@ func proceed(s Situation) Move {
 		return Await{Stage: failed[0], Reason: Retry, Record: record}
 	}
 
-	var before []string
-	if record.Applied != nil {
-		before = record.Applied.Addons
-	}
-	record.Applied = &Applied{
-		Release: open.Release,
-		Version: open.To,
-		Addons:  addonsAfter(s.Target.Lists, before, stages),
-		Inputs:  open.Inputs,
-	}
+	record.Applied = applied(s, open, stages)
 	open.Finished = true
 	open.Done = nil
 	return Finish{Record: record}
+}
+
+// skips tells whether a stage is left out because its addon is switched off.
+func (s Situation) skips(stage release.Stage) bool {
+	return stage.Action == release.Apply && slices.Contains(s.Off, stage.Name)
+}
+
+// applied returns what the cluster has when the stages of the open rollout are done.
+func applied(s Situation, open *Rollout, stages []release.Stage) *Applied {
+	before := s.Record.Applied
+	next := Applied{Release: open.Release, Version: open.To, Points: busy(s.Target.Lists), Inputs: open.Inputs}
+	if m, _ := momentOf(open.Point); m.whole {
+		next.From = open.From
+		if before != nil && before.Version == open.To && before.From != "" && s.Cluster.onItsWay() {
+			next.From = before.From // the same upgrade, with another release
+		}
+	} else if before != nil {
+		next.From, next.Passed = before.From, slices.Clone(before.Passed)
+	}
+	next.Addons, next.Behind, next.Off = pass(s.Target.Lists, before, open.Point, stages, s.Off)
+	return &next
 }
 
 // keep returns the next move of a cluster that has the addons of its target.
 func keep(s Situation) Move {
 	record := s.Record.clone()
 	applied := record.Applied
+	isOff := func(addon string) bool { return slices.Contains(s.Off, addon) }
 	switch {
+	case slices.ContainsFunc(applied.Addons, isOff) || slices.ContainsFunc(applied.Behind, isOff):
+		for _, addon := range slices.Concat(applied.Addons, applied.Behind) {
+			if isOff(addon) {
+				applied.Off = append(applied.Off, addon)
+			}
+		}
+		slices.Sort(applied.Off)
+		applied.Addons, applied.Behind = slices.DeleteFunc(applied.Addons, isOff), slices.DeleteFunc(applied.Behind, isOff)
+		fallthrough
 	case !applied.Pruned:
 		applied.Pruned = true
-		return Prune{Addons: applied.Addons, Nothing: record.Rollout != nil && record.Rollout.Rebuilt, Record: record}
-	case applied.Inputs != s.Inputs:
+		return Prune{
+			Addons: applied.Addons, Behind: applied.Behind,
+			Nothing: record.Rollout != nil && record.Rollout.Rebuilt, Record: record,
+		}
+	case applied.Inputs != s.Inputs || slices.ContainsFunc(applied.Off, func(addon string) bool { return !isOff(addon) }):
+		for _, addon := range applied.Off {
+			// What the release has no more, or not at the points passed so far, does not come back by this.
+			if !isOff(addon) && slices.Contains(s.Target.Lists.Addons(), addon) {
+				applied.Addons = append(applied.Addons, addon)
+			}
+		}
+		slices.Sort(applied.Addons)
+		applied.Off = slices.DeleteFunc(applied.Off, func(addon string) bool { return !isOff(addon) })
 		// Other values may render fewer objects.
 		applied.Inputs, applied.Pruned = s.Inputs, false
 		return Refresh{Addons: applied.Addons, Record: record}

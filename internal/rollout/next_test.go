@@ -22,7 +22,11 @@ func (l lists) Stages(p release.Point) []release.Stage {
 
 func (l lists) Addons() []string {
 	has := map[string]bool{}
-	for _, p := range []release.Point{release.AfterControlPlaneInitialized, release.BeforeClusterUpgrade, release.AfterClusterUpgrade} {
+	for _, p := range []release.Point{
+		release.AfterControlPlaneInitialized, release.BeforeClusterUpgrade,
+		release.BeforeControlPlaneUpgrade, release.AfterControlPlaneUpgrade,
+		release.BeforeWorkersUpgrade, release.AfterWorkersUpgrade, release.AfterClusterUpgrade,
+	} {
 		for _, stage := range l[p] {
 			has[stage.Name] = stage.Action == release.Apply
 		}
@@ -30,6 +34,9 @@ func (l lists) Addons() []string {
 	maps.DeleteFunc(has, func(_ string, here bool) bool { return !here })
 	return slices.Sorted(maps.Keys(has))
 }
+
+// at are machines that all have that version.
+func at(versions ...string) Machines { return Machines{Versions: versions} }
 
 func apply(name string) release.Stage  { return release.Stage{Name: name, Action: release.Apply} }
 func remove(name string) release.Stage { return release.Stage{Name: name, Action: release.Delete} }
@@ -60,8 +67,10 @@ var (
 		release.BeforeClusterUpgrade:         {apply("cni"), apply("metrics-server")},
 	}
 
-	here   = Cluster{UID: "uid", Ours: true, Initialized: true, Version: "v1.35.4", ControlPlaneVersion: "v1.35.4"}
-	here36 = Cluster{UID: "uid", Ours: true, Initialized: true, Version: "v1.36.3", ControlPlaneVersion: "v1.35.4"}
+	plainPoints = []release.Point{release.AfterControlPlaneInitialized, release.BeforeClusterUpgrade}
+
+	here   = Cluster{UID: "uid", Ours: true, Initialized: true, Version: "v1.35.4", ControlPlane: at("v1.35.4")}
+	here36 = Cluster{UID: "uid", Ours: true, Initialized: true, Version: "v1.36.3", ControlPlane: at("v1.35.4")}
 
 	target1  = &Target{Release: v1, Kubernetes: "v1.35.4", Lists: plain}
 	target2  = &Target{Release: v2, Kubernetes: "v1.35.4", Lists: plain}
@@ -75,6 +84,27 @@ var (
 	// settled is the record of a cluster that was created with v1.
 	settled = Record{Applied: has1, Rollout: &Rollout{Passage: created, Finished: true}}
 )
+
+var (
+	going = Cluster{UID: "uid", Deleting: true, Ours: true, Initialized: true, Version: "v1.35.4"}
+	// polite is a cluster whose release says farewell.
+	polite = Record{
+		Applied: &Applied{Release: v1, Version: "v1.35.4", Points: []release.Point{release.BeforeClusterUpgrade, release.BeforeClusterDelete}, Addons: []string{"cni"}, Pruned: true},
+		Rollout: &Rollout{Passage: created, Finished: true},
+	}
+	politeTarget = &Target{Release: v1, Kubernetes: "v1.35.4", Lists: lists{
+		release.AfterControlPlaneInitialized: {apply("cni")},
+		release.AfterWorkersUpgrade:          {apply("csi")},
+		release.BeforeClusterDelete:          {remove("csi")},
+	}}
+)
+
+func goodbye(finished bool) Record {
+	record := polite.clone()
+	record.Applied.Passed = []Passed{{Point: release.AfterControlPlaneInitialized, Cluster: "uid"}}
+	record.Rollout = &Rollout{Passage: Passage{Release: v1, Point: release.BeforeClusterDelete, To: "v1.35.4", Cluster: "uid"}, Finished: finished}
+	return record
+}
 
 // opened is settled after a further rollout was opened.
 func opened(passage Passage, change func(*Rollout)) Record {
@@ -165,7 +195,7 @@ func TestNext(t *testing.T) {
 		},
 		"OpensALateUpgrade": {
 			why:  "The control plane went ahead because nobody held it. The addons follow, and the record says so.",
-			give: Situation{Cluster: Cluster{UID: "uid", Ours: true, Initialized: true, Version: "v1.36.3", ControlPlaneVersion: "v1.36.3"}, Target: target36, Record: settled},
+			give: Situation{Cluster: Cluster{UID: "uid", Ours: true, Initialized: true, Version: "v1.36.3", ControlPlane: at("v1.36.3")}, Target: target36, Record: settled},
 			want: Begin{Record: opened(raised, func(r *Rollout) { r.Late = true })},
 		},
 		"OpensAnUpgradeOfTheStack": {
@@ -328,14 +358,17 @@ func TestNext(t *testing.T) {
 		"FinishesAfterTheLastStage": {
 			give: Situation{Cluster: here, Target: target1, Record: creating, Progress: map[string]Progress{"cni": good, "metrics-server": good}},
 			want: Finish{Record: Record{
-				Applied: &Applied{Release: v1, Version: "v1.35.4", Addons: []string{"cni", "metrics-server"}},
+				Applied: &Applied{Release: v1, Version: "v1.35.4", Points: plainPoints, Addons: []string{"cni", "metrics-server"}},
 				Rollout: &Rollout{Passage: created, Finished: true},
 			}},
 		},
 		"FinishesAReleaseWithoutAddons": {
 			why:  "Nothing to do is done.",
 			give: Situation{Cluster: here, Target: &Target{Release: v1, Kubernetes: "v1.35.4", Lists: lists{}}, Record: creating},
-			want: Finish{Record: Record{Applied: &Applied{Release: v1, Version: "v1.35.4"}, Rollout: &Rollout{Passage: created, Finished: true}}},
+			want: Finish{Record: Record{
+				Applied: &Applied{Release: v1, Version: "v1.35.4", Points: []release.Point{release.BeforeClusterUpgrade}},
+				Rollout: &Rollout{Passage: created, Finished: true},
+			}},
 		},
 
 		"PrunesAfterTheRollout": {
@@ -351,6 +384,72 @@ func TestNext(t *testing.T) {
 			why:  "Values are made of fields of the Cluster, which a user may edit at any time.",
 			give: Situation{Cluster: here, Target: target1, Record: settled, Inputs: "changed"},
 			want: Refresh{Addons: has1.Addons, Record: Record{Applied: &Applied{Release: v1, Version: "v1.35.4", Addons: has1.Addons, Inputs: "changed"}, Rollout: settled.Rollout}},
+		},
+		"PrunesWhatIsSwitchedOff": {
+			why:  "Its objects go like those of an addon that a release has no more.",
+			give: Situation{Cluster: here, Target: target1, Record: settled, Off: []string{"metrics-server", "unknown"}},
+			want: Prune{Addons: []string{"cni"}, Record: Record{Applied: &Applied{Release: v1, Version: "v1.35.4", Addons: []string{"cni"}, Off: []string{"metrics-server"}, Pruned: true}, Rollout: settled.Rollout}},
+		},
+		"RestsWithoutWhatIsSwitchedOff": {
+			give: Situation{Cluster: here, Target: target1, Off: []string{"metrics-server"}, Record: Record{Applied: &Applied{Release: v1, Version: "v1.35.4", Addons: []string{"cni"}, Off: []string{"metrics-server"}, Pruned: true}, Rollout: settled.Rollout}},
+			want: Rest{},
+		},
+		"RefreshesWhatIsOnAgain": {
+			give: Situation{Cluster: here, Target: target1, Record: Record{Applied: &Applied{Release: v1, Version: "v1.35.4", Addons: []string{"cni"}, Off: []string{"metrics-server"}, Pruned: true}, Rollout: settled.Rollout}},
+			want: Refresh{Addons: has1.Addons, Record: Record{Applied: &Applied{Release: v1, Version: "v1.35.4", Addons: has1.Addons, Off: []string{}}, Rollout: settled.Rollout}},
+		},
+		"SkipsWhatIsSwitchedOff": {
+			give: Situation{Cluster: here, Target: target1, Record: creating, Off: []string{"cni"}},
+			want: Apply{Stage: apply("metrics-server")},
+		},
+		"DeletesWhatIsSwitchedOff": {
+			why:  "It may be there from before.",
+			give: Situation{Cluster: here, Target: gated(func(s release.Stage) release.Stage { s.Action = release.Delete; return s }), Record: creating, Off: []string{"cni"}},
+			want: Delete{Stage: remove("cni")},
+		},
+		"LetsTheClusterGoWithoutFarewell": {
+			why:  "By default nothing is deleted in a cluster that goes as a whole.",
+			give: Situation{Cluster: going, Record: settled},
+			want: LetGo{},
+		},
+		"FetchesForAFarewell": {
+			give: Situation{Cluster: going, Record: polite},
+			want: Fetch{},
+		},
+		"OpensAFarewell": {
+			why:  "The release has something to do before the machines go, such as letting go of volumes.",
+			give: Situation{Cluster: going, Record: polite, Target: politeTarget},
+			want: Begin{Record: goodbye(false)},
+		},
+		"CarriesOutAFarewell": {
+			give: Situation{Cluster: going, Record: goodbye(false), Target: politeTarget},
+			want: Delete{Stage: remove("csi")},
+		},
+		"LetsGoAfterTheFarewell": {
+			give: Situation{Cluster: going, Record: goodbye(true), Target: politeTarget},
+			want: LetGo{},
+		},
+		"LetsGoWhenItMay": {
+			why:  "Cluster API was told to go on, time is over, or the user does not want to wait.",
+			give: Situation{Cluster: Cluster{UID: "uid", Deleting: true, MayGo: true, Ours: true, Initialized: true, Version: "v1.35.4"}, Record: polite, Target: politeTarget},
+			want: LetGo{},
+		},
+		"LetsGoInTheMiddleOfAnUpgrade": {
+			why:  "What is in the cluster is not what the stages of either release are about.",
+			give: Situation{Cluster: going, Record: polite, Target: target2},
+			want: LetGo{},
+		},
+		"LetsTheObjectGoThatIsDeletedAlone": {
+			give: Situation{Cluster: Cluster{UID: "uid", Dismissed: true, Ours: true, Initialized: true, Version: "v1.35.4"}, Record: polite, Target: politeTarget},
+			want: LetGo{},
+		},
+		"AnswersAtAPointItsTwinCannotSee": {
+			why:  "The record was lost on the way, or Cluster API tells no versions.",
+			give: Situation{Cluster: here, Target: politeTarget, Record: settled, Asked: &Ask{Namespace: v1.Namespace, Class: v1.Class, Point: release.AfterWorkersUpgrade, To: "v1.35.4", Hop: "v1.35.4", Cluster: "uid"}},
+			want: Begin{Record: Record{
+				Applied: &Applied{Release: v1, Version: "v1.35.4", Addons: has1.Addons, Pruned: true, Passed: []Passed{{Point: release.AfterControlPlaneInitialized, Cluster: "uid"}}},
+				Rollout: &Rollout{Passage: Passage{Release: v1, Point: release.AfterWorkersUpgrade, To: "v1.35.4", Hop: "v1.35.4", Cluster: "uid"}},
+			}},
 		},
 		"Rests": {
 			give: Situation{Cluster: here, Target: target1, Record: settled},
@@ -399,12 +498,29 @@ func TestStages(t *testing.T) {
 			point: release.BeforeClusterUpgrade,
 			want:  []release.Stage{remove("ccm"), apply("cni")},
 		},
-		"AnUpgradeBringsWhatOnlyALaterListNames": {
-			why: "No rollout is made at that point yet, and the addon belongs to the set.",
+		"AnUpgradeLeavesToLaterPointsWhatTheyName": {
+			why: "It has its turn there.",
 			lists: lists{
 				release.AfterControlPlaneInitialized: {apply("cni")},
 				release.BeforeClusterUpgrade:         {apply("cni")},
 				release.AfterClusterUpgrade:          {apply("csi")},
+			},
+			point: release.BeforeClusterUpgrade,
+			want:  []release.Stage{apply("cni")},
+		},
+		"AnUpgradeLeavesToLaterPointsWhatTheyDelete": {
+			why: "Until then it stays as it is.",
+			lists: lists{
+				release.AfterControlPlaneInitialized: {apply("cni"), apply("ccm")},
+				release.AfterControlPlaneUpgrade:     {remove("ccm")},
+			},
+			point: release.BeforeClusterUpgrade,
+			want:  []release.Stage{apply("cni")},
+		},
+		"WhatHappensAtDeletionIsNoPartOfTheSet": {
+			lists: lists{
+				release.AfterControlPlaneInitialized: {apply("cni"), apply("csi")},
+				release.BeforeClusterDelete:          {remove("csi"), apply("goodbye")},
 			},
 			point: release.BeforeClusterUpgrade,
 			want:  []release.Stage{apply("cni"), apply("csi")},
@@ -427,26 +543,175 @@ func TestStages(t *testing.T) {
 	}
 }
 
-func TestAddonsAfter(t *testing.T) {
+func TestPass(t *testing.T) {
 	set := lists{
 		release.AfterControlPlaneInitialized: {apply("cni"), apply("csi")},
-		release.AfterClusterUpgrade:          {apply("late")},
+		release.AfterControlPlaneUpgrade:     {apply("later")},
+		release.AfterClusterUpgrade:          {remove("old")},
 	}
+	const whole, during = release.BeforeClusterUpgrade, release.AfterControlPlaneUpgrade
 	cases := map[string]struct {
-		before []string
+		why    string
+		before Applied
+		point  release.Point
 		stages []release.Stage
-		want   []string
+		off    []string
+		want   [3][]string
 	}{
-		"WhatIsApplied":                      {stages: []release.Stage{apply("csi"), apply("cni")}, want: []string{"cni", "csi"}},
-		"WhatIsKept":                         {before: []string{"late"}, stages: []release.Stage{apply("cni")}, want: []string{"cni", "late"}},
-		"NotWhatTheReleaseHasNoMore":         {before: []string{"old"}, stages: []release.Stage{apply("cni")}, want: []string{"cni"}},
-		"NotWhatIsDeleted":                   {before: []string{"cni", "csi"}, stages: []release.Stage{remove("csi"), apply("cni")}, want: []string{"cni"}},
-		"NotWhatIsDeletedThoughItIsInTheSet": {before: []string{"late"}, stages: []release.Stage{remove("late")}},
+		"WhatIsApplied":              {point: whole, stages: []release.Stage{apply("csi"), apply("cni")}, want: [3][]string{{"cni", "csi"}}},
+		"NotWhatTheReleaseHasNoMore": {point: whole, before: Applied{Addons: []string{"gone"}}, stages: []release.Stage{apply("cni")}, want: [3][]string{{"cni"}}},
+		"NotWhatIsDeleted":           {point: whole, before: Applied{Addons: []string{"cni", "csi"}}, stages: []release.Stage{remove("csi"), apply("cni")}, want: [3][]string{{"cni"}}},
+		"BehindWhatALaterPointApplies": {
+			why: "It is as the earlier release left it, so nothing of it may be deleted.", point: whole,
+			before: Applied{Addons: []string{"cni", "later"}}, stages: []release.Stage{apply("cni")}, want: [3][]string{{"cni"}, {"later"}},
+		},
+		"BehindWhatALaterPointDeletes": {
+			why: "Cluster API may count on it until then.", point: whole,
+			before: Applied{Addons: []string{"cni", "old"}}, stages: []release.Stage{apply("cni")}, want: [3][]string{{"cni"}, {"old"}},
+		},
+		"BehindOverTwoUpgrades": {
+			point: whole, before: Applied{Behind: []string{"old", "gone"}}, stages: []release.Stage{apply("cni")}, want: [3][]string{{"cni"}, {"old"}},
+		},
+		"NotBehindWhatTheClusterNeverHad": {point: whole, stages: []release.Stage{apply("cni")}, want: [3][]string{{"cni"}}},
+		"CatchesUp": {
+			point: during, before: Applied{Addons: []string{"cni"}, Behind: []string{"later", "old"}}, stages: []release.Stage{apply("later")},
+			want: [3][]string{{"cni", "later"}, {"old"}},
+		},
+		"DeletesWhatIsBehind": {
+			point: during, before: Applied{Addons: []string{"cni"}, Behind: []string{"old"}}, stages: []release.Stage{remove("old")}, want: [3][]string{{"cni"}},
+		},
+		"OffWhatIsSwitchedOff": {
+			point: whole, before: Applied{Addons: []string{"cni", "csi"}}, stages: []release.Stage{apply("cni"), apply("csi")}, off: []string{"csi", "nobody"},
+			want: [3][]string{{"cni"}, nil, {"csi"}},
+		},
+		"RemembersWhatIsSwitchedOff": {
+			point: during, before: Applied{Addons: []string{"cni"}, Off: []string{"csi"}}, stages: []release.Stage{apply("later")}, off: []string{"csi"},
+			want: [3][]string{{"cni", "later"}, nil, {"csi"}},
+		},
+		"NotOffWhatIsDeleted": {point: whole, stages: []release.Stage{remove("csi")}, off: []string{"csi"}},
 	}
 	for name, c := range cases {
 		t.Run(name, func(t *testing.T) {
-			if diff := cmp.Diff(c.want, addonsAfter(set, c.before, c.stages)); diff != "" {
-				t.Errorf("addons (-want +got):\n%s", diff)
+			var got [3][]string
+			got[0], got[1], got[2] = pass(set, &c.before, c.point, c.stages, c.off)
+			if diff := cmp.Diff(c.want, got); diff != "" {
+				t.Errorf("%s\naddons, behind, off (-want +got):\n%s", c.why, diff)
+			}
+		})
+	}
+}
+
+// TestTwins shows what is seen in the facts about a cluster in the course of an upgrade, hook or not.
+func TestTwins(t *testing.T) {
+	const v35, v36, v37 = "v1.35.4", "v1.36.3", "v1.37.1"
+	due := func(hop string) sight { return sight{due: true, hop: hop} }
+	late := func(hop string) sight { return sight{due: true, hop: hop, late: true} }
+	then := func(m Machines, plan ...string) Machines { m.Plan = plan; return m }
+	type sights = map[release.Point]sight
+	const (
+		beforeCP, afterCP           = release.BeforeControlPlaneUpgrade, release.AfterControlPlaneUpgrade
+		beforeWorkers, afterWorkers = release.BeforeWorkersUpgrade, release.AfterWorkersUpgrade
+		afterAll                    = release.AfterClusterUpgrade
+	)
+	cases := map[string]struct {
+		why       string
+		from, to  string
+		cp        Machines
+		workers   Machines
+		noWorkers bool
+		want      sights
+	}{
+		"BeforeTheFirstMachine": {
+			from: v35, to: v36, cp: then(at(v35), v36), workers: then(at(v35), v36),
+			want: sights{beforeCP: due(v36)},
+		},
+		"BeforeThereIsAPlan": {
+			why:  "Cluster API before 1.14 has none, and a later one has none yet when the user has just edited the Cluster.",
+			from: v35, to: v36, cp: at(v35), workers: at(v35),
+			want: sights{beforeCP: due(v36)},
+		},
+		"BeforeThereIsAPlanOverTwoVersions": {
+			why:  "Which version is next is not ours to guess.",
+			from: v35, to: v37, cp: at(v35), workers: at(v35), want: sights{},
+		},
+		"ControlPlaneOnItsWay": {
+			from: v35, to: v36, cp: at(v35, v36), workers: then(at(v35), v36), want: sights{},
+		},
+		"ControlPlaneThere": {
+			why:  "That nobody asked before is known now, and said.",
+			from: v35, to: v36, cp: at(v36), workers: then(at(v35), v36),
+			want: sights{beforeCP: late(v36), afterCP: due(v36), beforeWorkers: due(v36)},
+		},
+		"WorkersOnTheirWay": {
+			from: v35, to: v36, cp: at(v36), workers: at(v35, v36),
+			want: sights{beforeCP: late(v36), afterCP: due(v36)},
+		},
+		"AllThere": {
+			from: v35, to: v36, cp: at(v36), workers: at(v36),
+			want: sights{beforeCP: late(v36), afterCP: late(v36), beforeWorkers: late(v36), afterWorkers: due(v36), afterAll: due("")},
+		},
+		"AllThereWithoutWorkers": {
+			why:  "What a release names there has to come at some time.",
+			from: v35, to: v36, cp: at(v36), noWorkers: true,
+			want: sights{beforeCP: late(v36), afterCP: due(v36), beforeWorkers: due(v36), afterWorkers: due(v36), afterAll: due("")},
+		},
+		"FirstOfTwoVersions": {
+			from: v35, to: v37, cp: then(at(v35), v36, v37), workers: then(at(v35), v37),
+			want: sights{beforeCP: due(v36)},
+		},
+		"FirstOfTwoVersionsOnItsWayToTheMachines": {
+			why:  "It is in the plan no more, and the next one does not follow on what the machines have.",
+			from: v35, to: v37, cp: then(at(v35), v37), workers: then(at(v35), v37),
+			want: sights{},
+		},
+		"BetweenTwoVersions": {
+			from: v35, to: v37, cp: then(at(v36), v37), workers: then(at(v35), v37),
+			want: sights{beforeCP: due(v37), afterCP: due(v36)},
+		},
+		"BetweenTwoVersionsWithWorkers": {
+			from: v35, to: v37, cp: then(at(v36), v37), workers: then(at(v35), v36, v37),
+			want: sights{beforeCP: due(v37), afterCP: due(v36), beforeWorkers: due(v36)},
+		},
+		"WorkersBetweenTwoVersions": {
+			from: v35, to: v37, cp: then(at(v36), v37), workers: then(at(v36), v37),
+			want: sights{beforeCP: due(v37), afterCP: sight{due: true, hop: v36, late: true}, afterWorkers: due(v36)},
+		},
+		"NothingKnown": {
+			why:  "Cluster API before 1.14 tells no versions. Its hooks say when.",
+			from: v35, to: v36, want: sights{},
+		},
+		"OnlyTheRelease": {
+			why:  "No machine tells when, and no hook does: one point follows on the other.",
+			from: v36, to: v36, cp: at(v36), workers: at(v36),
+			want: sights{beforeCP: due(v36), afterCP: due(v36), beforeWorkers: due(v36), afterWorkers: due(v36), afterAll: due("")},
+		},
+		"OnlyTheReleaseAndNothingKnown": {
+			from: v36, to: v36,
+			want: sights{beforeCP: due(v36), afterCP: due(v36), beforeWorkers: due(v36), afterWorkers: due(v36), afterAll: due("")},
+		},
+		"OnlyTheReleaseInTheMiddle": {
+			why:  "The release was replaced while machines were on their way to the version.",
+			from: v36, to: v36, cp: at(v35), workers: at(v35),
+			want: sights{beforeCP: due(v36)},
+		},
+	}
+	for name, c := range cases {
+		t.Run(name, func(t *testing.T) {
+			s := Situation{
+				Cluster: Cluster{Version: c.to, ControlPlane: c.cp, Workers: c.workers, NoWorkers: c.noWorkers},
+				Record:  Record{Applied: &Applied{From: c.from, Version: c.to}},
+			}
+			got := sights{}
+			for _, m := range moments {
+				if !m.during {
+					continue
+				}
+				if seen := m.twin(s); seen.due {
+					got[m.point] = seen
+				}
+			}
+			if diff := cmp.Diff(c.want, got, cmp.AllowUnexported(sight{})); diff != "" {
+				t.Errorf("%s\nseen (-want +got):\n%s", c.why, diff)
 			}
 		})
 	}

@@ -83,6 +83,22 @@ var storyReleases = map[string]lists{
 	},
 }
 
+func init() {
+	// They have something to do at each point, and take an addon out on the way.
+	for _, class := range []string{"docker-starter-1-36-v4", "docker-starter-1-36-v5"} {
+		storyReleases[class] = lists{
+			release.AfterControlPlaneInitialized: {apply("cni"), apply("csi"), apply("metrics-server")},
+			release.BeforeClusterUpgrade:         {apply("cni")},
+			release.BeforeControlPlaneUpgrade:    {apply("guard")},
+			release.AfterControlPlaneUpgrade:     {apply("csi"), remove("guard")},
+			release.BeforeWorkersUpgrade:         {apply("drainer")},
+			release.AfterWorkersUpgrade:          {remove("drainer")},
+			release.AfterClusterUpgrade:          {remove("metrics-server")},
+			release.BeforeClusterDelete:          {remove("csi")},
+		}
+	}
+}
+
 // world is all that is outside of Next in a story: a Cluster, its addons, and the storage of the record.
 type world struct {
 	out     *bytes.Buffer
@@ -92,6 +108,7 @@ type world struct {
 	record  string
 	ask     string
 	lost    bool
+	off     []string
 	// fate of a stage: "fails" or "waits".
 	fate map[string]string
 	// inCluster has the class that each addon was last applied from.
@@ -107,9 +124,17 @@ func (w *world) happen(event []string) error {
 		w.class, w.cluster.Version, w.digest = event[2], event[4], "sha256:first"
 		_, w.cluster.Ours = storyReleases[w.class]
 	case "initialized":
-		w.cluster.Initialized, w.cluster.ControlPlaneVersion = true, w.cluster.Version
+		w.cluster.Initialized, w.cluster.ControlPlane, w.cluster.Workers = true, at(w.cluster.Version), at(w.cluster.Version)
 	case "upgraded": // by Cluster API
-		w.cluster.ControlPlaneVersion = w.cluster.Version
+		w.cluster.ControlPlane, w.cluster.Workers = at(w.cluster.Version), at(w.cluster.Version)
+	case "control-plane": // control-plane [<version> ...] [then <version> ...]
+		w.cluster.ControlPlane = machines(event[1:])
+	case "workers":
+		w.cluster.Workers = machines(event[1:])
+	case "off": // off [<addon> ...]
+		w.off = event[1:]
+	case "released": // Cluster API goes on with the deletion
+		w.cluster.MayGo = true
 	case "corrected": // the release has another content under the same name
 		w.digest = "sha256:corrected"
 	case "stage": // stage <name> fails|waits|works
@@ -124,8 +149,8 @@ func (w *world) happen(event []string) error {
 		w.cluster.UID = "moved"
 	case "inventory": // inventory lost
 		w.lost = true
-	case "hook": // hook <point> <from> <to>
-		return w.hook(release.Point(event[1]), event[2], event[3])
+	case "hook": // hook <point> [<from>] <to>
+		return w.hook(release.Point(event[1]), event[2:])
 	case "restarted", "again":
 	default:
 		return fmt.Errorf("nobody knows what %q means", event[0])
@@ -133,14 +158,23 @@ func (w *world) happen(event []string) error {
 	return w.reconcile()
 }
 
+func machines(words []string) Machines {
+	i := slices.Index(words, "then")
+	if i < 0 {
+		return at(words...)
+	}
+	return Machines{Versions: words[:i], Plan: words[i+1:]}
+}
+
 // hook is what the hook server does: it answers from the record, and asks when it must hold.
-func (w *world) hook(point release.Point, from, to string) error {
+func (w *world) hook(point release.Point, versions []string) error {
 	record, err := ParseRecord(w.record)
 	if err != nil {
 		return err
 	}
-	ask := Ask{Namespace: "stacks", Class: w.class, Point: point, From: from, To: to, Cluster: w.cluster.UID}
-	if record.Proves(ask) {
+	ask := NewAsk(point, w.cluster.Version, versions[0], versions[len(versions)-1])
+	ask.Namespace, ask.Class, ask.Cluster = "stacks", w.class, w.cluster.UID
+	if record.Proves(ask) || record.Idle(ask) {
 		w.say("hook: go on")
 		return nil
 	}
@@ -159,7 +193,7 @@ func (w *world) reconcile() error {
 	if err != nil {
 		return err
 	}
-	s := Situation{Cluster: w.cluster, Record: record, Asked: asked, Progress: map[string]Progress{}, InventoryLost: w.lost}
+	s := Situation{Cluster: w.cluster, Record: record, Asked: asked, Progress: map[string]Progress{}, InventoryLost: w.lost, Off: w.off}
 	for range 50 {
 		switch m := Next(s).(type) {
 		case Fetch:
@@ -167,7 +201,11 @@ func (w *world) reconcile() error {
 			s.Target = &Target{Release: Release{Namespace: "stacks", Class: w.class, Digest: w.digest}, Kubernetes: kubernetes, Lists: storyReleases[w.class]}
 		case Begin:
 			r := m.Record.Rollout
-			w.say("begin %s at %s, %q to %q%s%s", r.Class, r.Point, r.From, r.To, mark(r.Late, ", late"), mark(r.Rebuilt, ", inventory rebuilt"))
+			versions := fmt.Sprintf("%q to %q", r.From, r.To)
+			if r.Hop != "" {
+				versions = r.Hop
+			}
+			w.say("begin %s at %s, %s%s%s", r.Class, r.Point, versions, mark(r.Late, ", late"), mark(r.Rebuilt, ", inventory rebuilt"))
 			s.Record, s.Progress = m.Record, map[string]Progress{}
 			w.save(&s, m.Record)
 			w.lost, s.InventoryLost = false, false
@@ -189,7 +227,8 @@ func (w *world) reconcile() error {
 		case CheckHealth:
 			w.act(&s, "check health of", m.Stage, func(p *Progress) *Result { return &p.Health }, "waits")
 		case Finish:
-			w.say("finish: has %s", strings.Join(m.Record.Applied.Addons, ", "))
+			has := m.Record.Applied
+			w.say("finish: has %s%s", strings.Join(has.Addons, ", "), mark(len(has.Behind) > 0, "; not yet "+strings.Join(has.Behind, ", ")))
 			w.save(&s, m.Record)
 			if asked != nil && m.Record.Proves(*asked) {
 				w.ask, s.Asked = "", nil
@@ -197,7 +236,7 @@ func (w *world) reconcile() error {
 		case Prune:
 			var gone []string
 			for addon := range w.inCluster {
-				if !m.Nothing && !slices.Contains(m.Addons, addon) {
+				if !m.Nothing && !slices.Contains(slices.Concat(m.Addons, m.Behind), addon) {
 					gone = append(gone, addon)
 					delete(w.inCluster, addon)
 				}
@@ -207,6 +246,9 @@ func (w *world) reconcile() error {
 			w.save(&s, m.Record)
 		case Refresh:
 			w.say("refresh %s", strings.Join(m.Addons, ", "))
+			for _, addon := range m.Addons {
+				w.inCluster[addon] = w.class
+			}
 			w.save(&s, m.Record)
 		case Await:
 			w.say("await %s%s%s", m.Reason, mark(m.Stage != "", " of "+m.Stage), mark(m.Message != "", ": "+m.Message))

@@ -6,6 +6,7 @@ package clusteraddon
 import (
 	"context"
 	"maps"
+	"slices"
 
 	"k8s.io/apimachinery/pkg/api/equality"
 	clusterv1 "sigs.k8s.io/cluster-api/api/core/v1beta2"
@@ -16,6 +17,7 @@ import (
 
 	"github.com/clusterstacks/cluster-stack-operator/api/v1alpha1"
 	"github.com/clusterstacks/cluster-stack-operator/internal/controller/releases"
+	"github.com/clusterstacks/cluster-stack-operator/internal/rollout"
 )
 
 // othersChanges lets pass what others change about a ClusterAddon. What we write ourselves we know.
@@ -48,10 +50,19 @@ func clusterChanges() predicate.Predicate {
 			before.Generation != after.Generation ||
 			before.DeletionTimestamp.IsZero() != after.DeletionTimestamp.IsZero() ||
 			initialized(before) != initialized(after) ||
-			controlPlaneVersion(before) != controlPlaneVersion(after) ||
+			!sameMachines(before, after) ||
 			!maps.Equal(before.Labels, after.Labels) ||
 			!maps.Equal(before.Annotations, after.Annotations)
 	}}
+}
+
+func sameMachines(a, b *clusterv1.Cluster) bool {
+	same := func(a, b rollout.Machines) bool {
+		return slices.Equal(a.Versions, b.Versions) && slices.Equal(a.Plan, b.Plan)
+	}
+	controlPlaneA, workersA, noneA := machines(a)
+	controlPlaneB, workersB, noneB := machines(b)
+	return same(controlPlaneA, controlPlaneB) && same(workersA, workersB) && noneA == noneB
 }
 
 // releaseChanges lets pass what about a ClusterStackRelease matters for those who use it: whether it is there,

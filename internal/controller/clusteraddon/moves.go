@@ -4,6 +4,7 @@
 package clusteraddon
 
 import (
+	"cmp"
 	"context"
 	"crypto/sha256"
 	"encoding/hex"
@@ -59,11 +60,15 @@ func (w *work) begin(ctx context.Context, move rollout.Begin) error {
 	w.conn.wasCompared(rollout.Passage{})
 	opened := move.Record.Rollout
 	ctrl.LoggerFrom(ctx).Info("Rollout started", "release", w.release.Name, "lifecyclePoint", opened.Point,
-		"from", opened.From, "to", opened.To, "late", opened.Late, "inventoryRebuilt", opened.Rebuilt)
+		"from", opened.From, "to", opened.To, "hop", opened.Hop, "late", opened.Late, "inventoryRebuilt", opened.Rebuilt)
 	message := fmt.Sprintf("rolling out the addons of %s", w.release.Name)
 	switch {
 	case opened.Late:
-		message += fmt.Sprintf(", late: the control plane has Kubernetes %s already", opened.To)
+		message += fmt.Sprintf(" for %s, late: Cluster API has gone on to Kubernetes %s already", opened.Point, cmp.Or(opened.Hop, opened.To))
+	case opened.Hop != "":
+		message += fmt.Sprintf(" for %s, Kubernetes %s", opened.Point, opened.Hop)
+	case opened.Point == release.AfterClusterUpgrade, opened.Point == release.BeforeClusterDelete:
+		message += fmt.Sprintf(" for %s", opened.Point)
 	case opened.From != "" && opened.From != opened.To:
 		message += fmt.Sprintf(", before Kubernetes goes from %s to %s", opened.From, opened.To)
 	}
@@ -465,7 +470,7 @@ func (w *work) correctDrift(ctx context.Context) error {
 		return step.Because(v1alpha1.FailedToApplyObjectsReason, joined(errs))
 	}
 	if len(w.leftovers()) > 0 {
-		_, err = w.pruneInventory(ctx, w.record.Applied.Addons)
+		_, err = w.pruneInventory(ctx, w.record.Applied.Addons, w.record.Applied.Behind)
 	}
 	return err
 }
@@ -475,7 +480,7 @@ func (w *work) correctDrift(ctx context.Context) error {
 func (w *work) leftovers() []string {
 	var left []string
 	for _, e := range w.inventory.Entries() {
-		if e.Hook == "" && (e.Hash == "" || !slices.Contains(w.record.Applied.Addons, e.Set)) {
+		if e.Hook == "" && !slices.Contains(w.record.Applied.Behind, e.Set) && (e.Hash == "" || !slices.Contains(w.record.Applied.Addons, e.Set)) {
 			left = append(left, e.String())
 		}
 	}
@@ -491,7 +496,7 @@ func (w *work) pruneAddons(ctx context.Context, move rollout.Prune) error {
 	var kept []string
 	if !move.Nothing {
 		var err error
-		if kept, err = w.pruneInventory(ctx, move.Addons); err != nil {
+		if kept, err = w.pruneInventory(ctx, move.Addons, move.Behind); err != nil {
 			return err
 		}
 	}
@@ -505,8 +510,8 @@ func (w *work) pruneAddons(ctx context.Context, move rollout.Prune) error {
 	return nil
 }
 
-// pruneInventory deletes what the addons do not have, and returns what was kept and why.
-func (w *work) pruneInventory(ctx context.Context, addons []string) ([]string, error) {
+// pruneInventory deletes what the addons do not have, but nothing of those behind, and returns what was kept and why.
+func (w *work) pruneInventory(ctx context.Context, addons, behind []string) ([]string, error) {
 	wanted, hooked := map[apply.ID]bool{}, map[apply.ID]bool{}
 	note := func(set map[apply.ID]bool, objects []*unstructured.Unstructured) error {
 		ids, err := w.conn.applier.Identify(ctx, objects, render.AddonNamespace)
@@ -531,7 +536,7 @@ func (w *work) pruneInventory(ctx context.Context, addons []string) ([]string, e
 	report, err := w.conn.applier.Prune(ctx, w.inventory, func(id apply.ID) bool {
 		entry, _ := w.inventory.Get(id)
 		// An object that only hooks of the chart make now is not kept for having been an ordinary one.
-		return wanted[id] || hooked[id] && entry.Hook != ""
+		return wanted[id] || slices.Contains(behind, entry.Set) || hooked[id] && entry.Hook != ""
 	}, w.journal)
 	w.resources(report)
 	if err != nil {

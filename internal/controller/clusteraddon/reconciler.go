@@ -208,7 +208,9 @@ func (r *Reconciler) Reconcile(ctx context.Context, addon *v1alpha1.ClusterAddon
 		return step.Run(ctx, r.client, addon, append(parts, step.On(v1alpha1.ClusterReadyCondition, w.leave))...)
 	}
 	err := step.Patch(ctx, r.client, addon, func() {
-		controllerutil.AddFinalizer(addon, v1alpha1.ClusterAddonFinalizer)
+		if addon.DeletionTimestamp.IsZero() {
+			controllerutil.AddFinalizer(addon, v1alpha1.ClusterAddonFinalizer)
+		}
 		// A backup may have brought it back without its owner, and it shall go with its Cluster.
 		if !slices.ContainsFunc(addon.OwnerReferences, func(o metav1.OwnerReference) bool { return o.UID == w.cluster.UID }) {
 			addon.OwnerReferences = append(addon.OwnerReferences, ownerReference(w.cluster))

@@ -12,7 +12,9 @@ import (
 	"time"
 
 	"k8s.io/apimachinery/pkg/apis/meta/v1/unstructured"
+	"k8s.io/utils/ptr"
 	clusterv1 "sigs.k8s.io/cluster-api/api/core/v1beta2"
+	runtimev1 "sigs.k8s.io/cluster-api/api/runtime/v1beta2"
 	"sigs.k8s.io/cluster-api/controllers/clustercache"
 	"sigs.k8s.io/cluster-api/controllers/external"
 	"sigs.k8s.io/cluster-api/util/conditions"
@@ -91,16 +93,17 @@ func (w *work) situation() rollout.Situation {
 		InventoryLost: w.lost,
 		Inputs:        w.inputs,
 		Progress:      w.progress,
-		Cluster:       rollout.Cluster{Paused: w.paused, Deleting: !w.addon.DeletionTimestamp.IsZero()},
+		Cluster:       rollout.Cluster{Paused: w.paused, Dismissed: !w.addon.DeletionTimestamp.IsZero()},
 	}
 	if w.cluster != nil {
 		_, ours := releases.UsedBy(w.cluster)
 		s.Cluster.UID = string(w.cluster.UID)
-		s.Cluster.Deleting = s.Cluster.Deleting || !w.cluster.DeletionTimestamp.IsZero()
+		s.Cluster.Deleting = !w.cluster.DeletionTimestamp.IsZero()
+		s.Cluster.MayGo = s.Cluster.Deleting && w.farewellLeft() == 0
 		s.Cluster.Ours = ours
 		s.Cluster.Initialized = initialized(w.cluster)
 		s.Cluster.Version = w.cluster.Spec.Topology.Version
-		s.Cluster.ControlPlaneVersion = controlPlaneVersion(w.cluster)
+		s.Cluster.ControlPlane, s.Cluster.Workers, s.Cluster.NoWorkers = machines(w.cluster)
 	}
 	if w.release != nil {
 		s.Target = &rollout.Target{Release: w.target(), Kubernetes: w.release.Metadata.Kubernetes, Lists: w.release}
@@ -120,12 +123,55 @@ func initialized(cluster *clusterv1.Cluster) bool {
 	return done != nil && *done || conditions.IsTrue(cluster, clusterv1.ClusterControlPlaneInitializedCondition)
 }
 
-// controlPlaneVersion returns the version that all machines of the control plane have, or nothing.
-func controlPlaneVersion(cluster *clusterv1.Cluster) string {
-	if cp := cluster.Status.ControlPlane; cp != nil && len(cp.Versions) == 1 {
-		return cp.Versions[0].Version
+// machines returns what Cluster API says about the versions of the control plane and the workers of a Cluster, and
+// whether it has no workers.
+func machines(cluster *clusterv1.Cluster) (controlPlane, workers rollout.Machines, none bool) {
+	if status := cluster.Status.ControlPlane; status != nil {
+		controlPlane = rollout.Machines{Versions: versions(status.Versions), Plan: plan(status.UpgradePlan)}
 	}
-	return ""
+	if status := cluster.Status.Workers; status != nil {
+		workers = rollout.Machines{Versions: versions(status.Versions), Plan: plan(status.UpgradePlan)}
+		none = len(status.Versions) == 0 && ptr.Deref(status.DesiredReplicas, -1) == 0
+	}
+	topology := cluster.Spec.Topology.Workers
+	none = none || len(topology.MachineDeployments)+len(topology.MachinePools) == 0
+	return controlPlane, workers, none
+}
+
+func versions(status []clusterv1.StatusVersion) []string {
+	var versions []string
+	for _, v := range status {
+		versions = append(versions, v.Version)
+	}
+	return versions
+}
+
+func plan(status []clusterv1.StatusUpgradePlanVersion) []string {
+	var versions []string
+	for _, v := range status {
+		versions = append(versions, v.Version)
+	}
+	return versions
+}
+
+// farewellLeft returns how long a Cluster that is being deleted still waits for what its release wants done before,
+// 0 when it does not: its user does not want to wait, Cluster API was told to go on, or the time is over.
+func (w *work) farewellLeft() time.Duration {
+	_, told := w.cluster.Annotations[runtimev1.OkToDeleteAnnotation]
+	_, skipped := w.cluster.Annotations[v1alpha1.SkipHookAnnotation(string(release.BeforeClusterDelete))]
+	if told || skipped {
+		return 0
+	}
+	end := w.cluster.DeletionTimestamp.Add(v1alpha1.FarewellTimeout)
+	return max(0, end.Sub(w.options.Clock.Now()))
+}
+
+// patiently bounds how long a step holds up the deletion of the Cluster.
+func (w *work) patiently(o step.Outcome) step.Outcome {
+	if w.cluster.DeletionTimestamp.IsZero() {
+		return o
+	}
+	return o.LookAgain(min(w.options.GatePoll, w.farewellLeft()) + time.Second)
 }
 
 // untried tells that nobody has tried yet to connect to a cluster whose API server can be there.
@@ -149,7 +195,7 @@ func (w *work) reachCluster(ctx context.Context) (step.Outcome, error) {
 	if errors.Is(err, clustercache.ErrClusterNotConnected) {
 		// Whoever makes the connection tells us.
 		w.connections.drop(w.clusterKey())
-		return step.Wait(v1alpha1.ControlPlaneNotReadyReason, "the API server of the cluster does not answer"), nil
+		return w.patiently(step.Wait(v1alpha1.ControlPlaneNotReadyReason, "the API server of the cluster does not answer")), nil
 	}
 	if err != nil {
 		return step.Outcome{}, step.Because(v1alpha1.ControlPlaneNotReadyReason, fmt.Errorf("connect to the cluster: %w", err))
@@ -166,11 +212,11 @@ func (w *work) reachCluster(ctx context.Context) (step.Outcome, error) {
 func (w *work) openRelease(ctx context.Context) (step.Outcome, error) {
 	key, _ := releases.UsedBy(w.cluster)
 	w.addon.Status.TargetRelease = &v1alpha1.AddonRelease{Name: key.Name.String()}
-	again := step.Outcome{}.LookAgain(w.options.Recheck)
+	again := w.patiently(step.Outcome{}.LookAgain(w.options.Recheck))
 	rel, digest, err := w.releases.Open(ctx, key.Namespace, key.Name)
 	switch {
 	case errors.Is(err, source.ErrNotFound):
-		return step.Wait(v1alpha1.NotPublishedReason, "%v", err).LookAgain(w.options.Recheck), nil
+		return w.patiently(step.Wait(v1alpha1.NotPublishedReason, "%v", err).LookAgain(w.options.Recheck)), nil
 	case releases.Moved(err):
 		return again, step.Because(v1alpha1.ReleaseMovedReason, err)
 	case err != nil && step.Permanent(err):
@@ -278,7 +324,11 @@ func (w *work) moves(ctx context.Context) (step.Outcome, error) {
 		case rollout.Refresh:
 			err = w.refresh(ctx, move)
 		case rollout.Await:
-			return w.await(ctx, move)
+			outcome, err := w.await(ctx, move)
+			return w.patiently(outcome), err
+		case rollout.LetGo:
+			// The farewell is over; the next run lets go.
+			return step.Done().Saying("nothing is left to be done before the Cluster is deleted").LookAgain(time.Millisecond), nil
 		case rollout.Prune, rollout.Rest:
 			return step.Done().Saying("has the addons of %s", w.release.Name), nil
 		default:
@@ -292,6 +342,9 @@ func (w *work) moves(ctx context.Context) (step.Outcome, error) {
 
 // prune deletes what earlier releases had and this one has not, and keeps a cluster at rest as it is.
 func (w *work) prune(ctx context.Context) (step.Outcome, error) {
+	if !w.cluster.DeletionTimestamp.IsZero() {
+		return step.Done().Saying("the Cluster is being deleted as a whole"), nil
+	}
 	if move, due := rollout.Next(w.situation()).(rollout.Prune); due {
 		if err := w.pruneAddons(ctx, move); err != nil {
 			return step.Outcome{}, err
