@@ -47,7 +47,11 @@ test-long: check programs ## What takes hours: fuzzing, and the real tests again
 	@hack/test-long.sh
 
 .PHONY: bench
-bench: programs ## Benchmarks
+bench: programs ## What the operator costs, compared with its bars; into bench/results.json (25 minutes)
+	@go test -tags bench -run '^$$' -bench . -benchtime 1x -timeout 40m ./test/bench
+
+.PHONY: bench-packages
+bench-packages: programs ## The benchmarks of single packages
 	@go test -run '^$$' -bench . -benchmem ./internal/...
 
 .PHONY: check
@@ -62,7 +66,7 @@ lint: tools ## Run the linter over both modules with code
 .PHONY: vet
 vet: ## Run go vet over both modules with code
 	@echo "vet"
-	@go vet -tags long ./...
+	@go vet -tags long,bench ./...
 	@cd api && go vet ./...
 
 ##@ Make
