@@ -75,6 +75,15 @@ vet: ## Run go vet over both modules with code
 generate: ## Write the generated files anew
 	@hack/generate.sh
 
+IMAGE ?= ghcr.io/clusterstacks/cluster-stack-operator:main
+.PHONY: manifests
+manifests: ## Render all that installs the operator, with IMAGE, into bin/cluster-stack-operator.yaml
+	@mkdir -p bin/manifests
+	@printf 'resources: [../../config/default]\nimages: [{name: ghcr.io/clusterstacks/cluster-stack-operator, newName: "%s", newTag: "%s"}]\n' \
+		"$(IMAGE:%:$(lastword $(subst :, ,$(IMAGE)))=%)" "$(lastword $(subst :, ,$(IMAGE)))" >bin/manifests/kustomization.yaml
+	@go tool -modfile=tools/go.mod kustomize build bin/manifests >bin/cluster-stack-operator.yaml
+	@echo bin/cluster-stack-operator.yaml
+
 .PHONY: verify-generated
 verify-generated: ## Fail when generated files are out of date
 	@echo "generate, and compare"

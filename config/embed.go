@@ -14,7 +14,7 @@ import (
 //go:generate go tool -modfile=../tools/go.mod controller-gen crd paths=../api/... output:crd:dir=crd
 //go:generate go tool -modfile=../tools/go.mod controller-gen rbac:roleName=cluster-stack-operator paths=../internal/... output:rbac:dir=rbac
 
-//go:embed crd/*.yaml
+//go:embed crd/clusterstack.*.yaml
 var crds embed.FS
 
 //go:embed rbac/role.yaml
@@ -26,7 +26,7 @@ var webhooks []byte
 // CRDs returns the CustomResourceDefinitions of the operator's kinds as YAML, one document each, in
 // the order of their names.
 func CRDs() [][]byte {
-	names, err := fs.Glob(crds, "crd/*.yaml")
+	names, err := fs.Glob(crds, "crd/*")
 	if err != nil {
 		panic(err) // only a malformed pattern
 	}
@@ -42,8 +42,12 @@ func CRDs() [][]byte {
 }
 
 // ClusterRole returns the ClusterRole cluster-stack-operator as YAML: all rights that the operator
-// has in the management cluster.
-func ClusterRole() []byte { return append([]byte(nil), clusterRole...) }
+// has in the management cluster, but for those in the namespace where it runs itself.
+func ClusterRole() []byte {
+	// The Role for its own namespace comes after it.
+	document, _, _ := bytes.Cut(bytes.TrimPrefix(clusterRole, []byte("---\n")), []byte("\n---\n"))
+	return bytes.Clone(document)
+}
 
 // Webhooks returns the MutatingWebhookConfiguration and the ValidatingWebhookConfiguration as YAML, one document each.
 // They name the Service of an installation and lack the caBundle.

@@ -28,6 +28,11 @@ type ClusterStackReleaseStatus struct {
 	// +optional
 	KubernetesVersion string `json:"kubernetesVersion,omitempty"`
 
+	// kubernetesPatches are the patch versions that Clusters of the release may have beside
+	// kubernetesVersion: any, or a range such as 4-9 or 4-.
+	// +optional
+	KubernetesPatches string `json:"kubernetesPatches,omitempty"`
+
 	// source is where the release was fetched from.
 	// +optional
 	Source string `json:"source,omitempty"`

@@ -44,6 +44,8 @@ type offer struct {
 	known bool
 	// version of Kubernetes, such as v1.36.3; empty as long as it was not read from the release.
 	version string
+	// patches are those beside version that a Cluster may have.
+	patches release.Patches
 	ready   bool
 	// because says in the words of its status why it is not ready.
 	because string
@@ -106,7 +108,10 @@ func judge(before, now topology, target offer) (warning string, denied error) {
 }
 
 // fits tells whether a release works with a version of Kubernetes.
-func fits(target offer, version string) bool { return same(target.version, version) }
+func fits(target offer, version string) bool {
+	version = "v" + strings.TrimPrefix(version, "v")
+	return same(target.version, version) || release.Metadata{Kubernetes: target.version, Patches: target.patches}.Allows(version)
+}
 
 // same compares versions as Cluster API does, which puts up with a missing "v".
 func same(a, b string) bool { return strings.TrimPrefix(a, "v") == strings.TrimPrefix(b, "v") }

@@ -10,6 +10,7 @@ import (
 	"k8s.io/apimachinery/pkg/types"
 
 	"github.com/clusterstacks/cluster-stack-operator/internal/apitest"
+	"github.com/clusterstacks/cluster-stack-operator/internal/release"
 )
 
 const (
@@ -86,6 +87,8 @@ func TestClusterIsJudgedByItsRelease(t *testing.T) {
 	}{
 		"Fits":           {now: asks(v1of35, "v1.35.4"), target: offer1of35},
 		"WrongVersion":   {now: asks(v1of35, "v1.35.9"), target: offer1of35, want: "spec.topology.version is v1.35.9, but release docker-starter-1-35-v1 is made for Kubernetes v1.35.4"},
+		"AllowedPatch":   {now: asks(v1of35, "v1.35.5"), target: offer{known: true, ready: true, version: "v1.35.4", patches: release.Patches{From: 4, End: 6}}},
+		"OtherPatch":     {now: asks(v1of35, "v1.35.6"), target: offer{known: true, ready: true, version: "v1.35.4", patches: release.Patches{From: 4, End: 6}}, want: "is made for Kubernetes v1.35.4"},
 		"UnknownRelease": {now: asks(v1of35, "v1.35.9"), warning: "there is no ClusterStackRelease docker-starter-1-35-v1 in namespace n"},
 		"NeverLookedAt":  {now: asks(v1of35, "v1.35.9"), target: offer{known: true}, warning: "has not been read yet"},
 		"NotReady":       {now: asks(v1of35, "v1.35.4"), target: offer{known: true, version: "v1.35.4", because: "x"}, warning: "is not ready: x"},

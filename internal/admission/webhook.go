@@ -151,7 +151,11 @@ func (w *webhooks) offer(ctx context.Context, t topology) (offer, error) {
 	if err != nil {
 		return offer{}, fmt.Errorf("get ClusterStackRelease %s: %w", t.release, err)
 	}
-	o := offer{known: true, version: rel.Status.KubernetesVersion, ready: rel.Status.Ready}
+	patches, err := release.ParsePatches(rel.Status.KubernetesPatches)
+	if err != nil {
+		return offer{}, fmt.Errorf("ClusterStackRelease %s: status.kubernetesPatches: %w", t.release, err)
+	}
+	o := offer{known: true, version: rel.Status.KubernetesVersion, patches: patches, ready: rel.Status.Ready}
 	if c := rel.Status.Conditions.Get(v1alpha1.ReadyCondition); c != nil && !o.ready {
 		o.because = c.Message
 	}

@@ -38,8 +38,8 @@ import (
 	"sigs.k8s.io/controller-runtime/pkg/source"
 )
 
-// The rights to the Secret are given by a Role in the operator's namespace, see config/rbac.
-//
+// +kubebuilder:rbac:groups="",namespace=cso-system,resources=secrets,verbs=create
+// +kubebuilder:rbac:groups="",namespace=cso-system,resources=secrets,resourceNames=cso-serving-cert,verbs=get;list;watch;update
 // +kubebuilder:rbac:groups=admissionregistration.k8s.io,resources=mutatingwebhookconfigurations,resourceNames=cso-mutating-webhook-configuration,verbs=get;list;watch;patch
 // +kubebuilder:rbac:groups=admissionregistration.k8s.io,resources=validatingwebhookconfigurations,resourceNames=cso-validating-webhook-configuration,verbs=get;list;watch;patch
 

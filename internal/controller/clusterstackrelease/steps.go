@@ -72,6 +72,7 @@ func (w *work) open(ctx context.Context) (step.Outcome, error) {
 		}
 	}
 	w.obj.Status.KubernetesVersion = rel.Metadata.Kubernetes
+	w.obj.Status.KubernetesPatches = rel.Metadata.Patches.String()
 	w.release = rel
 	return step.Done().Saying("%s", strings.Join(append([]string{"from " + from}, rel.Warnings...), "; ")), nil
 }
