@@ -178,9 +178,15 @@ func templateReason(text string) string {
 	return "the template failed (its message may hold values and is left out)"
 }
 
+// twiceForm matches what the YAML library says of a key that stands twice.
+var twiceForm = regexp.MustCompile(`(line \d+): key .* already set in map`)
+
 // explainYAML returns what is wrong with a text that is not YAML, without quoting it.
 func explainYAML(err error) string {
 	reason := err.Error()
+	if twice := twiceForm.FindStringSubmatch(reason); twice != nil {
+		return twice[1] + ": a key stands twice in its map"
+	}
 	for _, prefix := range []string{"error converting YAML to JSON: ", "error unmarshaling JSON: ", "yaml: ", "json: "} {
 		if at := strings.LastIndex(reason, prefix); at >= 0 {
 			reason = reason[at+len(prefix):]

@@ -128,6 +128,9 @@ func readObjects(file, document string) ([]*unstructured.Unstructured, error) {
 	if content == nil {
 		return nil, nil
 	}
+	if err := checkTree(content); err != nil {
+		return nil, invalid(file, "renders to an object that is too large: %v", err)
+	}
 	object, ok := content.(map[string]any)
 	if !ok {
 		return nil, invalid(file, "renders to something that is no Kubernetes object")

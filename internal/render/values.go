@@ -4,8 +4,10 @@
 package render
 
 import (
+	"bufio"
 	"errors"
 	"fmt"
+	"io"
 	"maps"
 	"regexp"
 	"slices"
@@ -15,6 +17,8 @@ import (
 	"text/template/parse"
 
 	"helm.sh/helm/v4/pkg/chart/v2/loader"
+	utilyaml "k8s.io/apimachinery/pkg/util/yaml"
+	"sigs.k8s.io/yaml"
 )
 
 // maxValues bounds the text that a values template makes, in bytes.
@@ -167,9 +171,69 @@ func parseValues(text string) (map[string]any, error) {
 	return values, nil
 }
 
-// readValues reads a values file.
+// readValues reads a values file. As in Helm, it can have several documents, of which the later win. A key
+// that stands twice in one map is an error: Helm would take the last one without a word.
 func readValues(text string) (map[string]any, error) {
-	return loader.LoadValues(strings.NewReader(text))
+	values := map[string]any{}
+	documents := utilyaml.NewYAMLReader(bufio.NewReader(strings.NewReader(text)))
+	for n := 0; ; n++ {
+		document, err := documents.Read()
+		if errors.Is(err, io.EOF) {
+			return values, checkTree(values)
+		}
+		if err != nil {
+			return nil, err
+		}
+		if n == maxDocuments {
+			return nil, fmt.Errorf("there are more than %d documents", maxDocuments)
+		}
+		data, err := yaml.YAMLToJSONStrict(document)
+		if err != nil {
+			return nil, err
+		}
+		var read map[string]any
+		if err := yaml.Unmarshal(data, &read); err != nil {
+			return nil, err
+		}
+		values = loader.MergeMaps(values, read)
+	}
+}
+
+const (
+	maxDocuments = 100     // in one text of values
+	maxNodes     = 100_000 // maps, lists and scalars in one text of values, or in one object
+	maxDepth     = 200     // of maps and lists in one another
+)
+
+// checkTree reports values that are larger or deeper than anybody could mean them to be. What works on them
+// later calls itself for each level.
+func checkTree(value any) error {
+	nodes := 0
+	var walk func(value any, depth int) error
+	walk = func(value any, depth int) error {
+		if nodes++; nodes > maxNodes {
+			return fmt.Errorf("there are more than %d keys and values", maxNodes)
+		}
+		if depth > maxDepth {
+			return fmt.Errorf("maps and lists stand in one another more than %d deep", maxDepth)
+		}
+		switch value := value.(type) {
+		case map[string]any:
+			for _, v := range value {
+				if err := walk(v, depth+1); err != nil {
+					return err
+				}
+			}
+		case []any:
+			for _, v := range value {
+				if err := walk(v, depth+1); err != nil {
+					return err
+				}
+			}
+		}
+		return nil
+	}
+	return walk(value, 0)
 }
 
 // neutral stands for text that could mean something in YAML.

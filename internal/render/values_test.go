@@ -42,6 +42,21 @@ func TestValues(t *testing.T) {
 		"Empty":           {text: "", want: map[string]any{}},
 		"OnlyComments":    {text: "# nothing\n{{/* at all */}}\n", want: map[string]any{}},
 		"EmptyStringForm": {text: "values: ''\n", want: map[string]any{}},
+		"KeyTwice": {
+			why:  "Helm takes the last one, and nobody notices.",
+			text: "a: 1\nb:\n  c: 1\n  d: 1\n  c: 2\n",
+			err:  "values template: its output is not a map in YAML: line 5: a key stands twice in its map",
+		},
+		"KeyTwiceInString": {text: "values: |\n  a: 1\n  a: 1\n", err: "line 2: a key stands twice in its map"},
+		"KeyInTwoDocuments": {
+			why:  "As in Helm, the later document wins.",
+			text: "a: {b: 1, c: 1}\n---\na: {b: 2}\n---\n",
+			want: map[string]any{"a": map[string]any{"b": 2.0, "c": 1.0}},
+		},
+		"NoMap":            {text: "- a\n", err: "its output is not a map in YAML"},
+		"TooManyDocuments": {text: "{{ range until 101 }}a: 1\n---\n{{ end }}", err: "more than 100 documents"},
+		"TooManyKeys":      {text: "a: [{{ range until 100001 }}1, {{ end }}]", err: "more than 100000 keys and values"},
+		"TooDeep":          {text: "a: {{ repeat 300 \"[\" }}{{ repeat 300 \"]\" }}", err: "more than 200 deep"},
 		"MissingField": {
 			why:  "As it has always been; a chart may test for it.",
 			text: "a: {{ .Cluster.spec.nothing }}\nb: {{ .InfraCluster }}\n",
