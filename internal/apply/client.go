@@ -9,7 +9,10 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
+	"maps"
 	"net/http"
+	"slices"
+	"strings"
 	"time"
 
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
@@ -117,6 +120,25 @@ func unversioned(config *rest.Config) *rest.Config {
 	config.GroupVersion = nil
 	config.APIPath = "/"
 	return config
+}
+
+// APIVersions returns what the cluster serves now, as charts ask for it: "apps/v1" and "apps/v1/Deployment".
+// It is an error when an API group does not answer: a chart would render as if there were none, and what it then
+// leaves out would be deleted.
+func (a *Applier) APIVersions(ctx context.Context) ([]string, error) {
+	_, generation, err := a.mapper.kinds(ctx)
+	if err != nil {
+		return nil, err
+	}
+	known, err := a.mapper.refresh(ctx, generation)
+	if err != nil {
+		return nil, err
+	}
+	if len(known.failed) > 0 {
+		return nil, fmt.Errorf("the cluster does not say what it serves: the API groups %s do not answer; see their APIServices",
+			strings.Join(slices.Sorted(maps.Keys(known.failed)), ", "))
+	}
+	return known.versions(), nil
 }
 
 // Get reads an object. A kind that the cluster does not serve, also because its

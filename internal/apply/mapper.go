@@ -80,6 +80,19 @@ func kindsOf(groups []*metav1.APIGroup, lists map[schema.GroupVersion]*metav1.AP
 	return served
 }
 
+// versions are what is served as charts ask for it: "apps/v1" and "apps/v1/Deployment". Sorted.
+func (k *kinds) versions() []string {
+	var all []string
+	for kind, resources := range k.served {
+		for _, r := range resources {
+			version := r.GroupVersion().String()
+			all = append(all, version, version+"/"+kind.Kind)
+		}
+	}
+	slices.Sort(all)
+	return slices.Compact(all)
+}
+
 // mapper knows the kinds of one cluster. It asks when first needed and again
 // only when told that something is missing, so that all users of the cluster
 // share two requests.

@@ -82,6 +82,18 @@ func TestAsksGroupByGroup(t *testing.T) {
 	if !known.failed["broken.io"] || len(known.served) != 2 {
 		t.Errorf("failed groups are %v, want broken.io; served are %v", known.failed, known.served)
 	}
+	// What a group serves that does not answer would be missing in a render, and then deleted.
+	if versions, err := a.APIVersions(t.Context()); err == nil || !strings.Contains(err.Error(), "the API groups broken.io do not answer") {
+		t.Errorf("served are %v, error %v", versions, err)
+	}
+	documents["/apis/broken.io/v1"] = `{"kind":"APIResourceList","apiVersion":"v1","groupVersion":"broken.io/v1","resources":[{"name":"widgets","namespaced":true,"kind":"Widget","verbs":["get"]}]}`
+	versions, err := a.APIVersions(t.Context())
+	if err != nil {
+		t.Fatal(err)
+	}
+	if diff := cmp.Diff([]string{"apps/v1", "apps/v1/Deployment", "broken.io/v1", "broken.io/v1/Widget", "v1", "v1/ConfigMap"}, versions); diff != "" {
+		t.Errorf("served (-want +got):\n%s", diff)
+	}
 }
 
 func TestRuleHasNoValues(t *testing.T) {

@@ -127,11 +127,29 @@ func CompileGate(c *release.Condition) (*Gate, error) {
 	if out := ast.OutputType(); !out.IsExactType(cel.BoolType) && !out.IsExactType(cel.DynType) {
 		return nil, gateErrorf("the expression yields %s, it has to yield true or false", out)
 	}
-	g.program, err = env.Program(ast, cel.CostLimit(maxCost), cel.InterruptCheckFrequency(checkEvery))
+	g.program, err = env.Program(ast, cel.CostTracking(textCost{}), cel.CostLimit(maxCost), cel.InterruptCheckFrequency(checkEvery))
 	if err != nil {
 		return nil, gateErrorf("%v", err)
 	}
 	return g, nil
+}
+
+// textCost lets new text cost what CEL lets it cost where it knows the types: a tenth of its length. The fields
+// of objects have no types that it knows, and a list of long texts would take all the memory for little.
+type textCost struct{}
+
+func (textCost) CallCost(_, _ string, _ []ref.Val, result ref.Val) *uint64 {
+	var length int
+	switch text := result.(type) {
+	case types.String:
+		length = len(text)
+	case types.Bytes:
+		length = len(text)
+	default:
+		return nil
+	}
+	cost := uint64(1 + length/10)
+	return &cost
 }
 
 // Objects are what the gate looks at, for a caller that wants to watch them.

@@ -386,6 +386,19 @@ func (r *Release) Stages(point Point) []Stage { return slices.Clone(r.stages[poi
 // points, sorted.
 func (r *Release) Addons() []string { return addonsOf(r.stages) }
 
+// Capabilities says which APIs the chart of an addon sees. An addon that asks for those of the cluster at one
+// point sees them at all: it must not render differently from one to the next.
+func (r *Release) Capabilities(addon string) Capabilities {
+	for _, stages := range r.stages {
+		for _, stage := range stages {
+			if stage.Name == addon && stage.Capabilities == ClusterCapabilities {
+				return ClusterCapabilities
+			}
+		}
+	}
+	return StandardCapabilities
+}
+
 // AddonChart returns the chart of an addon.
 func (r *Release) AddonChart(addon string) (Chart, error) {
 	chart, found := r.addonCharts[addon]

@@ -66,7 +66,20 @@ type Stage struct {
 	PostCondition *Condition
 	// WaitForHealthy asks to wait until all objects of the addon are healthy.
 	WaitForHealthy bool
+	// Capabilities is where the chart's list of APIs comes from.
+	Capabilities Capabilities
 }
+
+// Capabilities says which APIs a chart sees as served, in .Capabilities.APIVersions.
+type Capabilities string
+
+// Where the list of APIs can come from.
+const (
+	// StandardCapabilities are those of Helm when it has no cluster, and what the release itself defines.
+	StandardCapabilities Capabilities = ""
+	// ClusterCapabilities are what the workload cluster serves.
+	ClusterCapabilities Capabilities = "cluster"
+)
 
 // Condition is an expression over objects of the workload cluster that must become true.
 type Condition struct {
@@ -100,6 +113,7 @@ type stageItem struct {
 	PreCondition   *conditionItem `json:"waitForPreCondition"`
 	PostCondition  *conditionItem `json:"waitForPostCondition"`
 	WaitForHealthy bool           `json:"waitForHealthy"`
+	Capabilities   Capabilities   `json:"capabilities"`
 }
 
 type conditionItem struct {
@@ -187,6 +201,9 @@ func parseStageList(items []stageItem) ([]Stage, error) {
 		if item.Action != Apply && item.Action != Delete {
 			return nil, fmt.Errorf("%s: action %q is neither %q nor %q", at, item.Action, Apply, Delete)
 		}
+		if item.Capabilities != StandardCapabilities && item.Capabilities != ClusterCapabilities {
+			return nil, fmt.Errorf("%s: capabilities %q: write %q, or leave it out", at, item.Capabilities, ClusterCapabilities)
+		}
 		pre, err := parseCondition(item.PreCondition)
 		if err != nil {
 			return nil, fmt.Errorf("%s: waitForPreCondition: %w", at, err)
@@ -201,6 +218,7 @@ func parseStageList(items []stageItem) ([]Stage, error) {
 			PreCondition:   pre,
 			PostCondition:  post,
 			WaitForHealthy: item.WaitForHealthy,
+			Capabilities:   item.Capabilities,
 		})
 	}
 	return list, nil

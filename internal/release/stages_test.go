@@ -18,6 +18,7 @@ addonStages:
     - name: cni
       action: apply
       waitForHealthy: true
+      capabilities: cluster
     - name: metrics-server
       action: apply
       waitForPreCondition:
@@ -44,7 +45,7 @@ func TestParseStages(t *testing.T) {
 	}
 	want := map[Point][]Stage{
 		AfterControlPlaneInitialized: {
-			{Name: "cni", Action: Apply, WaitForHealthy: true},
+			{Name: "cni", Action: Apply, WaitForHealthy: true, Capabilities: ClusterCapabilities},
 			{Name: "metrics-server", Action: Apply, PreCondition: &Condition{
 				Objects: []ObjectRef{
 					{Key: "a", APIVersion: "apps/v1", Kind: "Deployment", Name: "coredns", Namespace: "kube-system"},

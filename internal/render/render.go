@@ -72,7 +72,8 @@ type Input struct {
 	Namespace   string
 	// Kubernetes is a version such as "v1.35.4".
 	Kubernetes string
-	// APIVersions are added to what every cluster serves, such as "example.com/v1/Widget".
+	// APIVersions are what the cluster serves, such as "apps/v1" and "apps/v1/Deployment". Nil stands for
+	// Helm's own list.
 	APIVersions []string
 	// Neighbours are the charts of other addons of the release. What is sure to be in their folders crds
 	// counts as served, too.
@@ -275,8 +276,7 @@ func inChart(err error, name string) error {
 	return err
 }
 
-// capabilities are those of a cluster with the release's version of Kubernetes and Helm's own list of
-// APIs. No cluster is asked.
+// capabilities are those of a cluster with the release's version of Kubernetes. No cluster is asked.
 func (in Input) capabilities(cache *Cache) (*common.Capabilities, error) {
 	version, err := common.ParseKubeVersion(in.Kubernetes)
 	if err != nil {
@@ -284,8 +284,12 @@ func (in Input) capabilities(cache *Cache) (*common.Capabilities, error) {
 	}
 	capabilities := common.DefaultCapabilities.Copy()
 	capabilities.KubeVersion = *version
-	// Helm takes the order of its list from a map.
-	capabilities.APIVersions = slices.Concat(slices.Sorted(slices.Values(common.DefaultVersionSet)), in.APIVersions, cache.apiVersions(in.Neighbours, in.Folder))
+	served := in.APIVersions
+	if served == nil {
+		// Helm takes the order of its list from a map.
+		served = slices.Sorted(slices.Values(common.DefaultVersionSet))
+	}
+	capabilities.APIVersions = slices.Concat(served, cache.apiVersions(in.Neighbours, in.Folder))
 	return capabilities, nil
 }
 

@@ -202,6 +202,37 @@ func TestOtherAddonsOfTheReleaseAddAPIs(t *testing.T) {
 	}
 }
 
+// What the cluster serves takes the place of Helm's list, and what the release defines itself is added to both.
+func TestTheClusterCanSayWhatItServes(t *testing.T) {
+	files := secrets(map[string]string{
+		"widget": `.Capabilities.APIVersions.Has "example.com/v1/Widget"`,
+		"old":    `.Capabilities.APIVersions.Has "policy/v1beta1"`,
+		"own":    `.Capabilities.APIVersions.Has "example.com/v1/Own"`,
+	})
+	files["crds/own.yaml"] = "apiVersion: apiextensions.k8s.io/v1\nkind: CustomResourceDefinition\nmetadata: {name: x}\nspec: {group: example.com, names: {kind: Own}, versions: [{name: v1, served: true}]}\n"
+	in, err := render.AddonInput(addonOf(t, files), "x", facts(), nil)
+	if err != nil {
+		t.Fatal(err)
+	}
+	cache := render.NewCache(10)
+	for name, c := range map[string]struct {
+		served []string
+		want   map[string]string
+	}{
+		"Helm":    {nil, map[string]string{"widget": "false", "old": "true", "own": "true"}},
+		"Cluster": {[]string{"v1", "v1/Secret", "example.com/v1/Widget"}, map[string]string{"widget": "true", "old": "false", "own": "true"}},
+		"Nothing": {[]string{}, map[string]string{"widget": "false", "old": "false", "own": "true"}},
+	} {
+		in.APIVersions = c.served
+		result := done(t)(cache.Render(in))
+		got := valuesIn(result)
+		delete(got, "x")
+		if diff := cmp.Diff(c.want, got); diff != "" {
+			t.Errorf("%s (-want +got):\n%s", name, diff)
+		}
+	}
+}
+
 func TestTheClassOfAReleaseIsRendered(t *testing.T) {
 	rel := open(t, releasetest.Multistage(tag))
 	for name, class := range map[string]func() (*render.Result, error){

@@ -324,6 +324,11 @@ func (w *work) render(ctx context.Context, rel *release.Release, addon string) (
 	if err != nil {
 		return nil, err
 	}
+	if rel.Capabilities(addon) == release.ClusterCapabilities {
+		if in.APIVersions, err = w.conn.applier.APIVersions(ctx); err != nil {
+			return nil, fmt.Errorf("render addon %s: %w", addon, err)
+		}
+	}
 	result, err := w.options.Render(ctx, in)
 	if err != nil {
 		return nil, err
