@@ -87,6 +87,7 @@ type Gate struct {
 	objects    []Object
 	keys       []string
 	program    cel.Program
+	patience   time.Duration // that an evaluation may take
 }
 
 // CompileGate checks a condition and prepares it for evaluation. The expression
@@ -99,7 +100,7 @@ func CompileGate(c *release.Condition) (*Gate, error) {
 	if len(c.Objects) > maxObjects {
 		return nil, gateErrorf("it names %d objects, at most %d are allowed", len(c.Objects), maxObjects)
 	}
-	g := &Gate{expression: c.Expression}
+	g := &Gate{expression: c.Expression, patience: maxTime}
 	var options []cel.EnvOption
 	for _, o := range c.Objects {
 		if o.Key == "" || o.Kind == "" || o.Name == "" || o.APIVersion == "" {
@@ -183,7 +184,7 @@ func (g *Gate) Eval(ctx context.Context, r Reader) (Verdict, error) {
 	if len(missing) > 0 {
 		return Verdict{Waiting: strings.Join(missing, ", ") + " to exist"}, nil
 	}
-	bounded, cancel := context.WithTimeout(ctx, maxTime)
+	bounded, cancel := context.WithTimeout(ctx, g.patience)
 	defer cancel()
 	out, _, err := g.program.ContextEval(bounded, input)
 	if err != nil {
@@ -211,7 +212,7 @@ func (g *Gate) failed(ctx context.Context, err error) (Verdict, error) {
 		return Verdict{}, gateErrorf("the expression costs more than %d: %s", maxCost, g.expression)
 	case errors.Is(err, context.DeadlineExceeded), errors.Is(err, interpreter.InterruptError{}):
 		// Not the release's fault alone: on a busy machine anything takes long.
-		return Verdict{}, fmt.Errorf("condition of the stage: the expression takes longer than %s: %s", maxTime, g.expression)
+		return Verdict{}, fmt.Errorf("condition of the stage: the expression takes longer than %s: %s", g.patience, g.expression)
 	default:
 		// The text is CEL's, and does not contain values of the objects.
 		return Verdict{}, fmt.Errorf("condition of the stage: %w: %s", err, g.expression)

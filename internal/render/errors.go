@@ -96,6 +96,7 @@ func (s source) placesIn(message string) []place {
 var (
 	// refusalForm is what Helm makes of the functions fail and required.
 	refusalForm = regexp.MustCompile(`(?s)^execution error at \((\S+?):(\d+)(?::\d+)?\): (.*)$`)
+	failForm    = regexp.MustCompile(`error calling fail: ([^\n]*)$`)
 	callForm    = regexp.MustCompile(`error calling (\w+):`)
 	missingForm = regexp.MustCompile(`function "(\w+)" not defined`)
 	syntaxForm  = regexp.MustCompile(`^(?:parse error at \(.*?\)|template: .*?:\d+): ([^\n]*)$`)
@@ -141,6 +142,9 @@ func explainTemplate(err error, templates source) *InvalidError {
 		text = text[:tpl+len("error calling tpl:")]
 	}
 	e.Reason = templateReason(text)
+	if failed := failForm.FindStringSubmatch(text); failed != nil && templates.ours(failed[1]) {
+		e.Reason = "the template refuses these values: " + failed[1]
+	}
 	if places := placeForm.FindAllStringSubmatch(text, -1); places != nil {
 		e.Reason += " (at <" + places[len(places)-1][1] + ">)"
 	}

@@ -4,14 +4,18 @@
 package render
 
 import (
+	"flag"
 	"maps"
+	"os"
 	"slices"
+	"strconv"
 	"strings"
 	"testing"
 	"text/template"
 
 	"github.com/Masterminds/sprig/v3"
 	slimsprig "github.com/go-task/slim-sprig/v3"
+	"github.com/google/go-cmp/cmp"
 )
 
 // steadyByNature are the functions whose results depend on nothing but their arguments. A function
@@ -53,6 +57,47 @@ func TestEveryFunctionIsSteadyOrRecorded(t *testing.T) {
 	for name := range removedFunctions {
 		if _, ok := valuesFunctions(r)[name]; ok {
 			t.Errorf("values templates have the function %s", name)
+		}
+	}
+}
+
+// testdata/functions.txt has an expression on each line that is not indented, and below it what a values template
+// makes of it: the results that the templates of existing stacks rely on.
+func TestFunctionsOfValuesTemplates(t *testing.T) {
+	const golden = "testdata/functions.txt"
+	data, err := os.ReadFile(golden)
+	if err != nil {
+		t.Fatal(err)
+	}
+	var got strings.Builder
+	var all []string
+	for line := range strings.Lines(string(data)) {
+		expression := strings.TrimSpace(line)
+		if strings.HasPrefix(line, "\t") || expression == "" {
+			continue
+		}
+		all = append(all, expression)
+		out, err := execute("t", []byte("{{ "+expression+" }}"), map[string]any{}, newRecorder("", nil, nil), nil)
+		if err != nil {
+			out = "error: " + err.Error()
+		} else {
+			out = strconv.Quote(out)
+		}
+		got.WriteString(expression + "\n\t" + out + "\n")
+	}
+	if f := flag.Lookup("update"); f != nil && f.Value.String() == "true" {
+		if err := os.WriteFile(golden, []byte(got.String()), 0o644); err != nil {
+			t.Fatal(err)
+		}
+		return
+	}
+	if diff := cmp.Diff(string(data), got.String()); diff != "" {
+		t.Errorf("results (-want +got); if this is right, run the test with -update:\n%s", diff)
+	}
+	words := strings.FieldsFunc(strings.Join(all, " "), func(r rune) bool { return strings.ContainsRune(" ()|", r) })
+	for name := range slimsprig.TxtFuncMap() {
+		if !slices.Contains(words, name) {
+			t.Errorf("no expression uses the function %s", name)
 		}
 	}
 }

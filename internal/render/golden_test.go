@@ -32,7 +32,7 @@ func TestChartsRenderToTheirObjects(t *testing.T) {
 		t.Fatal(err)
 	}
 	for _, c := range cases {
-		if c.Name() == "fuzz" {
+		if c.Name() == "fuzz" || !c.IsDir() {
 			continue
 		}
 		t.Run(c.Name(), func(t *testing.T) {
