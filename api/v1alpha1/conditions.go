@@ -130,10 +130,11 @@ const (
 
 // Reasons of ClusterAddon.
 const (
-	// ClusterNotFoundReason: the Cluster of the ClusterAddon does not exist.
+	// ClusterNotFoundReason: the Cluster of the ClusterAddon does not exist. Delete the ClusterAddon, unless
+	// the Cluster is about to be restored.
 	ClusterNotFoundReason = "ClusterNotFound"
 	// NotAClusterStackReason: the Cluster no longer uses a release of a cluster stack; its addons are
-	// left as they are.
+	// left as they are. Nothing to do, unless that is a mistake: then name the class of a release.
 	NotAClusterStackReason = "NotAClusterStack"
 	// ControlPlaneNotReadyReason: the control plane is not initialized yet, or cannot be reached. See
 	// the conditions of the Cluster.

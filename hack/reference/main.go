@@ -2,7 +2,7 @@
 // SPDX-License-Identifier: Apache-2.0
 
 // Command reference writes the pages of docs/reference that say what the code says: commands and flags from
-// the programs, conditions and reasons from the comments of the API module. It is run from the root of
+// the programs, kinds from their definitions, conditions and reasons from the comments of the API module. It is run from the root of
 // the repository, by `make generate`.
 package main
 
@@ -20,6 +20,7 @@ import (
 	"github.com/spf13/cobra"
 	"github.com/spf13/pflag"
 
+	"github.com/clusterstacks/cluster-stack-operator/config"
 	"github.com/clusterstacks/cluster-stack-operator/internal/cli"
 	"github.com/clusterstacks/cluster-stack-operator/internal/operator"
 )
@@ -47,7 +48,12 @@ func run() error {
 	if err != nil {
 		return err
 	}
+	kinds, err := kindsPage(config.CRDs())
+	if err != nil {
+		return err
+	}
 	for name, page := range map[string][]byte{
+		"api.md":                    kinds,
 		"conditions.md":             conditions,
 		"csctl.md":                  csctlPage(cli.Root()),
 		"cluster-stack-operator.md": operatorPage(),
@@ -118,9 +124,9 @@ func fenced(help string) string {
 func operatorPage() []byte {
 	var page bytes.Buffer
 	page.WriteString(notice + "# cluster-stack-operator\n\nRuns beside Cluster API in a management cluster: controllers, and the runtime extension that answers its lifecycle hooks.\nFlags may be written with one dash, too.\n")
-	config := operator.Defaults()
+	settings := operator.Defaults()
 	flags := pflag.NewFlagSet("cluster-stack-operator", pflag.ContinueOnError)
-	config.AddFlags(flags)
+	settings.AddFlags(flags)
 	flagTable(&page, flags)
 	return page.Bytes()
 }
