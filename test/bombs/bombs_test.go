@@ -21,7 +21,7 @@ import (
 )
 
 const (
-	cpu    = time.Second / 2
+	cpu    = 300 * time.Millisecond
 	memory = 384 << 20
 )
 
@@ -69,12 +69,12 @@ var bombs = map[string]struct {
 	"Repeat":              {object(`repeat 2000000000 "x"`), "more than 20971520 items"},
 	"RepeatNegative":      {object(`repeat -1 "x"`), anyLimit},
 	"RepeatOfRepeat":      {object(`repeat 20000000 "x" | repeat 1000`), "more than 20971520 items"},
-	"Doubling":            {template(`{{ $s := "xxxxxxxxxxxxxxxx" }}{{ range until 60 }}{{ $s = print $s $s }}{{ end }}`), "memory"},
+	"Doubling":            {template(`{{ $s := "xxxxxxxxxxxxxxxx" }}{{ range until 60 }}{{ $s = print $s $s }}{{ end }}`), anyLimit},
 	"DoublingByReplace":   {template(`{{ $s := "xxxxxxxxxxxxxxxx" }}{{ range until 60 }}{{ $s = replace "x" "xx" $s }}{{ end }}`), anyLimit},
 	"DoublingByRegex":     {template(`{{ $s := "xxxxxxxxxxxxxxxx" }}{{ range until 60 }}{{ $s = regexReplaceAll "x" $s "xx" }}{{ end }}`), anyLimit},
-	"DoublingByJoin":      {template(`{{ $s := "xxxxxxxxxxxxxxxx" }}{{ range until 60 }}{{ $s = join $s (list $s $s $s) }}{{ end }}`), "memory"},
+	"DoublingByJoin":      {template(`{{ $s := "xxxxxxxxxxxxxxxx" }}{{ range until 60 }}{{ $s = join $s (list $s $s $s) }}{{ end }}`), anyLimit},
 	"DoublingByBase32":    {template(`{{ $s := "xxxxxxxxxxxxxxxx" }}{{ range until 100 }}{{ $s = b32enc $s }}{{ end }}`), anyLimit},
-	"DoublingOfLists":     {template(`{{ $l := list 1 2 3 4 }}{{ range until 60 }}{{ $l = concat $l $l }}{{ end }}`), "memory"},
+	"DoublingOfLists":     {template(`{{ $l := list 1 2 3 4 }}{{ range until 60 }}{{ $l = concat $l $l }}{{ end }}`), anyLimit},
 	"DoublingOfJSON":      {template(`{{ $s := "\"" }}{{ range until 60 }}{{ $s = toJson $s }}{{ end }}`), anyLimit},
 	"DoublingOfQuotes":    {template(`{{ $s := "\"" }}{{ range until 60 }}{{ $s = quote $s }}{{ end }}`), anyLimit},
 	"Output":              {template(`{{ range until 1000000 }}{{ range until 1000 }}xxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxx{{ end }}{{ end }}`), anyLimit},
@@ -129,13 +129,13 @@ var bombs = map[string]struct {
 	"Objects":             {template("{{ range until 100000 }}---\n{apiVersion: v1, kind: Secret, metadata: {name: a{{ . }}}}\n{{ end }}"), anyLimit},
 	"List":                {template("apiVersion: v1\nkind: List\nitems:\n{{ range until 100000 }}- {apiVersion: v1, kind: Secret, metadata: {name: a{{ . }}}}\n{{ end }}"), anyLimit},
 	"Templates":           {manyTemplates(20_000), anyLimit},
-	"Glob":                {map[string]string{"files/" + strings.Repeat("a", 200): "x", "templates/a.yaml": `{{ $k := .Files.Glob "files/` + strings.Repeat("*a", 60) + `b" }}`}, finishes},
+	"Glob":                {map[string]string{"files/" + strings.Repeat("a", 200): "x", "templates/a.yaml": `{{ $k := .Files.Glob "files/` + strings.Repeat("*a", 60) + `b" }}`}, anyLimit},
 	"Schema":              {map[string]string{"values.yaml": "a: [[[[[[[[[[1]]]]]]]]]]\n", "values.schema.json": `{"$defs": {` + schemas(25) + `}, "$ref": "#/$defs/s25"}`}, anyLimit},
 	"SchemaOfItself":      {map[string]string{"values.schema.json": `{"$ref": "#"}`}, anyLimit},
 	"SchemaPattern":       {map[string]string{"values.yaml": "a: " + strings.Repeat("x", 100_000) + "\n", "values.schema.json": `{"properties": {"a": {"pattern": "(x{1000}){1000}y"}}}`}, anyLimit},
 
 	"ValuesLoop":      {values(`{{ range until 1000000 }}{{ range until 1000000 }}{{ end }}{{ end }}`), "processor time"},
-	"ValuesDoubling":  {values(`{{ $s := "xxxxxxxxxxxxxxxx" }}{{ range until 60 }}{{ $s = print $s $s }}{{ end }}`), "memory"},
+	"ValuesDoubling":  {values(`{{ $s := "xxxxxxxxxxxxxxxx" }}{{ range until 60 }}{{ $s = print $s $s }}{{ end }}`), anyLimit},
 	"ValuesOutput":    {values(`{{ repeat 20000000 "x" }}`), "longer than 1024 KiB"},
 	"ValuesAliases":   {values(aliases(9)), "not a map in YAML"},
 	"ValuesDepth":     {values(`a: {{ repeat 100000 "[" }}{{ repeat 100000 "]" }}`), anyLimit},
