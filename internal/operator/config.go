@@ -60,6 +60,10 @@ type Config struct {
 	StoreDir string
 	// SourcePollInterval is how often a source is asked for new releases, 0 means as suits the source.
 	SourcePollInterval time.Duration
+	// AllowNetworks are networks inside, such as 10.0.0.0/8, in which sources may be that ClusterStacks name.
+	AllowNetworks []string
+	// Environment has the variables that say where the operator's own source is.
+	Environment map[string]string
 	// ClassGroups are the API groups of which a cluster class may have objects.
 	ClassGroups []string
 	// ProviderGroups are the API groups of provider integrations.
@@ -129,6 +133,7 @@ func Defaults() Config {
 		Source:      SourceGitHub,
 		ReleaseDir:  "/tmp/downloads/",
 		StoreDir:    defaultStoreDir(),
+		Environment: sourceEnvironment(os.Getenv),
 		ClassGroups: clusterstackrelease.Groups(), ProviderGroups: clusterstack.ProviderGroups(),
 
 		RenderCPULimit:    15 * time.Second,
@@ -178,11 +183,12 @@ func (c *Config) AddFlags(fs *pflag.FlagSet) {
 	fs.IntVar(&c.ClusterAddonConcurrency, "clusteraddon-concurrency", c.ClusterAddonConcurrency, "ClusterAddons worked on at a time.")
 	fs.IntVar(&c.ClusterCacheConcurrency, "clustercache-concurrency", c.ClusterCacheConcurrency, "Connections to workload clusters made or checked at a time.")
 
-	fs.StringVar(&c.Source, "source", c.Source, "Where releases come from: directory, github or oci.")
+	fs.StringVar(&c.Source, "source", c.Source, "Where the releases of ClusterStacks come from that name no source: directory, github or oci. The variables GIT_* and OCI_* of the environment say which repository.")
 	fs.BoolVar(&c.Local, "local", c.Local, "Take releases from the folder cluster-stacks below --release-dir, whatever --source says.")
-	fs.StringVar(&c.ReleaseDir, "release-dir", c.ReleaseDir, "Folder with releases for --source=directory, one folder for each, named like it.")
+	fs.StringVar(&c.ReleaseDir, "release-dir", c.ReleaseDir, "Folder with releases for --source=directory, one folder for each, named like it. Directories of ClusterStacks are relative to it.")
 	fs.StringVar(&c.StoreDir, "store-dir", c.StoreDir, "Folder in which releases are kept once they are fetched and checked. On a volume it survives restarts.")
-	fs.DurationVar(&c.SourcePollInterval, "source-poll-interval", c.SourcePollInterval, "How often the source is asked for new releases. Default: 2s for a directory, 5m for all others.")
+	fs.DurationVar(&c.SourcePollInterval, "source-poll-interval", c.SourcePollInterval, "How often a source is asked for new releases. Default: 2s for a directory, 5m for all others.")
+	fs.StringSliceVar(&c.AllowNetworks, "allow-networks", c.AllowNetworks, "Private and local networks, such as 10.0.0.0/8, in which sources may be that ClusterStacks name. Default: none.")
 	fs.StringSliceVar(&c.ClassGroups, "class-api-groups", c.ClassGroups, "API groups of which a cluster class may have objects in the management cluster. The ClusterRole of the operator has to allow them, too.")
 	fs.StringSliceVar(&c.ProviderGroups, "provider-api-groups", c.ProviderGroups, "API groups that spec.providerRef of a ClusterStack may name. The ClusterRole of the operator has to allow them, too.")
 
@@ -276,12 +282,13 @@ func DoubleDashes(fs *pflag.FlagSet, args []string) []string {
 // Validate reports settings with which the operator cannot run.
 func (c *Config) Validate() error {
 	var errs []error
-	switch {
-	case c.Local || c.Source == SourceDirectory:
-	case c.Source == SourceGitHub || c.Source == SourceOCI:
-		errs = append(errs, fmt.Errorf("--source=%s is not supported by this version: use --source=directory with --release-dir", c.Source))
-	default:
+	if c.Source != SourceDirectory && c.Source != SourceGitHub && c.Source != SourceOCI {
 		errs = append(errs, fmt.Errorf("--source=%s: must be directory, github or oci", c.Source))
+	} else if _, _, _, err := c.ownSource(); err != nil {
+		errs = append(errs, err)
+	}
+	if _, err := c.guard(); err != nil {
+		errs = append(errs, err)
 	}
 	if c.StoreDir == "" {
 		errs = append(errs, errors.New("--store-dir must not be empty"))
@@ -331,12 +338,4 @@ func (c *Config) directory() string {
 		return filepath.Join(c.ReleaseDir, "cluster-stacks")
 	}
 	return c.ReleaseDir
-}
-
-// pollInterval is how often the source is asked. To look into a folder costs nothing.
-func (c *Config) pollInterval() time.Duration {
-	if c.SourcePollInterval > 0 {
-		return c.SourcePollInterval
-	}
-	return 2 * time.Second
 }

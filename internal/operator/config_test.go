@@ -83,7 +83,8 @@ func TestValidate(t *testing.T) {
 	}{
 		"Directory":     {[]string{"--source=directory"}, ""},
 		"Local":         {[]string{"--local"}, ""},
-		"OCI":           {[]string{"--source=oci"}, "not supported"},
+		"OCI":           {[]string{"--source=oci"}, ""},
+		"NoNetwork":     {[]string{"--local", "--allow-networks=10.0.0.1"}, "10.0.0.0/8"},
 		"Unknown":       {[]string{"--source=ftp"}, "must be directory, github or oci"},
 		"NoStore":       {[]string{"--local", "--store-dir="}, "--store-dir"},
 		"NoConcurrency": {[]string{"--local", "--clusteraddon-concurrency=0"}, "--clusteraddon-concurrency"},

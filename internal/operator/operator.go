@@ -8,7 +8,6 @@ import (
 	"errors"
 	"fmt"
 	"net/http"
-	"path/filepath"
 	"slices"
 	"time"
 
@@ -42,9 +41,7 @@ import (
 	"github.com/clusterstacks/cluster-stack-operator/internal/controller/clusteraddon"
 	"github.com/clusterstacks/cluster-stack-operator/internal/controller/clusterstack"
 	"github.com/clusterstacks/cluster-stack-operator/internal/controller/clusterstackrelease"
-	"github.com/clusterstacks/cluster-stack-operator/internal/controller/releases"
 	"github.com/clusterstacks/cluster-stack-operator/internal/renderworker"
-	"github.com/clusterstacks/cluster-stack-operator/internal/source/dir"
 	"github.com/clusterstacks/cluster-stack-operator/internal/store"
 )
 
@@ -193,14 +190,13 @@ func newManager(cfg *rest.Config, c Config) (ctrl.Manager, guard, error) {
 
 // setUp adds all that runs to the manager. Of the management cluster, cfg may change what every replica may.
 func setUp(ctx context.Context, mgr ctrl.Manager, cfg *rest.Config, guard guard, st *store.Store, renders *renderworker.Pool, c Config) error {
-	folder, err := filepath.Abs(c.directory())
+	recorder := mgr.GetEventRecorder(name)
+	// Secrets are read past the cache: to cache them means to hold all of all namespaces.
+	opener, err := newReleases(mgr.GetClient(), mgr.GetAPIReader(), st, c)
 	if err != nil {
 		return err
 	}
-	recorder := mgr.GetEventRecorder(name)
-	opener := releases.New(mgr.GetClient(), st, dir.New(folder), SourceDirectory+":"+folder)
-	lister := releases.NewLister(opener.List, c.pollInterval())
-	if err := mgr.Add(lister); err != nil {
+	if err := mgr.Add(opener); err != nil {
 		return err
 	}
 	applier, err := apply.New(mgr.GetConfig(), apply.Options{})
@@ -208,16 +204,15 @@ func setUp(ctx context.Context, mgr ctrl.Manager, cfg *rest.Config, guard guard,
 		return err
 	}
 
-	stacks := clusterstack.New(mgr.GetClient(), mgr.GetAPIReader(), lister, recorder, clusterstack.Options{ProviderGroups: c.ProviderGroups})
+	stacks := clusterstack.New(mgr.GetClient(), mgr.GetAPIReader(), opener, recorder, clusterstack.Options{ProviderGroups: c.ProviderGroups})
 	if err := stacks.SetupWithManager(mgr, clusterstack.Setup{
 		Controller:  controllerOptions(c.ClusterStackConcurrency),
 		WatchFilter: c.WatchFilter,
-		Offers:      source.Channel(lister.Changes(), handler.EnqueueRequestsFromMapFunc(stacks.All)),
+		Offers:      source.Channel(opener.Changes(), handler.EnqueueRequestsFromMapFunc(stacks.All)),
 	}); err != nil {
 		return err
 	}
 	if err := clusterstackrelease.New(mgr.GetClient(), mgr.GetAPIReader(), opener, applier, recorder, clusterstackrelease.Options{
-		Poll:   c.pollInterval(),
 		Groups: c.ClassGroups,
 		Render: renders.Render,
 	}).SetupWithManager(mgr, clusterstackrelease.Setup{

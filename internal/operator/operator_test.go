@@ -150,10 +150,6 @@ func TestStartSaysWhatIsMissing(t *testing.T) {
 	if err := operator.Run(t.Context(), c); err == nil || !strings.Contains(err.Error(), "install Cluster API") {
 		t.Errorf("Run without Cluster API: %v", err)
 	}
-	c.Source = operator.SourceOCI
-	if err := operator.Run(t.Context(), c); err == nil || !strings.Contains(err.Error(), "--source=oci is not supported") {
-		t.Errorf("Run with a source that does not exist yet: %v", err)
-	}
 }
 
 // user is who the operator is, with exactly the rights of its ClusterRole.

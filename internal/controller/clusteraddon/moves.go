@@ -378,7 +378,7 @@ func (w *work) rebuild(ctx context.Context) error {
 		name, err := release.ParseClassName(applied.Class)
 		var rel *release.Release
 		if err == nil {
-			rel, _, err = w.releases.OpenPinned(ctx, name, applied.Digest)
+			rel, _, err = w.releases.OpenPinned(ctx, applied.Namespace, name, applied.Digest)
 		}
 		if err != nil {
 			// What only that release had can then not be known to be ours, and stays.

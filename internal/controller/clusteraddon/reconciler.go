@@ -64,7 +64,7 @@ type Releases interface {
 	// Open opens the release of the ClusterStackRelease in that namespace, with the digest fixed in it.
 	Open(ctx context.Context, namespace string, name release.Name) (*release.Release, string, error)
 	// OpenPinned opens a release with the given digest.
-	OpenPinned(ctx context.Context, name release.Name, digest string) (*release.Release, string, error)
+	OpenPinned(ctx context.Context, namespace string, name release.Name, digest string) (*release.Release, string, error)
 }
 
 // Clusters are the connections to workload clusters. It is implemented by clustercache.ClusterCache.

@@ -42,8 +42,10 @@ import (
 // +kubebuilder:rbac:groups=infrastructure.clusterstack.x-k8s.io,resources=*,verbs=get;list;watch;create;patch
 // +kubebuilder:rbac:groups=events.k8s.io,resources=events,verbs=create;patch
 
-// Lister knows what the source of releases offers.
-type Lister interface{ Last() releases.Listing }
+// Lister knows what sources of releases offer.
+type Lister interface {
+	Listing(ctx context.Context, stack *v1alpha1.ClusterStack) releases.Listing
+}
 
 // Reconciler brings ClusterStacks in line with their spec and with what the source offers.
 type Reconciler struct {
@@ -126,7 +128,7 @@ func (r *Reconciler) Reconcile(ctx context.Context, stack *v1alpha1.ClusterStack
 	if stack.Spec.Paused || annotations.HasPaused(stack) {
 		return ctrl.Result{}, step.Pause(ctx, r.client, stack, "the ClusterStack is paused", step.Tell(r.recorder))
 	}
-	if stack.Spec.AutoSubscribe && len(stack.Status.Conditions) > 0 && !r.lister.Last().Asked {
+	if stack.Spec.AutoSubscribe && len(stack.Status.Conditions) > 0 && !r.lister.Listing(ctx, stack).Asked {
 		// We have just been started. The answer of the source wakes us; until then there is nothing to say that
 		// would not be taken back at once.
 		return ctrl.Result{}, nil

@@ -4,6 +4,7 @@
 package clusterstack_test
 
 import (
+	"context"
 	"encoding/json"
 	"errors"
 	"fmt"
@@ -34,7 +35,7 @@ func TestMain(m *testing.M) { sandboxtest.Main(m) }
 // offers is a lister whose answer a test sets.
 type offers struct{ listing releases.Listing }
 
-func (o *offers) Last() releases.Listing { return o.listing }
+func (o *offers) Listing(context.Context, *v1alpha1.ClusterStack) releases.Listing { return o.listing }
 
 func (o *offers) set(t *testing.T, tags ...string) {
 	t.Helper()

@@ -57,13 +57,16 @@ func (w *work) observe(ctx context.Context) error {
 
 // list reports what the source offers. It asks nothing: the lister does, for all ClusterStacks.
 func (w *work) list(ctx context.Context) (step.Outcome, error) {
-	listing := w.lister.Last()
+	listing := w.lister.Listing(ctx, w.stack)
 	if !listing.Asked {
 		return step.Wait(v1alpha1.WaitingReason, "the source has not been asked for its releases yet"), nil
 	}
 	if listing.Err != nil {
 		// Not an error of ours to retry: the lister asks again and wakes us.
-		return step.Wait(v1alpha1.FailedToSyncReason, "list releases: %v", listing.Err), nil
+		if !listing.At.IsZero() {
+			return step.Wait(v1alpha1.FailedToSyncReason, "%v; nothing changes until it answers again, as it did last at %s", listing.Err, listing.At.UTC().Format(time.RFC3339)), nil
+		}
+		return step.Wait(v1alpha1.FailedToSyncReason, "%v", listing.Err), nil
 	}
 	p, err := w.plan(ctx)
 	switch {
@@ -162,7 +165,7 @@ func (w *work) plan(ctx context.Context) (*plan, error) {
 	if err != nil {
 		return nil, err
 	}
-	listing := w.lister.Last()
+	listing := w.lister.Listing(ctx, w.stack)
 	s := situation{
 		Wanted:    wanted,
 		Subscribe: w.stack.Spec.AutoSubscribe,

@@ -53,16 +53,16 @@ import (
 
 // Releases opens releases. It is implemented by releases.Releases.
 type Releases interface {
-	// Source says in words where releases come from.
-	Source() string
-	// OpenPinned opens a release with the given digest, or with any if that is empty.
-	OpenPinned(ctx context.Context, name release.Name, digest string) (*release.Release, string, error)
+	// Origin says where a release comes from.
+	Origin(ctx context.Context, namespace string, name release.Name) (releases.Origin, *v1alpha1.ClusterStackRelease, error)
+	// OpenFrom opens a release with the given digest, or with any if that is empty.
+	OpenFrom(ctx context.Context, origin releases.Origin, name release.Name, digest string) (*release.Release, string, error)
 }
 
 // Options are settings whose zero value works.
 type Options struct {
 	// Poll is how often a source is asked again for a release that it does not have in a usable form.
-	// It is one minute by default.
+	// It is as often as the source is polled by default.
 	Poll time.Duration
 	// Recheck is how often the objects of a release that is ready are compared with what was applied,
 	// ten minutes by default, give or take a tenth.
@@ -90,9 +90,6 @@ type Reconciler struct {
 
 // New returns a Reconciler. The applier works on the management cluster and knows what may be applied there.
 func New(c client.Client, live client.Reader, opener Releases, applier *apply.Applier, recorder events.EventRecorder, o Options) *Reconciler {
-	if o.Poll == 0 {
-		o.Poll = time.Minute
-	}
 	if o.Recheck == 0 {
 		o.Recheck = 10 * time.Minute
 	}

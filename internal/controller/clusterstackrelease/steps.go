@@ -4,6 +4,7 @@
 package clusterstackrelease
 
 import (
+	"cmp"
 	"context"
 	"encoding/json"
 	"errors"
@@ -48,17 +49,22 @@ type work struct {
 
 // open gets the release and fixes its digest, so that nothing else is ever taken for it.
 func (w *work) open(ctx context.Context) (step.Outcome, error) {
-	// What the source has to offer cannot be watched.
-	again := step.Outcome{}.LookAgain(w.options.Poll)
 	name, err := release.ParseName(w.obj.Name)
 	if err != nil {
 		return step.Outcome{}, step.Because(v1alpha1.IssueWithReleaseAssetsReason, &finalError{err})
 	}
-	from := w.releases.Source()
-	rel, digest, err := w.releases.OpenPinned(ctx, name, releases.Pin(w.obj, from))
+	origin, _, err := w.releases.Origin(ctx, w.obj.Namespace, name)
+	if err != nil {
+		return step.Outcome{}, err
+	}
+	from := origin.Location
+	// What the source has to offer cannot be watched.
+	poll := cmp.Or(w.options.Poll, origin.Poll)
+	again := step.Outcome{}.LookAgain(poll)
+	rel, digest, err := w.releases.OpenFrom(ctx, origin, name, releases.Pin(w.obj, from))
 	switch {
 	case errors.Is(err, source.ErrNotFound):
-		return step.Wait(v1alpha1.NotPublishedReason, "%v", err).LookAgain(w.options.Poll), nil
+		return step.Wait(v1alpha1.NotPublishedReason, "%v", err).LookAgain(poll), nil
 	case releases.Moved(err):
 		return again, step.Because(v1alpha1.ReleaseMovedReason, &finalError{err})
 	case err != nil && step.Permanent(err):

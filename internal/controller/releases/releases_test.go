@@ -1,0 +1,463 @@
+// Copyright The Cluster Stack Operator Authors.
+// SPDX-License-Identifier: Apache-2.0
+
+package releases_test
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"os"
+	"slices"
+	"strings"
+	"sync"
+	"testing"
+	"testing/synctest"
+	"time"
+
+	corev1 "k8s.io/api/core/v1"
+	apierrors "k8s.io/apimachinery/pkg/api/errors"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"k8s.io/apimachinery/pkg/runtime/schema"
+	"k8s.io/apimachinery/pkg/types"
+	"sigs.k8s.io/controller-runtime/pkg/client"
+
+	"github.com/clusterstacks/cluster-stack-operator/api/v1alpha1"
+	"github.com/clusterstacks/cluster-stack-operator/internal/controller/releases"
+	"github.com/clusterstacks/cluster-stack-operator/internal/release"
+	"github.com/clusterstacks/cluster-stack-operator/internal/release/releasetest"
+	"github.com/clusterstacks/cluster-stack-operator/internal/source"
+	"github.com/clusterstacks/cluster-stack-operator/internal/source/sourcetest"
+	"github.com/clusterstacks/cluster-stack-operator/internal/store"
+)
+
+const v1, v2 = "docker-scs-1-35-v1", "docker-scs-1-35-v2"
+
+func name(t *testing.T, tag string) release.Name {
+	t.Helper()
+	n, err := release.ParseName(tag)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return n
+}
+
+// cluster is the management cluster as far as releases look at it.
+type cluster struct {
+	client.Reader
+
+	mu       sync.Mutex
+	stacks   []v1alpha1.ClusterStack
+	releases map[client.ObjectKey]v1alpha1.ClusterStackRelease
+	secrets  map[client.ObjectKey]corev1.Secret
+}
+
+func (c *cluster) List(_ context.Context, list client.ObjectList, options ...client.ListOption) error {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	into, ok := list.(*v1alpha1.ClusterStackList)
+	if !ok {
+		return fmt.Errorf("no %T here", list)
+	}
+	o := (&client.ListOptions{}).ApplyOptions(options)
+	for _, stack := range c.stacks {
+		if o.Namespace == "" || o.Namespace == stack.Namespace {
+			into.Items = append(into.Items, stack)
+		}
+	}
+	return nil
+}
+
+func (c *cluster) Get(_ context.Context, key client.ObjectKey, obj client.Object, _ ...client.GetOption) error {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	into, ok := obj.(*v1alpha1.ClusterStackRelease)
+	if rel, found := c.releases[key]; ok && found {
+		rel.DeepCopyInto(into)
+		return nil
+	}
+	return apierrors.NewNotFound(schema.GroupResource{}, key.Name)
+}
+
+func (c *cluster) secret(_ context.Context, key client.ObjectKey) (*corev1.Secret, error) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	secret, found := c.secrets[key]
+	if !found {
+		return nil, apierrors.NewNotFound(schema.GroupResource{Resource: "secrets"}, key.Name)
+	}
+	return &secret, nil
+}
+
+func (c *cluster) setSecret(key client.ObjectKey, version, token string) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	if c.secrets == nil {
+		c.secrets = map[client.ObjectKey]corev1.Secret{}
+	}
+	c.secrets[key] = corev1.Secret{ObjectMeta: metav1.ObjectMeta{ResourceVersion: version}, Data: map[string][]byte{"token": []byte(token)}}
+}
+
+func (c *cluster) setStacks(stacks ...*v1alpha1.ClusterStack) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	c.stacks = nil
+	for _, stack := range stacks {
+		c.stacks = append(c.stacks, *stack)
+	}
+}
+
+func newStack(namespace, name string, src *v1alpha1.ReleaseSource) *v1alpha1.ClusterStack {
+	return &v1alpha1.ClusterStack{
+		ObjectMeta: metav1.ObjectMeta{Namespace: namespace, Name: name, UID: types.UID(namespace + name)},
+		Spec: v1alpha1.ClusterStackSpec{
+			Provider: "docker", Name: "scs", KubernetesVersion: "1.35", Channel: v1alpha1.ChannelStable, AutoSubscribe: true, Source: src,
+		},
+	}
+}
+
+func registry(repository, secret string) *v1alpha1.ReleaseSource {
+	src := &v1alpha1.ReleaseSource{OCI: &v1alpha1.OCISource{Repository: repository}}
+	if secret != "" {
+		src.SecretRef = &v1alpha1.LocalReference{Name: secret}
+	}
+	return src
+}
+
+// guarded is a source that wants a token.
+type guarded struct {
+	source.Source
+	token string
+	asked *[]time.Duration
+	begin time.Time
+}
+
+func (g guarded) List(ctx context.Context) ([]source.Offer, error) {
+	*g.asked = append(*g.asked, time.Since(g.begin))
+	if g.token != "right" {
+		return nil, fmt.Errorf("%w: 401", source.ErrUnauthorized)
+	}
+	return g.Source.List(ctx)
+}
+
+func (g guarded) Fetch(ctx context.Context, name release.Name, dst *os.Root) (string, error) {
+	if g.token != "right" {
+		return "", fmt.Errorf("%w: 401", source.ErrUnauthorized)
+	}
+	return g.Source.Fetch(ctx, name, dst)
+}
+
+func openStore(t *testing.T) *store.Store {
+	t.Helper()
+	st, err := store.Open(t.TempDir(), store.Options{})
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() {
+		if err := st.Close(); err != nil {
+			t.Error(err)
+		}
+	})
+	return st
+}
+
+// run starts polling for the test, inside a bubble of synctest.
+func run(t *testing.T, r *releases.Releases) (stop func()) {
+	t.Helper()
+	ctx, cancel := context.WithCancel(t.Context())
+	done := make(chan error, 1)
+	go func() { done <- r.Start(ctx) }()
+	return func() {
+		cancel()
+		if err := <-done; err != nil {
+			t.Error(err)
+		}
+	}
+}
+
+func told(r *releases.Releases) bool {
+	select {
+	case <-r.Changes():
+		return true
+	default:
+		return false
+	}
+}
+
+func tags(l releases.Listing) string {
+	var all []string
+	for _, offer := range l.Offers {
+		all = append(all, offer.Name.String())
+	}
+	return strings.Join(all, " ")
+}
+
+func TestOutageKeepsWhatIsKnown(t *testing.T) {
+	st := openStore(t)
+	synctest.Test(t, func(t *testing.T) {
+		var src sourcetest.Memory
+		src.Publish(v1, releasetest.Multistage(v1))
+		c := &cluster{}
+		stack := newStack("a", "scs", nil)
+		c.setStacks(stack)
+		r := releases.NewWith(c, st, &src, "memory", releases.Options{DefaultPoll: time.Minute})
+		if r.Listing(t.Context(), stack).Asked {
+			t.Error("an answer without a question")
+		}
+		defer run(t, r)()
+		expect := func(when, want string, fails, changed bool) {
+			t.Helper()
+			synctest.Wait()
+			got := r.Listing(t.Context(), stack)
+			if !got.Asked || tags(got) != want || (got.Err != nil) != fails || told(r) != changed {
+				t.Errorf("%s: got %q, %v; want %q, an error %v", when, tags(got), got.Err, want, fails)
+			}
+		}
+		expect("at once", v1, false, true)
+		time.Sleep(70 * time.Second)
+		expect("unchanged", v1, false, false)
+		src.Break(errors.New("refused"))
+		time.Sleep(70 * time.Second)
+		expect("down", v1, true, true)
+		since := r.Listing(t.Context(), stack).At
+		src.Publish(v2, releasetest.Multistage(v2))
+		time.Sleep(10 * time.Minute)
+		expect("still down", v1, true, false)
+		if got := r.Listing(t.Context(), stack).At; !got.Equal(since) || since.IsZero() {
+			t.Errorf("the list of %s went as one of %s", since, got)
+		}
+		src.Break(nil)
+		time.Sleep(70 * time.Second)
+		expect("up again", v1+" "+v2, false, true)
+	})
+}
+
+func TestOneQuestionForAllWhoNameTheSameSource(t *testing.T) {
+	st := openStore(t)
+	synctest.Test(t, func(t *testing.T) {
+		var asked []time.Duration
+		var mem sourcetest.Memory
+		begin := time.Now()
+		c := &cluster{}
+		r := releases.NewWith(c, st, nil, "", releases.Options{
+			Poll: 5 * time.Minute,
+			Build: func(v1alpha1.ReleaseSource, map[string][]byte) (source.Source, error) {
+				return guarded{Source: &mem, token: "right", asked: &asked, begin: begin}, nil
+			},
+		})
+		defer run(t, r)()
+		var stacks []*v1alpha1.ClusterStack
+		for i := range 50 {
+			stacks = append(stacks, newStack(fmt.Sprintf("ns%d", i), "scs", registry("r.example.org/stacks", "")))
+		}
+		c.setStacks(stacks...)
+		for range 3 {
+			for _, stack := range stacks {
+				r.Listing(t.Context(), stack)
+			}
+		}
+		time.Sleep(2 * time.Hour)
+		if n := len(asked); n < 20 || n > 27 {
+			t.Errorf("50 ClusterStacks had their source asked %d times in two hours, want once in five minutes", n)
+		}
+		c.setStacks()
+		time.Sleep(10 * time.Minute)
+		before := len(asked)
+		time.Sleep(time.Hour)
+		if len(asked) != before {
+			t.Error("a source was asked that nobody names any more")
+		}
+	})
+}
+
+func TestRefusedCredentialsAreTriedAgainWhenTheyChange(t *testing.T) {
+	st := openStore(t)
+	synctest.Test(t, func(t *testing.T) {
+		var asked []time.Duration
+		var mem sourcetest.Memory
+		mem.Publish(v1, releasetest.Multistage(v1))
+		begin := time.Now()
+		c := &cluster{}
+		key := client.ObjectKey{Namespace: "a", Name: "creds"}
+		r := releases.NewWith(c, st, nil, "", releases.Options{
+			Poll:   time.Hour,
+			Secret: c.secret,
+			Build: func(_ v1alpha1.ReleaseSource, secret map[string][]byte) (source.Source, error) {
+				return guarded{Source: &mem, token: string(secret["token"]), asked: &asked, begin: begin}, nil
+			},
+		})
+		stack := newStack("a", "scs", registry("r.example.org/private", "creds"))
+		c.setStacks(stack)
+		defer run(t, r)()
+		r.Listing(t.Context(), stack)
+		synctest.Wait()
+		if err := r.Listing(t.Context(), stack).Err; !errors.Is(err, source.ErrUnauthorized) || !strings.Contains(err.Error(), "no Secret creds") {
+			t.Errorf("without the Secret: %v", err)
+		}
+		c.setSecret(key, "1", "wrong")
+		time.Sleep(4 * time.Hour)
+		n := len(asked)
+		if err := r.Listing(t.Context(), stack).Err; !errors.Is(err, source.ErrUnauthorized) || n == 0 || n > 20 {
+			t.Errorf("asked %d times with wrong credentials: %v", n, err)
+		}
+		c.setSecret(key, "2", "right")
+		time.Sleep(15 * time.Second)
+		synctest.Wait()
+		if got := r.Listing(t.Context(), stack); got.Err != nil || tags(got) != v1 {
+			t.Errorf("15 seconds after the Secret was corrected: %q, %v", tags(got), got.Err)
+		}
+	})
+}
+
+func TestSourceThatWantsToBeLeftAloneIs(t *testing.T) {
+	st := openStore(t)
+	synctest.Test(t, func(t *testing.T) {
+		var asked []time.Duration
+		begin := time.Now()
+		var mem sourcetest.Memory
+		mem.Break(&source.LaterError{After: 40 * time.Minute, Err: errors.New("rate limit")})
+		c := &cluster{}
+		stack := newStack("a", "scs", nil)
+		c.setStacks(stack)
+		r := releases.NewWith(c, st, guarded{Source: &mem, token: "right", asked: &asked, begin: begin}, "memory", releases.Options{DefaultPoll: time.Minute})
+		defer run(t, r)()
+		r.Listing(t.Context(), stack)
+		time.Sleep(39 * time.Minute)
+		if len(asked) != 1 {
+			t.Errorf("asked at %v", asked)
+		}
+		time.Sleep(2 * time.Minute)
+		if len(asked) != 2 {
+			t.Errorf("asked at %v", asked)
+		}
+	})
+}
+
+func TestPrivateReleaseStaysWithThoseWhoHaveCredentials(t *testing.T) {
+	var asked []time.Duration
+	var mem sourcetest.Memory
+	mem.Publish(v1, releasetest.Multistage(v1))
+	c := &cluster{}
+	c.setSecret(client.ObjectKey{Namespace: "owner", Name: "creds"}, "1", "right")
+	c.setSecret(client.ObjectKey{Namespace: "thief", Name: "creds"}, "1", "guessed")
+	r := releases.NewWith(c, openStore(t), nil, "", releases.Options{
+		Secret: c.secret,
+		Build: func(_ v1alpha1.ReleaseSource, secret map[string][]byte) (source.Source, error) {
+			return guarded{Source: &mem, token: string(secret["token"]), asked: &asked}, nil
+		},
+	})
+	c.setStacks(
+		newStack("owner", "scs", registry("r.example.org/private", "creds")),
+		newStack("thief", "scs", registry("r.example.org/private", "creds")),
+		newStack("other", "scs", registry("r.example.org/private", "")),
+		newStack("none", "scs", nil),
+	)
+	_, digest, err := r.Open(t.Context(), "owner", name(t, v1))
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, namespace := range []string{"thief", "other"} {
+		if _, _, err := r.OpenPinned(t.Context(), namespace, name(t, v1), digest); !errors.Is(err, source.ErrUnauthorized) {
+			t.Errorf("%s: got %v; the release is in the store, but not theirs", namespace, err)
+		}
+	}
+	if _, _, err := r.Open(t.Context(), "none", name(t, v1)); err == nil || !strings.Contains(err.Error(), "set spec.source") {
+		t.Errorf("without a source: %v", err)
+	}
+	if _, _, err := r.Open(t.Context(), "owner", name(t, v1)); err != nil {
+		t.Error(err)
+	}
+}
+
+// counting counts fetches, and can say what there is.
+type counting struct {
+	*sourcetest.Memory
+	fetched int
+}
+
+func (c *counting) Fetch(ctx context.Context, name release.Name, dst *os.Root) (string, error) {
+	c.fetched++
+	return c.Memory.Fetch(ctx, name, dst)
+}
+
+func (c *counting) Resolve(ctx context.Context, name release.Name) (string, error) {
+	dir, err := os.MkdirTemp("", "resolve-")
+	if err != nil {
+		return "", err
+	}
+	root, err := os.OpenRoot(dir)
+	if err != nil {
+		return "", err
+	}
+	digest, err := c.Memory.Fetch(ctx, name, root)
+	return digest, errors.Join(err, root.Close(), os.RemoveAll(dir))
+}
+
+func TestMalformedReleaseIsNotFetchedAgainUntilItChanges(t *testing.T) {
+	src := &counting{Memory: &sourcetest.Memory{}}
+	bad := releasetest.Multistage(v1)
+	bad[release.MetadataFile].Data = []byte("versions: {}")
+	src.Publish(v1, bad)
+	r := releases.New(&cluster{}, openStore(t), src, "memory")
+	for range 10 {
+		var invalid *release.InvalidError
+		if _, _, err := r.Open(t.Context(), "a", name(t, v1)); !errors.As(err, &invalid) {
+			t.Fatalf("got %v", err)
+		}
+	}
+	if src.fetched != 1 {
+		t.Errorf("fetched %d times", src.fetched)
+	}
+	src.Publish(v1, releasetest.Multistage(v1))
+	if _, _, err := r.Open(t.Context(), "a", name(t, v1)); err != nil {
+		t.Errorf("after it was corrected: %v", err)
+	}
+}
+
+// dated is a source that has to be asked when each release was published.
+type dated struct {
+	*sourcetest.Memory
+	asked []string
+}
+
+func (d *dated) List(ctx context.Context) ([]source.Offer, error) {
+	offers, err := d.Memory.List(ctx)
+	for i := range offers {
+		offers[i].Published = time.Time{}
+	}
+	return offers, err
+}
+
+func (d *dated) Published(_ context.Context, name release.Name) (time.Time, error) {
+	d.asked = append(d.asked, name.String())
+	return time.Unix(int64(len(d.asked)), 0), nil
+}
+
+func TestDatesAreAskedForOnceAndWhereTheyDecide(t *testing.T) {
+	st := openStore(t)
+	synctest.Test(t, func(t *testing.T) {
+		src := &dated{Memory: &sourcetest.Memory{}}
+		hashes := []string{"docker-scs-1-35-v0-sha-abc", "docker-scs-1-35-v0-sha-def"}
+		for _, tag := range append([]string{v1, v2, "docker-scs-1-34-v0-sha-abc"}, hashes...) {
+			src.Publish(tag, releasetest.Multistage(tag))
+		}
+		c := &cluster{}
+		stable, custom := newStack("a", "stable", nil), newStack("a", "custom", nil)
+		custom.Spec.Channel = v1alpha1.ChannelCustom
+		c.setStacks(stable, custom)
+		r := releases.NewWith(c, st, src, "memory", releases.Options{DefaultPoll: time.Minute})
+		defer run(t, r)()
+		r.Listing(t.Context(), stable)
+		time.Sleep(10 * time.Minute)
+		synctest.Wait()
+		slices.Sort(src.asked)
+		if !slices.Equal(src.asked, hashes) {
+			t.Errorf("asked for the dates of %v, want %v", src.asked, hashes)
+		}
+		for _, offer := range r.Listing(t.Context(), custom).Offers {
+			if offer.Published.IsZero() == slices.Contains(hashes, offer.Name.String()) {
+				t.Errorf("%s was published at %s", offer.Name, offer.Published)
+			}
+		}
+	})
+}

@@ -1,0 +1,210 @@
+// Copyright The Cluster Stack Operator Authors.
+// SPDX-License-Identifier: Apache-2.0
+
+package operator
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"net/netip"
+	"path/filepath"
+	"strings"
+	"time"
+
+	corev1 "k8s.io/api/core/v1"
+	"sigs.k8s.io/controller-runtime/pkg/client"
+
+	"github.com/clusterstacks/cluster-stack-operator/api/v1alpha1"
+	"github.com/clusterstacks/cluster-stack-operator/internal/controller/releases"
+	"github.com/clusterstacks/cluster-stack-operator/internal/source"
+	"github.com/clusterstacks/cluster-stack-operator/internal/source/dir"
+	"github.com/clusterstacks/cluster-stack-operator/internal/source/github"
+	"github.com/clusterstacks/cluster-stack-operator/internal/source/oci"
+	"github.com/clusterstacks/cluster-stack-operator/internal/store"
+	"github.com/clusterstacks/cluster-stack-operator/internal/web"
+)
+
+// Variables of the environment that say where the operator's own source is. Existing installations have
+// them in a Secret.
+const (
+	envGitProvider   = "GIT_PROVIDER"
+	envGitOwner      = "GIT_ORG_NAME"
+	envGitRepository = "GIT_REPOSITORY_NAME"
+	envGitToken      = "GIT_ACCESS_TOKEN"
+	envOCIRegistry   = "OCI_REGISTRY"
+	envOCIRepository = "OCI_REPOSITORY"
+	envOCIToken      = "OCI_ACCESS_TOKEN"
+	envOCIUsername   = "OCI_USERNAME"
+	envOCIPassword   = "OCI_PASSWORD"
+)
+
+// sourceEnvironment reads the variables. Encoded in a Secret by hand, many a value ends with a line break.
+func sourceEnvironment(getenv func(string) string) map[string]string {
+	values := map[string]string{}
+	for _, name := range []string{
+		envGitProvider, envGitOwner, envGitRepository, envGitToken,
+		envOCIRegistry, envOCIRepository, envOCIToken, envOCIUsername, envOCIPassword,
+	} {
+		if value := strings.TrimSpace(getenv(name)); value != "" {
+			values[name] = value
+		}
+	}
+	return values
+}
+
+// Intervals at which sources are asked for new releases. To look into a folder costs nothing.
+const (
+	pollDirectory = 2 * time.Second
+	pollRemote    = 5 * time.Minute
+)
+
+// newReleases sets up the source of the operator and those that ClusterStacks may name.
+func newReleases(reader client.Reader, secrets client.Reader, st *store.Store, c Config) (*releases.Releases, error) {
+	src, key, location, err := c.ownSource()
+	if err != nil {
+		return nil, err
+	}
+	own := pollRemote
+	if c.isDirectory() {
+		own = pollDirectory
+	}
+	guard, err := c.guard()
+	if err != nil {
+		return nil, err
+	}
+	folder, err := filepath.Abs(c.directory())
+	if err != nil {
+		return nil, err
+	}
+	return releases.NewWith(reader, st, src, key, releases.Options{
+		Build: func(spec v1alpha1.ReleaseSource, secret map[string][]byte) (source.Source, error) {
+			return buildSource(spec, secret, folder, guard)
+		},
+		Secret: func(ctx context.Context, key client.ObjectKey) (*corev1.Secret, error) {
+			secret := &corev1.Secret{}
+			return secret, secrets.Get(ctx, key, secret)
+		},
+		Directory:     folder,
+		Location:      location,
+		Poll:          c.every(pollRemote),
+		DirectoryPoll: c.every(pollDirectory),
+		DefaultPoll:   c.every(own),
+	}), nil
+}
+
+// every is how often a source is asked that is asked so often by default.
+func (c *Config) every(interval time.Duration) time.Duration {
+	if c.SourcePollInterval > 0 {
+		return c.SourcePollInterval
+	}
+	return interval
+}
+
+func (c *Config) isDirectory() bool { return c.Local || c.Source == SourceDirectory }
+
+// ownSource returns the source of ClusterStacks that name none, with its key in the store and its name for
+// people. It is nil when the environment says nothing about it: then each ClusterStack has to name one.
+//
+// No network is out of reach for it: an administrator has named it.
+func (c *Config) ownSource() (src source.Source, key, location string, err error) {
+	env, settings := c.Environment, web.Options{UserAgent: name}
+	switch {
+	case c.isDirectory():
+		folder, err := filepath.Abs(c.directory())
+		if err != nil {
+			return nil, "", "", err
+		}
+		location = releases.DirectoryLocation(folder)
+		return dir.New(folder), location, location, nil
+	case c.Source == SourceOCI && env[envOCIRepository] != "":
+		s, err := oci.New(repository(env[envOCIRegistry], env[envOCIRepository]), oci.Options{
+			Credentials: oci.Credentials{Username: env[envOCIUsername], Password: env[envOCIPassword], Token: env[envOCIToken]},
+			Web:         settings,
+		})
+		if err != nil {
+			return nil, "", "", fmt.Errorf("%s: %w", envOCIRepository, err)
+		}
+		return s, s.String() + ownKey, s.String(), nil
+	case c.Source == SourceGitHub && (env[envGitOwner] != "" || env[envGitRepository] != ""):
+		if provider := env[envGitProvider]; provider != "" && !strings.EqualFold(provider, "github") {
+			return nil, "", "", fmt.Errorf("%s is %q: only github is known", envGitProvider, provider)
+		}
+		s, err := github.New(env[envGitOwner], env[envGitRepository], github.Options{Token: env[envGitToken], Web: settings})
+		if err != nil {
+			return nil, "", "", fmt.Errorf("%s and %s: %w", envGitOwner, envGitRepository, err)
+		}
+		return s, s.String() + ownKey, s.String(), nil
+	}
+	return nil, "", "", nil
+}
+
+// ownKey keeps what was fetched with the credentials of the operator from those who name the same source
+// without having any.
+const ownKey = " of the operator"
+
+// repository returns the full name of a repository from the two variables for it. The second one should be
+// full already.
+func repository(registry, repository string) string {
+	cut := func(s string) string {
+		for _, scheme := range []string{"oci://", "https://"} {
+			s = strings.TrimPrefix(s, scheme)
+		}
+		return strings.Trim(s, "/")
+	}
+	registry, repository = cut(registry), cut(repository)
+	first, _, _ := strings.Cut(repository, "/")
+	if registry == "" || first == registry || strings.ContainsAny(first, ".:") || first == "localhost" {
+		return repository
+	}
+	return registry + "/" + repository
+}
+
+// buildSource makes the source that a ClusterStack names.
+func buildSource(spec v1alpha1.ReleaseSource, secret map[string][]byte, folder string, guard *web.Guard) (source.Source, error) {
+	settings := web.Options{CA: secret["ca.crt"], Guard: guard, UserAgent: name}
+	text := func(key string) string { return strings.TrimSpace(string(secret[key])) }
+	var timeout time.Duration
+	if spec.Timeout != nil {
+		timeout = spec.Timeout.Duration
+	}
+	switch {
+	case spec.Directory != nil:
+		if !filepath.IsLocal(spec.Directory.Path) {
+			return nil, fmt.Errorf("spec.source.directory.path: %q is not below the operator's --release-dir", spec.Directory.Path)
+		}
+		return dir.New(filepath.Join(folder, spec.Directory.Path)), nil
+	case spec.OCI != nil:
+		settings.PlainHTTP = spec.OCI.PlainHTTP
+		return oci.New(spec.OCI.Repository, oci.Options{
+			Credentials: oci.Credentials{
+				Username: text("username"), Password: text("password"), Token: text("token"), DockerConfig: secret[corev1.DockerConfigJsonKey],
+			},
+			Web:     settings,
+			Timeout: timeout,
+		})
+	case spec.GitHub != nil:
+		token := text("token")
+		if token == "" {
+			token = text("password")
+		}
+		settings.PlainHTTP = strings.HasPrefix(spec.GitHub.APIURL, "http://")
+		return github.New(spec.GitHub.Owner, spec.GitHub.Repository, github.Options{
+			Token: token, APIURL: spec.GitHub.APIURL, Web: settings, Timeout: timeout,
+		})
+	}
+	return nil, errors.New("spec.source names no source")
+}
+
+// guard keeps what ClusterStacks name from the networks inside.
+func (c *Config) guard() (*web.Guard, error) {
+	guard := &web.Guard{}
+	for _, text := range c.AllowNetworks {
+		network, err := netip.ParsePrefix(text)
+		if err != nil {
+			return nil, fmt.Errorf("--allow-networks: %q is not a network of the form 10.0.0.0/8", text)
+		}
+		guard.Allowed = append(guard.Allowed, network.Masked())
+	}
+	return guard, nil
+}
