@@ -136,7 +136,7 @@ func (s *site) start(b *testing.B) {
 			"--health-addr=" + s.health, "--diagnostics-address=127.0.0.1:0", "--insecure-diagnostics",
 			"--hook-bind-address=" + host, "--hook-port=" + port, "--hook-cert-dir=" + s.dir,
 			"--source=directory", "--release-dir=" + s.release.folder, "--store-dir=" + filepath.Join(s.dir, "store"),
-			"--v=1",
+			"--webhook-port=0", "--v=1",
 		},
 	})
 	if err != nil {
