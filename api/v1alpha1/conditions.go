@@ -38,6 +38,9 @@ const (
 	// LeftoversPrunedCondition of a ClusterStackRelease or ClusterAddon: what an earlier release had
 	// and this one has not is gone.
 	LeftoversPrunedCondition = "LeftoversPruned"
+	// InSyncCondition of a ClusterAddon: nobody has changed or deleted objects of its addons, as far as
+	// that is only to be told and not corrected. It has no part in Ready.
+	InSyncCondition = "InSync"
 	// PausedCondition is there, and True, while the object or, of a ClusterAddon, its Cluster is paused. It
 	// is the one condition that is not a state to wish for; the name is the one that all of Cluster API uses.
 	PausedCondition = "Paused"
@@ -154,6 +157,9 @@ const (
 	// VersionMismatchReason: spec.topology.version of the Cluster is not the version that the release
 	// is made for. Set it to the version in the message.
 	VersionMismatchReason = "VersionMismatch"
+	// DriftedReason: somebody has changed or deleted objects of the addons, and the settings say to leave
+	// them. See the message for which.
+	DriftedReason = "Drifted"
 	// LeftoversKeptReason: objects of an earlier release stay, because they are shared, protected or
 	// in use. See the message.
 	LeftoversKeptReason = "LeftoversKept"
@@ -175,6 +181,8 @@ const (
 	// HookExpiredReason: Cluster API was let go on with a deletion although the release of the Cluster wanted
 	// something done before, which took too long.
 	HookExpiredReason = "HookExpired"
+	// TakenOverReason: the addons that the operator before this one had applied are this one's now.
+	TakenOverReason = "TakenOver"
 	// DriftCorrectedReason: objects of the addons had been changed or deleted and were applied again.
 	DriftCorrectedReason = "DriftCorrected"
 )

@@ -9,6 +9,7 @@ import (
 	"errors"
 	"fmt"
 	"net/http"
+	"runtime/debug"
 	"slices"
 	"strings"
 	"sync"
@@ -28,6 +29,9 @@ type Set struct {
 	Objects []*unstructured.Unstructured
 	// Hooks run before and after the objects when the content of the set has changed.
 	Hooks []Hook
+	// RollBack says that the set takes the place of a later version of it: hooks
+	// for a roll-back run then, and not those for an upgrade.
+	RollBack bool
 	// Namespace is for namespaced objects that name none.
 	Namespace string
 	// Verified, if set, tells which objects of the inventory are known to be
@@ -44,6 +48,8 @@ type item struct {
 	hash     string
 	wave     wave
 	keep     bool
+	expires  bool
+	drift    string
 	// defined says that the kind comes from a definition in the same set.
 	defined bool
 	// absence says why the kind cannot be addressed, empty when it can.
@@ -198,6 +204,10 @@ func newItem(obj *unstructured.Unstructured, known *kinds, defined map[schema.Gr
 		it.object.SetNamespace(namespace)
 	}
 	it.keep = it.object.GetAnnotations()["helm.sh/resource-policy"] == "keep"
+	it.drift = it.object.GetAnnotations()[DriftAnnotation]
+	if id.GroupKind() == jobKind {
+		_, it.expires, _ = unstructured.NestedFieldNoCopy(obj.Object, "spec", "ttlSecondsAfterFinished")
+	}
 	var err error
 	if it.hash, err = contentHash(it.object); err != nil {
 		return nil, fmt.Errorf("%s: %w", it.id, err)
@@ -265,6 +275,13 @@ func (r *run) stop(err error) {
 	}
 }
 
+// halt is stop for those who do not hold the lock.
+func (r *run) halt(err error) {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	r.stop(err)
+}
+
 func (r *run) isStopped() bool {
 	r.mu.Lock()
 	defer r.mu.Unlock()
@@ -297,7 +314,11 @@ func (a *Applier) Apply(ctx context.Context, set Set, inv *Inventory, journal Jo
 	r.set = set.Name
 	content := p.digest()
 	done := inv.sets[set.Name]
-	before, after := p.due("pre", done), p.due("post", done)
+	if done.Going {
+		done = progress{} // It comes back, as if it had never been there.
+	}
+	occasion := occasion(set, done)
+	before, after := due(p.hooks, "pre-"+occasion), due(p.hooks, "post-"+occasion)
 	if done.Pre == content {
 		before = nil
 	}
@@ -307,9 +328,13 @@ func (a *Applier) Apply(ctx context.Context, set Set, inv *Inventory, journal Jo
 
 	send := r.announce(p.items, set.Verified)
 	if len(send)+len(before)+len(after) > 0 {
-		for _, h := range append(slices.Clone(before), after...) {
-			r.announceHook(h, content)
+		for _, h := range before {
+			r.announceHook(h, "pre "+content)
 		}
+		for _, h := range after {
+			r.announceHook(h, "post "+content)
+		}
+		inv.sets[set.Name] = progress{Pre: done.Pre, Post: done.Post, Delete: p.ofDeletion()}
 		// Whatever the caller has saved or not: the journal is to say what comes now.
 		r.saved = ""
 		if err := r.save(ctx); err != nil {
@@ -317,15 +342,19 @@ func (a *Applier) Apply(ctx context.Context, set Set, inv *Inventory, journal Jo
 		}
 	}
 
-	r.runHooks(ctx, before, content)
-	if r.stopped == nil {
-		inv.sets[set.Name] = progress{Pre: content, Post: done.Post}
+	if err := r.runHooks(ctx, before, "pre "+content); err != nil {
+		r.halt(err)
+	}
+	if !r.isStopped() {
+		inv.sets[set.Name] = progress{Pre: content, Post: done.Post, Delete: p.ofDeletion()}
 		r.waves(ctx, send)
 	}
-	if r.stopped == nil && r.report.err() == nil {
-		r.runHooks(ctx, after, content)
-		if r.stopped == nil && r.report.err() == nil {
-			inv.sets[set.Name] = progress{Pre: content, Post: content}
+	if !r.isStopped() && r.report.err() == nil {
+		if err := r.runHooks(ctx, after, "post "+content); err != nil {
+			r.halt(err)
+		}
+		if !r.isStopped() && r.report.err() == nil {
+			inv.sets[set.Name] = progress{Pre: content, Post: content, Delete: p.ofDeletion()}
 		}
 	}
 	return r.finish(ctx)
@@ -348,7 +377,7 @@ func (r *run) announce(items []*item, verified func(ID) bool) []*item {
 	for _, it := range items {
 		e, known := r.inv.Get(it.id)
 		if known && verified != nil && e.Hash == it.hash && e.UID != "" && verified(it.id) {
-			e.Set, e.Keep = r.set, it.keep
+			e.Set, e.Keep, e.Expires, e.Drift = r.set, it.keep, it.expires, it.drift
 			r.inv.Put(e)
 			r.report.Unchanged = append(r.report.Unchanged, it.id)
 			continue
@@ -371,6 +400,7 @@ func (r *run) enter(it *item, hook string) {
 		e = Entry{ID: it.id, Origin: Pending}
 	}
 	e.Version, e.Set, e.Keep, e.Hook = it.resource.Version, r.set, it.keep, hook
+	e.Expires, e.Drift = it.expires, it.drift
 	// Until the answer is there nobody can say which content the cluster has.
 	e.Hash = ""
 	r.inv.Put(e)
@@ -397,6 +427,7 @@ func (r *run) waves(ctx context.Context, items []*item) {
 			return
 		}
 	}
+	r.lockedOut(ctx, items)
 }
 
 // holdBack takes out what could block a cluster while what stands behind it is
@@ -429,7 +460,15 @@ func (r *run) each(n int, work func(int)) {
 			break
 		}
 		wg.Go(func() {
-			defer func() { <-slots }()
+			defer func() {
+				if cause := recover(); cause != nil {
+					// In a goroutine of ours it would end the process, and with it the work for all other clusters.
+					r.mu.Lock()
+					r.stop(&PanicError{Value: cause, Stack: debug.Stack()})
+					r.mu.Unlock()
+				}
+				<-slots
+			}()
 			work(i)
 		})
 	}

@@ -7,6 +7,7 @@ import (
 	"errors"
 	"fmt"
 	"net/http"
+	"slices"
 	"strings"
 	"testing"
 
@@ -124,9 +125,9 @@ func TestApplyInstallsAChartWithinItsBudgetOfRequests(t *testing.T) {
 
 	t.Run("AndSendsNothingThatIsUnchanged", func(t *testing.T) {
 		before, saves := len(transport.requests), j.saves
-		drifted, err := a.Drift(t.Context(), inv)
-		if err != nil || len(drifted) > 0 {
-			t.Fatalf("drift %v, %v right after the apply", names(drifted), err)
+		drift, err := a.Drift(t.Context(), inv)
+		if err != nil || len(drift.IDs()) > 0 {
+			t.Fatalf("drift %v, %v right after the apply", drift, err)
 		}
 		lists := len(transport.requests) - before
 		// Two for the new kind, which the first discovery did not have.
@@ -393,8 +394,8 @@ spec: {group: broken.example.com, version: v1, groupPriorityMinimum: 100, versio
 	if err == nil || !strings.Contains(err.Error(), `API group "broken.example.com"`) {
 		t.Errorf("drift: error %v although a group could not be asked", err)
 	}
-	if len(drifted) != 0 {
-		t.Errorf("drift in %v", names(drifted))
+	if len(drifted.Drifted) != 0 {
+		t.Errorf("drift in %v", drifted)
 	}
 	report, err := a.Prune(t.Context(), inv, nothing, j)
 	if err == nil || !strings.Contains(err.Error(), `API group "broken.example.com"`) {
@@ -545,11 +546,19 @@ spec:
 
 	transport := &wire{}
 	fresh := w.applier(transport, apply.Options{})
-	drifted, err := fresh.Drift(t.Context(), inv)
+	drift, err := fresh.Drift(t.Context(), inv)
 	if err != nil {
 		t.Fatal(err)
 	}
+	drifted := drift.IDs()
 	cm := "ConfigMap " + ns + "/"
+	for name, want := range map[string]string{
+		"deleted": "it was deleted, or lost its label", "edited": "fields of it were changed", "replaced": "it was replaced by another one",
+	} {
+		if !slices.ContainsFunc(drift.Drifted, func(d apply.Drifted) bool { return d.Name == name && d.How == want && d.Set == "s" }) {
+			t.Errorf("it is not told of %s that %s: %+v", name, want, drift.Drifted)
+		}
+	}
 	if diff := cmp.Diff([]string{cm + "deleted", cm + "edited", cm + "replaced", cm + "unlabelled"}, names(drifted)); diff != "" {
 		t.Errorf("drift (-want +got):\n%s", diff)
 	}
@@ -574,8 +583,8 @@ spec:
 	if diff := cmp.Diff(names(drifted), names(report.Applied)); diff != "" {
 		t.Errorf("applied (-want +got):\n%s", diff)
 	}
-	if drifted, err = fresh.Drift(t.Context(), inv); err != nil || len(drifted) > 0 {
-		t.Errorf("drift %v, %v after the correction", names(drifted), err)
+	if drift, err = fresh.Drift(t.Context(), inv); err != nil || len(drift.IDs()) > 0 {
+		t.Errorf("drift %v, %v after the correction", drift, err)
 	}
 	if got := origins(inv)[cm+"replaced"]; got != apply.Shared {
 		t.Errorf("the replaced object is %s", got)

@@ -85,6 +85,7 @@ func New(config *rest.Config, opts Options) (*Applier, error) {
 	if err != nil {
 		return nil, fmt.Errorf("connect to %s: %w", config.Host, err)
 	}
+	httpClient = wary(httpClient)
 	client, err := rest.UnversionedRESTClientForConfigAndClient(unversioned(config), httpClient)
 	if err != nil {
 		return nil, fmt.Errorf("connect to %s: %w", config.Host, err)
@@ -113,6 +114,21 @@ func New(config *rest.Config, opts Options) (*Applier, error) {
 		a.concurrency = 8
 	}
 	return a, nil
+}
+
+// As returns an Applier for the same cluster, with the same connection, that
+// applies as another manager. Two owners of one object have to be two managers:
+// only then does the API server tell them apart. A name that is too long for the
+// API server is cut, and made unique by a digest.
+func (a *Applier) As(manager string) *Applier {
+	const limit = 128
+	if len(manager) > limit {
+		sum := digest([]byte(manager))
+		manager = manager[:limit-len(sum)-1] + "-" + sum
+	}
+	other := *a
+	other.manager = manager
+	return &other
 }
 
 // unversioned makes a client whose requests all name their path in full.

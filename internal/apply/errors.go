@@ -16,6 +16,7 @@ import (
 	"strconv"
 	"strings"
 	"syscall"
+	"unicode"
 
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
@@ -36,6 +37,16 @@ type WaitingError struct {
 }
 
 func (e *WaitingError) Error() string { return fmt.Sprintf("hook %s has not ended yet", e.ID) }
+
+// PanicError is a defect of ours that came to light with one cluster. Stack is for the log.
+type PanicError struct {
+	Value any
+	Stack []byte
+}
+
+func (e *PanicError) Error() string {
+	return "a defect of the operator; please report what its log says about it"
+}
 
 // shown is how many objects an error names one by one.
 const shown = 5
@@ -103,6 +114,10 @@ type RequestError struct {
 
 	// immutable says that only the change is refused, not what the object is changed to.
 	immutable bool
+	// webhook is the name of the admission webhook that did not answer, and so kept the object out.
+	webhook string
+	// conversion says that the webhook which converts objects of the kind did not answer.
+	conversion bool
 	// cure says what is to be done, with what joins it to the rest.
 	cure string
 	// conflicts are the other managers of fields that we wanted to set.
@@ -139,7 +154,9 @@ func (e *RequestError) refusal() string {
 func (e *RequestError) Unwrap() error { return e.cause }
 
 // Unanswered reports whether the request may have been carried out all the same.
-func (e *RequestError) Unanswered() bool { return e.Code == 0 || e.Code >= 500 }
+func (e *RequestError) Unanswered() bool {
+	return e.Code == 0 || e.Code >= 500 && e.webhook == "" && !e.conversion
+}
 
 // cluster reports whether the failure is the cluster's rather than the
 // object's, so that the next request would only fail in the same way.
@@ -190,6 +207,7 @@ func requestError(ctx context.Context, err error, secret bool) *RequestError {
 	if !secret {
 		e.Text = oneLine(withoutValues(s.Message))
 	}
+	e.explainWebhook(s.Message)
 	return e
 }
 
@@ -230,6 +248,8 @@ func transportText(err error) string {
 		return "the request was cancelled"
 	case errors.Is(err, context.DeadlineExceeded), errors.As(err, &nerr) && nerr.Timeout():
 		return "no answer in time from the API server"
+	case errors.Is(err, errTooLarge):
+		return "API server: " + errTooLarge.Error()
 	case errors.As(err, &errno):
 		return "API server: " + errno.Error()
 	case errors.As(err, &dns):
@@ -283,7 +303,7 @@ const maxText = 512
 
 // oneLine makes foreign text fit for a status: one line, printable, bounded.
 func oneLine(s string) string {
-	s = strings.Join(strings.FieldsFunc(strings.ToValidUTF8(s, "?"), func(r rune) bool { return r <= ' ' || r == 0x7f }), " ")
+	s = strings.Join(strings.FieldsFunc(strings.ToValidUTF8(s, "?"), func(r rune) bool { return r == ' ' || !unicode.IsPrint(r) }), " ")
 	if len(s) > maxText {
 		s = strings.ToValidUTF8(s[:maxText], "") + "…"
 	}

@@ -17,16 +17,23 @@ import (
 // Hook is an object that a chart wants to be made at a certain point, and that
 // is waited for if it is a Job or a Pod.
 type Hook struct {
-	Object *unstructured.Unstructured
+	Object *unstructured.Unstructured `json:"object"`
 	// Events are Helm's names of the points: "pre-install", "post-upgrade"…
-	// Only those of install and upgrade are acted on.
-	Events []string
+	// Tests are not acted on.
+	Events []string `json:"events"`
 	// Weight orders the hooks of one point, the smallest first.
-	Weight int
+	Weight int `json:"weight,omitempty"`
 	// DeletePolicies are Helm's: "before-hook-creation" (if there are none),
 	// "hook-succeeded", "hook-failed".
-	DeletePolicies []string
+	DeletePolicies []string `json:"deletePolicies,omitempty"`
 }
+
+const (
+	// HookAnnotation with [SkipHook] on the Job or Pod of a hook, in the cluster, makes it count as done.
+	HookAnnotation = "clusterstack.x-k8s.io/hook"
+	// SkipHook is the value of [HookAnnotation].
+	SkipHook = "skip"
+)
 
 const (
 	beforeHookCreation = "before-hook-creation"
@@ -55,14 +62,21 @@ func (h *hook) runs() bool {
 	return gk == jobKind || gk == podKind
 }
 
-// due are the hooks before ("pre") or after ("post") the objects, in the order they run.
-func (p *plan) due(side string, done progress) []*hook {
-	event := side + "-install"
-	if done.Post != "" {
-		event = side + "-upgrade"
+// occasion is what a set of objects goes through, as Helm's events name it.
+func occasion(set Set, done progress) string {
+	switch {
+	case done.Post == "":
+		return "install"
+	case set.RollBack:
+		return "rollback"
 	}
+	return "upgrade"
+}
+
+// due are the hooks of an event, in the order they run.
+func due(hooks []*hook, event string) []*hook {
 	var due []*hook
-	for _, h := range p.hooks {
+	for _, h := range hooks {
 		if slices.Contains(h.Events, event) {
 			due = append(due, h)
 		}
@@ -76,57 +90,62 @@ func (p *plan) due(side string, done progress) []*hook {
 
 // announceHook enters a hook into the inventory, unless an object of an earlier
 // run has to go first.
-func (r *run) announceHook(h *hook, content string) {
+func (r *run) announceHook(h *hook, occasion string) {
 	if e, known := r.inv.Get(h.id); !known || e.Origin == Pending {
-		r.enter(h.item, content)
+		r.enter(h.item, occasion)
 	}
 }
 
-// runHooks makes one hook after the other and waits for each; the first that
-// fails, or takes longer than we wait, stops the run.
-func (r *run) runHooks(ctx context.Context, hooks []*hook, content string) {
+// runHooks makes one hook after the other and waits for each. The first that
+// fails, or takes longer than we wait, ends it; the latter is a [*WaitingError].
+// The run names it in the inventory: the same object can be a hook of several.
+func (r *run) runHooks(ctx context.Context, hooks []*hook, run string) error {
 	for _, h := range hooks {
-		err := r.runHook(ctx, h, content)
+		err := r.runHook(ctx, h, run)
 		if err == nil {
 			continue
 		}
 		if waiting := (*WaitingError)(nil); errors.As(err, &waiting) {
-			r.mu.Lock()
-			r.stop(waiting)
-			r.mu.Unlock()
-			return
+			return waiting
 		}
 		if errors.Is(err, errHookFailed) {
 			r.hookHasFailed(ctx, h)
+			err = fmt.Errorf("hook %s: %w; it is run again, or left out once it is annotated with %s=%s", h.id, err, HookAnnotation, SkipHook)
+		} else {
+			err = fmt.Errorf("hook %s: %w", h.id, err)
 		}
-		err = fmt.Errorf("hook %s: %w", h.id, err)
-		r.mu.Lock()
-		r.report.Failed = append(r.report.Failed, Failure{ID: h.id, Err: err})
-		r.stop(err)
-		r.mu.Unlock()
-		return
+		r.fail(h.id, err)
+		return err
 	}
 	// Only now: a later hook may have needed an earlier one.
 	for _, h := range hooks {
 		if h.has(hookSucceeded) {
 			if err := r.removeHook(ctx, h); err != nil {
-				r.mu.Lock()
-				r.report.Failed = append(r.report.Failed, Failure{ID: h.id, Err: err})
-				r.mu.Unlock()
+				r.fail(h.id, err)
 			}
 		}
 	}
+	return nil
+}
+
+func (r *run) fail(id ID, err error) {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	r.report.Failed = append(r.report.Failed, Failure{ID: id, Err: err})
 }
 
 var errHookFailed = errors.New("it has failed")
 
-func (r *run) runHook(ctx context.Context, h *hook, content string) error {
+func (r *run) runHook(ctx context.Context, h *hook, run string) error {
 	if h.absence != nil {
 		return h.absence
 	}
 	r.identifyHook(ctx, h)
 	e, known := r.inv.Get(h.id)
-	underway := known && e.Hook == content && e.Origin.Ours() && e.UID != ""
+	underway := known && e.Hook == run && e.Origin.Ours() && e.UID != ""
+	if known && e.Hook == failedHook && r.skipped(ctx, h, e) {
+		return nil
+	}
 	// A Job that has run never runs again, so one of an earlier run always goes.
 	if known && !underway && e.Origin.Ours() && (h.has(beforeHookCreation) || h.runs()) {
 		if err := r.removeHook(ctx, h); err != nil {
@@ -135,7 +154,7 @@ func (r *run) runHook(ctx context.Context, h *hook, content string) error {
 	}
 	if !underway {
 		r.mu.Lock()
-		r.enter(h.item, content)
+		r.enter(h.item, run)
 		err := r.save(ctx)
 		r.mu.Unlock()
 		if err != nil {
@@ -193,8 +212,17 @@ func (r *run) identifyHook(ctx context.Context, h *hook) {
 	}
 }
 
+// skipped reports whether somebody has said, on the failed hook itself, that it is to be left out.
+func (r *run) skipped(ctx context.Context, h *hook, e Entry) bool {
+	live, failure := r.head(ctx, h.resource, h.id)
+	return failure == nil && live.UID == e.UID && live.Annotations[HookAnnotation] == SkipHook
+}
+
 // hookState tells whether a Job or Pod has ended.
 func hookState(obj *unstructured.Unstructured) (bool, error) {
+	if obj.GetAnnotations()[HookAnnotation] == SkipHook {
+		return true, nil
+	}
 	if obj.GetKind() == podKind.Kind {
 		switch phase, _, _ := unstructured.NestedString(obj.Object, "status", "phase"); phase {
 		case "Succeeded":
@@ -235,12 +263,7 @@ func (r *run) removeHook(ctx context.Context, h *hook) error {
 	live, failure := r.head(ctx, h.resource, h.id)
 	if failure == nil && live.UID == e.UID {
 		if failure = r.remove(ctx, h.resource, h.id, e.UID); failure == nil {
-			err := r.await(ctx, h.resource, h.id, live.ResourceVersion, func(obj *unstructured.Unstructured) (bool, error) {
-				return obj.GetUID() != e.UID, nil
-			})
-			if err != nil && !errors.Is(err, errGone) {
-				return err
-			}
+			failure = r.awaitGone(ctx, h.item, e.UID, live.ResourceVersion)
 		}
 	}
 	if failure != nil && !failure.notFound() {
@@ -253,3 +276,40 @@ func (r *run) removeHook(ctx context.Context, h *hook) error {
 	r.checkpoint(ctx)
 	return nil
 }
+
+// deleteHooks resolves those of the hooks that run when a set goes, as they were
+// kept in the inventory: the chart may be gone by then.
+func (r *run) deleteHooks(ctx context.Context, stored []Hook, event string) ([]*hook, error) {
+	var all []*unstructured.Unstructured
+	for _, h := range stored {
+		all = append(all, h.Object)
+	}
+	var hooks []*hook
+	for _, h := range stored {
+		if !slices.Contains(h.Events, event) {
+			continue
+		}
+		resolved, err := r.resolve(ctx, []*unstructured.Unstructured{h.Object}, all, h.Object.GetNamespace())
+		if err != nil {
+			return nil, err
+		}
+		hooks = append(hooks, &hook{item: resolved[0], Hook: h})
+	}
+	return due(hooks, event), nil
+}
+
+// ofDeletion are the hooks that have to be known when the set goes.
+func (p *plan) ofDeletion() []Hook {
+	var kept []Hook
+	for _, h := range p.hooks {
+		if slices.Contains(h.Events, preDelete) || slices.Contains(h.Events, postDelete) {
+			kept = append(kept, Hook{Object: h.object, Events: h.Events, Weight: h.Weight, DeletePolicies: h.DeletePolicies})
+		}
+	}
+	return kept
+}
+
+const (
+	preDelete  = "pre-delete"
+	postDelete = "post-delete"
+)

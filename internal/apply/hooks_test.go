@@ -196,7 +196,7 @@ func TestAFailedHookStopsTheSetAndRunsAgain(t *testing.T) {
 		{Object: job(t, ns, "check", "i"), Events: []string{"pre-install"}},
 	}}
 	_, err := a.Apply(t.Context(), set, inv, j)
-	want := "hook Job.batch " + ns + "/check: it has failed: BackoffLimitExceeded"
+	want := "hook Job.batch " + ns + "/check: it has failed: BackoffLimitExceeded; it is run again, or left out once it is annotated with clusterstack.x-k8s.io/hook=skip"
 	if err == nil || err.Error() != want {
 		t.Errorf("error %v, want %s", err, want)
 	}
@@ -283,6 +283,100 @@ func TestAHookIsNotWaitedForLongerThanPatience(t *testing.T) {
 		t.Error("the Job was made anew although it was underway")
 	}
 	w.mustGet(set.Objects[0])
+}
+
+// Helm's delete hooks run when nothing of an addon is wanted any more, as they were when it was applied.
+func TestHooksOfADeletion(t *testing.T) {
+	w := newWorld(t, sandboxtest.APIServer(t))
+	ns := w.namespace("hookdelete")
+	jobs := w.jobController(ns)
+	a, inv, j := w.applier(nil, apply.Options{Patience: 100 * time.Millisecond}), apply.NewInventory(), &journal{}
+	cm := object(t, ns, `{apiVersion: v1, kind: ConfigMap, metadata: {name: object, namespace: $NS}}`)
+	other := object(t, ns, `{apiVersion: v1, kind: ConfigMap, metadata: {name: other, namespace: $NS}}`)
+	set := apply.Set{Name: "s", Objects: []*unstructured.Unstructured{cm}, Hooks: []apply.Hook{
+		{Object: job(t, ns, "before", "i"), Events: []string{"pre-delete"}},
+		{Object: job(t, ns, "after", "i"), Events: []string{"post-delete"}},
+		{Object: job(t, ns, "test", "i"), Events: []string{"test"}},
+	}}
+	patient := w.applier(nil, apply.Options{})
+	for _, set := range []apply.Set{set, {Name: "other", Objects: []*unstructured.Unstructured{other}}} {
+		if _, err := patient.Apply(t.Context(), set, inv, j); err != nil {
+			t.Fatal(err)
+		}
+	}
+	if jobs.made("before")+jobs.made("after") != 0 {
+		t.Error("a hook of the deletion ran at the installation")
+	}
+
+	// A Job that does not end holds its own addon, and no other.
+	jobs.set("before", "")
+	inv = j.load(t) // of another process
+	report, err := a.Prune(t.Context(), inv, nothing, j)
+	var waiting *apply.WaitingError
+	if !errors.As(err, &waiting) || waiting.Name != "before" {
+		t.Errorf("error %v, want that the hook has not ended", err)
+	}
+	if diff := cmp.Diff([]string{"ConfigMap " + ns + "/other"}, names(report.Pruned)); diff != "" || w.get(cm) == nil {
+		t.Errorf("pruned (-want +got):\n%s", diff)
+	}
+	// One that fails does, too: what it guards may be data.
+	jobs.end("before", "Failed")
+	if _, err = patient.Prune(t.Context(), inv, nothing, j); err == nil || !strings.Contains(err.Error(), "it has failed") || w.get(cm) == nil {
+		t.Errorf("error %v, want that the hook has failed", err)
+	}
+	// Somebody who knows better leaves it out.
+	w.mergePatch("person", job(t, ns, "before", "i"), `{"metadata":{"annotations":{"clusterstack.x-k8s.io/hook":"skip"}}}`)
+	jobs.set("after", "Failed")
+	if _, err = patient.Prune(t.Context(), inv, nothing, j); err == nil || !strings.Contains(err.Error(), "Job.batch "+ns+"/after: it has failed") {
+		t.Errorf("error %v, want that the hook after it has failed", err)
+	}
+	if w.get(cm) != nil || jobs.made("before") != 1 {
+		t.Error("the object is still there, or the hook before it ran again")
+	}
+	jobs.set("after", "Complete")
+	inv = j.load(t)
+	if _, err := patient.Prune(t.Context(), inv, nothing, j); err != nil {
+		t.Error(err)
+	}
+	if w.get(job(t, ns, "before", "")) != nil || w.get(job(t, ns, "after", "")) != nil || inv.Len() != 0 || jobs.made("test") != 0 {
+		t.Errorf("left: %v", origins(inv))
+	}
+	made := jobs.made("after")
+	if _, err := patient.Prune(t.Context(), inv, nothing, j); err != nil || jobs.made("after") != made {
+		t.Errorf("a second prune: %v", err)
+	}
+}
+
+// One object can be a hook of several events, and a roll-back is none of an upgrade.
+func TestEventsOfHooks(t *testing.T) {
+	w := newWorld(t, sandboxtest.APIServer(t))
+	ns := w.namespace("hookevents")
+	jobs := w.jobController(ns)
+	a, inv, j := w.applier(nil, apply.Options{}), apply.NewInventory(), &journal{}
+	send := func(release string, back bool) {
+		t.Helper()
+		cm := object(t, ns, `{apiVersion: v1, kind: ConfigMap, metadata: {name: object, namespace: $NS}, data: {r: `+release+`}}`)
+		_, err := a.Apply(t.Context(), apply.Set{Name: "s", RollBack: back, Objects: []*unstructured.Unstructured{cm}, Hooks: []apply.Hook{
+			{Object: job(t, ns, "around", "i"), Events: []string{"pre-install", "post-install"}},
+			{Object: job(t, ns, "upgrade", "i"), Events: []string{"pre-upgrade", "post-upgrade"}},
+			{Object: job(t, ns, "rollback", "i"), Events: []string{"pre-rollback", "post-rollback"}},
+		}}, inv, j)
+		if err != nil {
+			t.Fatal(err)
+		}
+	}
+	for _, step := range []struct {
+		release string
+		back    bool
+		want    string
+	}{
+		{"one", false, "2 0 0"}, {"two", false, "2 2 0"}, {"one", true, "2 2 2"}, {"one", true, "2 2 2"},
+	} {
+		send(step.release, step.back)
+		if got := fmt.Sprint(jobs.made("around"), " ", jobs.made("upgrade"), " ", jobs.made("rollback")); strings.Join(strings.Fields(got), " ") != step.want {
+			t.Errorf("after %+v: hooks ran %s times", step, got)
+		}
+	}
 }
 
 func TestAHookDoesNotTakeSomebodyElsesObject(t *testing.T) {

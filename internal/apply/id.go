@@ -101,6 +101,10 @@ type Entry struct {
 	Fields string `json:"fields,omitempty"`
 	// Keep says that the chart asked for the object to stay when it is no longer rendered.
 	Keep bool `json:"keep,omitempty"`
+	// Expires says that the object may go by itself, as a Job with a time to live does.
+	Expires bool `json:"expires,omitempty"`
+	// Drift is the value of [DriftAnnotation] that the chart gives the object.
+	Drift string `json:"drift,omitempty"`
 	// Hook names the run that the object was made for as a Helm hook, empty for ordinary objects.
 	Hook string `json:"hook,omitempty"`
 }

@@ -25,7 +25,7 @@ const encoding = 1
 //	 "objects": [{"group": "apps", "kind": "Deployment", "namespace": "kube-system", "name": "metrics-server",
 //	              "version": "v1", "uid": "…", "origin": "Created", "set": "metrics-server",
 //	              "hash": "…", "fields": "…"}],
-//	 "sets": {"metrics-server": {"pre": "…", "post": "…"}}}
+//	 "sets": {"metrics-server": {"pre": "…", "post": "…", "delete": [{"object": {…}, "events": ["pre-delete"]}]}}}
 //
 // Objects are sorted by ID, so equal inventories have equal bytes. Unknown
 // fields are ignored; an unknown version is an error, because pruning on half
@@ -40,6 +40,10 @@ type Inventory struct {
 type progress struct {
 	Pre  string `json:"pre,omitempty"`
 	Post string `json:"post,omitempty"`
+	// Delete are the hooks that run when the set goes.
+	Delete []Hook `json:"delete,omitempty"`
+	// Going says that the set is being deleted, and that its hooks before that have run.
+	Going bool `json:"going,omitempty"`
 }
 
 // Journal stores an inventory durably. Save must not return nil before the

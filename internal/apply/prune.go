@@ -5,7 +5,9 @@ package apply
 
 import (
 	"context"
+	"errors"
 	"fmt"
+	"maps"
 	"net/http"
 	"slices"
 
@@ -25,17 +27,67 @@ var protectedNamespaces = []string{"default", "kube-system", "kube-public", "kub
 // namespaces that hold anything else are left and looked at again by the next
 // Prune. What Helm hooks made stays as long as any object of its set.
 //
+// Helm's hooks for the deletion of a set run when nothing of it is wanted any
+// more. One that fails, or takes longer than [Options.Patience], holds the deletion
+// of its set and of no other; the error then wraps a [*WaitingError].
+//
 // An entry leaves the inventory once its fate is known, and the journal is saved
 // after each wave. The error is nil only if everything unwanted is gone, on its
 // way, or kept for a reason that the report gives.
 func (a *Applier) Prune(ctx context.Context, inv *Inventory, keep func(ID) bool, journal Journal) (Report, error) {
-	unwanted := unwanted(inv.Entries(), keep)
-	if len(unwanted) == 0 {
+	going := inv.going(keep)
+	if len(unwanted(inv.Entries(), keep)) == 0 && len(going) == 0 {
 		return Report{}, nil
 	}
-	known, generation, err := a.mapper.kinds(ctx)
+	r, err := a.begin(inv, journal)
 	if err != nil {
 		return Report{}, err
+	}
+	held := map[string]bool{}
+	for _, set := range going {
+		if err := r.hooksOfDeletion(ctx, set, preDelete); err != nil {
+			held[set] = true
+			r.failDeletion(err)
+			continue
+		}
+		p := inv.sets[set]
+		p.Going = true
+		inv.sets[set] = p
+	}
+	r.checkpoint(ctx)
+	if r.isStopped() {
+		return r.finish(ctx)
+	}
+	doomed := slices.DeleteFunc(unwanted(inv.Entries(), keep), func(e Entry) bool { return held[e.Set] })
+	if err := r.pruneAll(ctx, doomed); err != nil {
+		return r.report, err
+	}
+	sets := map[string]bool{}
+	for _, e := range doomed {
+		sets[e.Set] = true
+	}
+	for _, set := range going {
+		if held[set] || r.isStopped() || inv.holds(set) {
+			continue
+		}
+		sets[set] = true
+		if err := r.hooksOfDeletion(ctx, set, postDelete); err != nil {
+			delete(sets, set) // They are still to be run.
+			r.failDeletion(err)
+		}
+	}
+	inv.forgetSets(sets)
+	return r.finish(ctx)
+}
+
+// pruneAll deletes objects in the reverse order of their waves.
+func (r *run) pruneAll(ctx context.Context, doomed []Entry) error {
+	if len(doomed) == 0 {
+		return nil
+	}
+	known, generation, err := r.mapper.kinds(ctx)
+	if err != nil {
+		return err
 	}
 	// Only a fresh look may conclude that a kind is gone, and its objects with it,
 	// or that a namespace holds nothing of any kind.
@@ -43,22 +95,16 @@ func (a *Applier) Prune(ctx context.Context, inv *Inventory, keep func(ID) bool,
 		_, ok := known.lookup(e.GroupKind(), "")
 		return !ok || e.GroupKind() == namespaceKind
 	}
-	if slices.ContainsFunc(unwanted, uncertain) {
-		if known, err = a.mapper.refresh(ctx, generation); err != nil {
-			return Report{}, err
+	if slices.ContainsFunc(doomed, uncertain) {
+		if known, err = r.mapper.refresh(ctx, generation); err != nil {
+			return err
 		}
 	}
-	r, err := a.begin(inv, journal)
-	if err != nil {
-		return Report{}, err
-	}
-	sets := map[string]bool{}
 	for w := waves - 1; w >= 0; w-- {
 		var turn []Entry
-		for _, e := range unwanted {
+		for _, e := range doomed {
 			if waveOf(e.GroupKind()) == w {
 				turn = append(turn, e)
-				sets[e.Set] = true
 			}
 		}
 		if len(turn) == 0 {
@@ -70,8 +116,73 @@ func (a *Applier) Prune(ctx context.Context, inv *Inventory, keep func(ID) bool,
 		}
 		r.checkpoint(ctx)
 	}
-	inv.forgetSets(sets)
-	return r.finish(ctx)
+	return nil
+}
+
+// going are the sets of which nothing is wanted any more, sorted, and those whose
+// deletion has begun.
+func (inv *Inventory) going(keep func(ID) bool) []string {
+	alive := map[string]bool{}
+	has := map[string]bool{}
+	for _, e := range inv.objects {
+		has[e.Set] = true
+		alive[e.Set] = alive[e.Set] || keep != nil && keep(e.ID)
+	}
+	var going []string
+	for _, set := range slices.Sorted(maps.Keys(inv.sets)) {
+		p := inv.sets[set]
+		if len(p.Delete) > 0 && !alive[set] && (has[set] || p.Going) {
+			going = append(going, set)
+		}
+	}
+	return going
+}
+
+// holds reports whether a set has ordinary objects.
+func (inv *Inventory) holds(set string) bool {
+	for _, e := range inv.objects {
+		if e.Set == set && e.Hook == "" {
+			return true
+		}
+	}
+	return false
+}
+
+// hooksOfDeletion runs the hooks before or after the deletion of a set. Those
+// before it have run once it has begun; of those after it nothing is left.
+func (r *run) hooksOfDeletion(ctx context.Context, set, event string) error {
+	p := r.inv.sets[set]
+	if event == preDelete && p.Going {
+		return nil
+	}
+	hooks, err := r.deleteHooks(ctx, p.Delete, event)
+	if err != nil || len(hooks) == 0 {
+		return err
+	}
+	r.set = set
+	if err := r.runHooks(ctx, hooks, event); err != nil {
+		return err
+	}
+	if event == postDelete {
+		for _, h := range hooks {
+			if err := r.removeHook(ctx, h); err != nil {
+				return err
+			}
+		}
+	}
+	return nil
+}
+
+// failDeletion records why a set could not be deleted, if that is not recorded yet.
+func (r *run) failDeletion(err error) {
+	var waiting *WaitingError
+	if errors.As(err, &waiting) {
+		r.fail(waiting.ID, waiting)
+		return
+	}
+	if r.report.err() == nil {
+		r.halt(err)
+	}
 }
 
 // unwanted selects what is to go. Objects that hooks made are often configuration

@@ -231,7 +231,7 @@ func TestARollBackAfterAKillIsSent(t *testing.T) {
 		t.Fatal(err)
 	}
 	back := set("one")
-	back.Verified = func(id apply.ID) bool { return !slices.Contains(drifted, id) }
+	back.Verified = func(id apply.ID) bool { return !slices.Contains(drifted.IDs(), id) }
 	if _, err := a.Apply(t.Context(), back, inv, j); err != nil {
 		t.Fatal(err)
 	}
@@ -459,8 +459,8 @@ func TestPruneFindsObjectsWhateverTheirVersion(t *testing.T) {
 	e := inv.Entries()[0]
 	e.Version = "v2beta1"
 	inv.Put(e)
-	if drifted, err := a.Drift(t.Context(), inv); err != nil || len(drifted) > 0 {
-		t.Errorf("drift %v, %v", names(drifted), err)
+	if drifted, err := a.Drift(t.Context(), inv); err != nil || len(drifted.IDs()) > 0 {
+		t.Errorf("drift %v, %v", drifted, err)
 	}
 	if report, err = a.Prune(t.Context(), inv, nothing, j); err != nil || len(report.Pruned) != 1 {
 		t.Errorf("pruned %v, %v", names(report.Pruned), err)

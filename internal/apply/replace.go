@@ -17,6 +17,7 @@ import (
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/apis/meta/v1/unstructured"
 	"k8s.io/apimachinery/pkg/runtime/schema"
+	"k8s.io/apimachinery/pkg/types"
 	"sigs.k8s.io/structured-merge-diff/v6/fieldpath"
 )
 
@@ -157,10 +158,15 @@ func (r *run) makeWay(ctx context.Context, it *item, live *unstructured.Unstruct
 		}
 		return failure
 	}
+	return r.awaitGone(ctx, it, live.GetUID(), live.GetResourceVersion())
+}
+
+// awaitGone waits until an object that was deleted is gone.
+func (r *run) awaitGone(ctx context.Context, it *item, uid types.UID, resourceVersion string) *RequestError {
 	bounded, cancel := context.WithTimeout(ctx, goneTimeout)
 	defer cancel()
-	err := r.await(bounded, it.resource, it.id, live.GetResourceVersion(), func(obj *unstructured.Unstructured) (bool, error) {
-		return obj.GetUID() != live.GetUID(), nil
+	err := r.await(bounded, it.resource, it.id, resourceVersion, func(obj *unstructured.Unstructured) (bool, error) {
+		return obj.GetUID() != uid, nil
 	})
 	switch {
 	case err == nil, errors.Is(err, errGone):

@@ -7,6 +7,7 @@ import (
 	"context"
 	"encoding/json"
 	"net/http"
+	"slices"
 
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/apis/meta/v1/unstructured"
@@ -18,6 +19,9 @@ import (
 // formerManager is the field manager of the existing operator. It is kubectl's
 // own default too, so fields of a person can stand in the same entry.
 const formerManager = "kubectl"
+
+// formerHook stands in an entry in place of the run, for a hook that the existing operator applied.
+const formerHook = "former"
 
 // TakeOver makes objects ours that the existing operator applied. An object of
 // the set that has our label and that the operator's field manager has applied
@@ -40,7 +44,14 @@ func (a *Applier) TakeOver(ctx context.Context, set Set, inv *Inventory, journal
 	}
 	byResource := map[resourceKey][]*item{}
 	var order []resourceKey
-	for _, it := range p.items {
+	// The existing operator applied hooks like any other object.
+	hooks := map[ID]string{}
+	items := slices.Clone(p.items)
+	for _, h := range p.hooks {
+		hooks[h.id] = formerHook
+		items = append(items, h.item)
+	}
+	for _, it := range items {
 		if it.absence != nil {
 			continue
 		}
@@ -73,7 +84,7 @@ func (a *Applier) TakeOver(ctx context.Context, set Set, inv *Inventory, journal
 	}
 
 	var turn []*item
-	for _, it := range p.items {
+	for _, it := range items {
 		obj := live[it.id]
 		if obj == nil || obj.DeletionTimestamp != nil {
 			continue
@@ -81,14 +92,19 @@ func (a *Applier) TakeOver(ctx context.Context, set Set, inv *Inventory, journal
 		e, known := inv.Get(it.id)
 		_, former := appliedFields(obj.ManagedFields, formerManager)
 		if known && e.Origin == Adopting || !known && former {
-			inv.Put(Entry{ID: it.id, Version: it.resource.Version, Set: set.Name, Origin: Adopting, Keep: it.keep})
+			inv.Put(Entry{ID: it.id, Version: it.resource.Version, Set: set.Name, Origin: Adopting, Keep: it.keep,
+				Expires: it.expires, Drift: it.drift, Hook: hooks[it.id]})
 			turn = append(turn, it)
 		}
 	}
 	if len(turn) == 0 {
 		return r.report, nil
 	}
-	inv.installed(set.Name)
+	if _, known := inv.sets[set.Name]; !known {
+		// Its hooks have run: those of an upgrade come with another content.
+		content := p.digest()
+		inv.sets[set.Name] = progress{Pre: content, Post: content, Delete: p.ofDeletion()}
+	}
 	if err := r.save(ctx); err != nil {
 		return r.report, err
 	}

@@ -19,6 +19,11 @@ var (
 	podKind       = schema.GroupKind{Kind: "Pod"}
 )
 
+var webhookKinds = []schema.GroupKind{
+	{Group: "admissionregistration.k8s.io", Kind: "ValidatingWebhookConfiguration"},
+	{Group: "admissionregistration.k8s.io", Kind: "MutatingWebhookConfiguration"},
+}
+
 // wave is the turn in which an object is applied. Objects of one wave do not
 // wait for one another; pruning goes through the waves backwards.
 type wave int
@@ -70,15 +75,13 @@ var turn = map[wave][]schema.GroupKind{
 		{Group: "policy", Kind: "PodDisruptionBudget"},
 		{Group: "flowcontrol.apiserver.k8s.io", Kind: "FlowSchema"},
 	},
-	interceptors: {
-		{Group: "admissionregistration.k8s.io", Kind: "ValidatingWebhookConfiguration"},
-		{Group: "admissionregistration.k8s.io", Kind: "MutatingWebhookConfiguration"},
+	interceptors: append(slices.Clone(webhookKinds), []schema.GroupKind{
 		{Group: "admissionregistration.k8s.io", Kind: "ValidatingAdmissionPolicy"},
 		{Group: "admissionregistration.k8s.io", Kind: "ValidatingAdmissionPolicyBinding"},
 		{Group: "admissionregistration.k8s.io", Kind: "MutatingAdmissionPolicy"},
 		{Group: "admissionregistration.k8s.io", Kind: "MutatingAdmissionPolicyBinding"},
 		{Group: "apiregistration.k8s.io", Kind: "APIService"},
-	},
+	}...),
 }
 
 func waveOf(gk schema.GroupKind) wave {

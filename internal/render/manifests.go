@@ -34,10 +34,11 @@ const (
 
 type valuesMap = common.Values
 
-// hookEvents are the moments at which hooks run. Tests do not run, and a roll-back is an upgrade.
+// hookEvents are the moments at which hooks run. Tests do not run.
 var hookEvents = []helmrelease.HookEvent{
 	helmrelease.HookPreInstall, helmrelease.HookPostInstall,
 	helmrelease.HookPreUpgrade, helmrelease.HookPostUpgrade,
+	helmrelease.HookPreRollback, helmrelease.HookPostRollback,
 	helmrelease.HookPreDelete, helmrelease.HookPostDelete,
 }
 

@@ -25,8 +25,12 @@ type connection struct {
 	mu sync.Mutex
 	// compared is the rollout for which the inventory was compared with the cluster.
 	compared rollout.Passage
-	// recheck is when to compare again at rest.
-	recheck time.Time
+	// recheck is when to compare again at rest, and last when that was done.
+	recheck, last time.Time
+	// told are the changes found by then that are not to be corrected.
+	told []string
+	// guards are the objects that are watched for changes, by kind and name.
+	guards map[string]apply.Entry
 }
 
 // connections has the connection of each cluster.
@@ -91,7 +95,48 @@ func (c *connection) untilRecheck(now time.Time) time.Duration {
 func (c *connection) recheckAfter(now time.Time, d time.Duration) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
-	c.recheck = now.Add(d)
+	c.recheck, c.last = now.Add(d), now
+}
+
+// recheckSoon makes a comparison due, but not sooner after the last one than the given pause.
+func (c *connection) recheckSoon(now time.Time, pause time.Duration) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	due := now
+	if earliest := c.last.Add(pause); earliest.After(due) {
+		due = earliest
+	}
+	if due.Before(c.recheck) {
+		c.recheck = due
+	}
+}
+
+// hasDrifted notes what a comparison has found that is not to be corrected.
+func (c *connection) hasDrifted(told []string) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	c.told = append([]string{}, told...)
+}
+
+// drifted returns that, and whether there was a comparison at all.
+func (c *connection) drifted() ([]string, bool) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	return c.told, c.told != nil
+}
+
+// guard replaces the objects that are watched for changes.
+func (c *connection) guard(entries map[string]apply.Entry) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	c.guards = entries
+}
+
+func (c *connection) guarded(object string) (apply.Entry, bool) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	e, is := c.guards[object]
+	return e, is
 }
 
 // spread returns a duration around d, so that a thousand clusters do not ask at once.

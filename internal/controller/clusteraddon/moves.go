@@ -205,13 +205,7 @@ func (w *work) applyStage(ctx context.Context, stage release.Stage) error {
 		return err
 	}
 	err = w.apply(ctx, stage.Name, rendered, verified)
-	var hook *apply.WaitingError
-	if errors.As(err, &hook) {
-		job := observe.Object{
-			GroupVersionKind: hook.GroupKind().WithVersion(hook.Version), Namespace: hook.Namespace, Name: hook.Name,
-		}
-		w.watch(ctx, []observe.Object{job})
-		w.gate = &gate{stage: stage.Name, reason: v1alpha1.ObjectsApplyingOngoingReason, waiting: fmt.Sprintf("the end of the chart's %s", job)}
+	if w.awaitsHook(ctx, stage.Name, err) {
 		return nil
 	}
 	if err != nil {
@@ -219,6 +213,20 @@ func (w *work) applyStage(ctx context.Context, stage release.Stage) error {
 	}
 	result = rollout.Good
 	return nil
+}
+
+// awaitsHook reports whether a Job or Pod of the stage's chart is waited for, and has us woken at its end.
+func (w *work) awaitsHook(ctx context.Context, stage string, err error) bool {
+	var hook *apply.WaitingError
+	if !errors.As(err, &hook) {
+		return false
+	}
+	job := observe.Object{
+		GroupVersionKind: hook.GroupKind().WithVersion(hook.Version), Namespace: hook.Namespace, Name: hook.Name,
+	}
+	w.watch(ctx, []observe.Object{job})
+	w.gate = &gate{stage: stage, reason: v1alpha1.ObjectsApplyingOngoingReason, waiting: fmt.Sprintf("the end of the chart's %s", job)}
+	return true
 }
 
 // managementError is an error that says nothing about an addon.
@@ -253,10 +261,24 @@ func applyReason(err error) string {
 func (w *work) apply(ctx context.Context, addon string, rendered *render.Result, verified func(apply.ID) bool) error {
 	ctx, cancel := context.WithTimeout(ctx, stageTimeout)
 	defer cancel()
-	set := apply.Set{Name: addon, Objects: rendered.Objects, Hooks: hooks(rendered.Hooks), Namespace: render.AddonNamespace, Verified: verified}
+	set := apply.Set{Name: addon, Objects: rendered.Objects, Hooks: hooks(rendered.Hooks), Namespace: render.AddonNamespace,
+		RollBack: w.rollsBack(), Verified: verified}
 	report, err := w.conn.applier.Apply(ctx, set, w.inventory, w.journal)
 	w.resources(report)
 	return err
+}
+
+// rollsBack reports whether the cluster goes from a release to an earlier one.
+func (w *work) rollsBack() bool {
+	if w.record.Applied == nil {
+		return false
+	}
+	applied, err := release.ParseClassName(w.record.Applied.Class)
+	if err != nil || applied.Prefix() != w.release.Name.Prefix() {
+		return false
+	}
+	order, comparable := w.release.Name.Version.Compare(applied.Version)
+	return comparable && order < 0
 }
 
 func hooks(rendered []render.Hook) []apply.Hook {
@@ -274,22 +296,25 @@ func (w *work) verified(ctx context.Context) (func(apply.ID) bool, error) {
 	if !w.conn.needsComparison(passage) {
 		return func(apply.ID) bool { return true }, nil
 	}
-	drifted, err := w.conn.applier.Drift(ctx, w.inventory)
+	drift, err := w.conn.applier.Drift(ctx, w.inventory)
 	if err != nil {
 		if ctx.Err() != nil {
 			return nil, ctx.Err()
 		}
-		// Nothing is known then, and all is sent.
-		ctrl.LoggerFrom(ctx).Info("The cluster cannot be compared with the inventory, applying everything", "cause", err.Error())
-		return nil, nil //nolint:nilerr,nilnil // see the comment
+		// What is not known is sent.
+		ctrl.LoggerFrom(ctx).Info("The cluster cannot be compared with the inventory in full", "cause", err.Error())
+		if len(drift.Unknown) == 0 {
+			return nil, nil //nolint:nilnil // nothing is known
+		}
 	}
-	for _, id := range drifted {
+	doubtful := w.doubtful(drift)
+	for _, id := range doubtful {
 		// It stays in doubt until it was sent.
 		entry, _ := w.inventory.Get(id)
 		entry.Hash = ""
 		w.inventory.Put(entry)
 	}
-	if len(drifted) > 0 {
+	if len(doubtful) > 0 {
 		// The doubt has to outlive this pass: the next one does not compare again.
 		if err := w.journal.Save(ctx, w.inventory); err != nil {
 			return nil, fmt.Errorf("save the inventory: %w", err)
@@ -305,20 +330,8 @@ func (w *work) render(ctx context.Context, rel *release.Release, addon string) (
 	if known := w.rendered[key]; known != nil {
 		return known, nil
 	}
-	if w.generated == nil {
-		generated := ledger.New(w.client, w.live, w.addon, addonKind, "generated")
-		data, err := generated.Load(ctx)
-		if err != nil {
-			return nil, &managementError{fmt.Errorf("load the generated values: %w", err)}
-		}
-		w.recorded = render.Record{}
-		if data != nil {
-			if err := json.Unmarshal(data, &w.recorded); err != nil {
-				return nil, &managementError{errors.New("load the generated values: they are damaged; restore the Secret " +
-					w.addon.Name + "-generated, or delete it to have keys and passwords generated anew")}
-			}
-		}
-		w.generated = generated
+	if err := w.loadGenerated(ctx); err != nil {
+		return nil, err
 	}
 	in, err := render.AddonInput(rel, addon, w.facts, w.recorded)
 	if err != nil {
@@ -337,17 +350,49 @@ func (w *work) render(ctx context.Context, rel *release.Release, addon string) (
 		// What this render did not use stays: the release that used it may be rendered again.
 		recorded := maps.Clone(w.recorded)
 		maps.Copy(recorded, result.Record)
-		data, err := json.Marshal(recorded)
-		if err != nil {
-			return nil, &managementError{errors.New("save the generated values: they cannot be written as JSON")}
+		if err := w.saveGenerated(ctx, recorded); err != nil {
+			return nil, err
 		}
-		if err := w.generated.Save(ctx, data); err != nil {
-			return nil, &managementError{fmt.Errorf("save the generated values: %w", err)}
-		}
-		w.recorded = recorded
 	}
 	w.rendered[key] = result
 	return result, nil
+}
+
+// loadGenerated loads what the charts have generated for this cluster, once.
+func (w *work) loadGenerated(ctx context.Context) error {
+	if w.generated != nil {
+		return nil
+	}
+	generated := ledger.New(w.client, w.live, w.addon, addonKind, "generated")
+	data, err := generated.Load(ctx)
+	if err != nil {
+		return &managementError{fmt.Errorf("load the generated values: %w", err)}
+	}
+	w.recorded = render.Record{}
+	if data != nil {
+		if err := json.Unmarshal(data, &w.recorded); err != nil {
+			return &managementError{errors.New("load the generated values: they are damaged; restore the Secret " +
+				w.addon.Name + "-generated, or delete it to have keys and passwords generated anew")}
+		}
+	}
+	w.generated = generated
+	return nil
+}
+
+// saveGenerated saves what the charts have generated, if it is not what is saved already.
+func (w *work) saveGenerated(ctx context.Context, recorded render.Record) error {
+	if maps.Equal(recorded, w.recorded) {
+		return nil
+	}
+	data, err := json.Marshal(recorded)
+	if err != nil {
+		return &managementError{errors.New("save the generated values: they cannot be written as JSON")}
+	}
+	if err := w.generated.Save(ctx, data); err != nil {
+		return &managementError{fmt.Errorf("save the generated values: %w", err)}
+	}
+	w.recorded = recorded
+	return nil
 }
 
 // rebuild makes up for an inventory that was lost: it enters what the releases on both sides of the rollout
@@ -416,6 +461,9 @@ func (w *work) deleteStage(ctx context.Context, stage release.Stage) error {
 	}
 	report, err := w.conn.applier.Prune(ctx, w.inventory, keep, w.journal)
 	w.resources(report)
+	if w.awaitsHook(ctx, stage.Name, err) {
+		return nil
+	}
 	if err != nil {
 		return w.blame(stage.Name, v1alpha1.FailedToDeleteObjectsReason, err)
 	}
@@ -425,15 +473,15 @@ func (w *work) deleteStage(ctx context.Context, stage release.Stage) error {
 
 // refresh applies the addons of a cluster at rest again, with other values.
 func (w *work) refresh(ctx context.Context, move rollout.Refresh) error {
-	drifted, err := w.conn.applier.Drift(ctx, w.inventory)
-	if err != nil {
+	drift, err := w.conn.applier.Drift(ctx, w.inventory)
+	if err != nil && len(drift.Unknown) == 0 {
 		return fmt.Errorf("compare the cluster with the inventory: %w", err)
 	}
 	var errs []error
 	for _, addon := range move.Addons {
 		rendered, err := w.render(ctx, w.release, addon)
 		if err == nil {
-			err = w.apply(ctx, addon, rendered, not(drifted))
+			err = w.apply(ctx, addon, rendered, not(w.doubtful(drift)))
 		}
 		if err != nil {
 			errs = append(errs, fmt.Errorf("addon %s: %w", addon, err))
@@ -443,41 +491,6 @@ func (w *work) refresh(ctx context.Context, move rollout.Refresh) error {
 		return step.Because(v1alpha1.FailedToApplyObjectsReason, joined(errs))
 	}
 	return w.save(ctx, move.Record, nil)
-}
-
-// correctDrift applies again what somebody has changed or deleted.
-func (w *work) correctDrift(ctx context.Context) error {
-	drifted, err := w.conn.applier.Drift(ctx, w.inventory)
-	if err != nil {
-		return fmt.Errorf("compare the cluster with the inventory: %w", err)
-	}
-	sets := map[string][]string{}
-	for _, id := range drifted {
-		entry, _ := w.inventory.Get(id)
-		if slices.Contains(w.record.Applied.Addons, entry.Set) {
-			sets[entry.Set] = append(sets[entry.Set], id.String())
-		}
-	}
-	var errs []error
-	for _, addon := range slices.Sorted(maps.Keys(sets)) {
-		rendered, err := w.render(ctx, w.release, addon)
-		if err == nil {
-			err = w.apply(ctx, addon, rendered, not(drifted))
-		}
-		if err != nil {
-			errs = append(errs, fmt.Errorf("addon %s: %w", addon, err))
-			continue
-		}
-		w.tell(v1alpha1.DriftCorrectedReason,
-			fmt.Sprintf("addon %s: applied again what was changed or deleted: %s", addon, strings.Join(sets[addon], ", ")))
-	}
-	if len(errs) > 0 {
-		return step.Because(v1alpha1.FailedToApplyObjectsReason, joined(errs))
-	}
-	if len(w.leftovers()) > 0 {
-		_, err = w.pruneInventory(ctx, w.record.Applied.Addons, w.record.Applied.Behind)
-	}
-	return err
 }
 
 // leftovers are the objects of the inventory that are not wanted any more and could not be deleted when they
@@ -490,10 +503,6 @@ func (w *work) leftovers() []string {
 		}
 	}
 	return left
-}
-
-func not(ids []apply.ID) func(apply.ID) bool {
-	return func(id apply.ID) bool { return !slices.Contains(ids, id) }
 }
 
 // pruneAddons deletes what the addons of the cluster do not have, and tells what was kept all the same.

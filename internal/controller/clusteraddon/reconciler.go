@@ -38,6 +38,7 @@ import (
 	"sigs.k8s.io/controller-runtime/pkg/controller"
 	"sigs.k8s.io/controller-runtime/pkg/controller/controllerutil"
 	"sigs.k8s.io/controller-runtime/pkg/handler"
+	"sigs.k8s.io/controller-runtime/pkg/predicate"
 	"sigs.k8s.io/controller-runtime/pkg/reconcile"
 	"sigs.k8s.io/controller-runtime/pkg/source"
 
@@ -52,6 +53,7 @@ import (
 
 // +kubebuilder:rbac:groups=clusterstack.x-k8s.io,resources=clusteraddons,verbs=get;list;watch;create;patch
 // +kubebuilder:rbac:groups=clusterstack.x-k8s.io,resources=clusteraddons/status,verbs=patch
+// +kubebuilder:rbac:groups=clusterstack.x-k8s.io,resources=clusteraddonsettings,verbs=get;list;watch
 // +kubebuilder:rbac:groups=clusterstack.x-k8s.io,resources=clusterstackreleases,verbs=get;list;watch
 // +kubebuilder:rbac:groups=cluster.x-k8s.io,resources=clusters,verbs=get;list;watch
 // +kubebuilder:rbac:groups=controlplane.cluster.x-k8s.io;infrastructure.cluster.x-k8s.io,resources=*,verbs=get
@@ -156,6 +158,8 @@ func (r *Reconciler) SetupWithManager(mgr ctrl.Manager, s Setup) error {
 		For(&v1alpha1.ClusterAddon{}, builder.WithPredicates(filter, othersChanges())).
 		Watches(&clusterv1.Cluster{}, handler.EnqueueRequestsFromMapFunc(OfCluster), builder.WithPredicates(filter, clusterChanges())).
 		Watches(&v1alpha1.ClusterStackRelease{}, handler.EnqueueRequestsFromMapFunc(r.addonsOfRelease), builder.WithPredicates(releaseChanges())).
+		// They are named like their Cluster.
+		Watches(&v1alpha1.ClusterAddonSettings{}, handler.EnqueueRequestsFromMapFunc(OfCluster), builder.WithPredicates(predicate.GenerationChangedPredicate{})).
 		WithOptions(s.Controller)
 	if s.Connected != nil {
 		b = b.WatchesRawSource(s.Connected)
@@ -233,6 +237,7 @@ func (r *Reconciler) Reconcile(ctx context.Context, addon *v1alpha1.ClusterAddon
 		step.Beside(v1alpha1.EvaluatedCELCondition, w.evaluate),
 		step.On(v1alpha1.HelmChartAppliedCondition, w.advance),
 		step.On(v1alpha1.LeftoversPrunedCondition, w.prune),
+		step.Beside(v1alpha1.InSyncCondition, w.reportDrift),
 	)...)
 }
 
@@ -262,6 +267,12 @@ func (w *work) load(ctx context.Context) error {
 		}
 	}
 	w.cluster = cluster
+	settings := &v1alpha1.ClusterAddonSettings{}
+	if err := w.client.Get(ctx, key, settings); err == nil {
+		w.settings = settings
+	} else if client.IgnoreNotFound(err) != nil {
+		return fmt.Errorf("get ClusterAddonSettings %s: %w", key, err)
+	}
 	w.paused = cluster != nil && annotations.IsPaused(cluster, w.addon) || annotations.HasPaused(w.addon)
 	if w.record, err = rollout.ParseRecord(w.addon.Annotations[v1alpha1.RolloutAnnotation]); err != nil {
 		// Somebody has edited it. Without a record all is done anew, which is safe; to insist on it is not.

@@ -66,6 +66,8 @@ func TestReconcile(t *testing.T) {
 		"AwaitsJobs":                    testAwaitsJobs,
 		"FindsItsOwnerAgain":            testFindsItsOwnerAgain,
 		"LetsGoInTheMiddle":             testLetsGoInTheMiddle,
+		"WarnsOfDrift":                  testWarnsOfDrift,
+		"WatchesForDrift":               testWatchesForDrift,
 	} {
 		t.Run(name, func(t *testing.T) { test(newEnv(t, workload)) })
 	}

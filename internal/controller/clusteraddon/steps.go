@@ -39,8 +39,10 @@ type work struct {
 	// Set by load.
 	cluster *clusterv1.Cluster // nil when it is gone
 	paused  bool
-	record  rollout.Record
-	asked   *rollout.Ask
+	// settings are what the users of the Cluster say about its addons, nil if nothing.
+	settings *v1alpha1.ClusterAddonSettings
+	record   rollout.Record
+	asked    *rollout.Ask
 
 	// conn is set by reachCluster.
 	conn *connection
@@ -285,7 +287,7 @@ func (w *work) gather(ctx context.Context) error {
 		return fmt.Errorf("load the inventory: %w", err)
 	}
 	open := w.record.Open()
-	w.lost = data == nil && (w.record.Applied != nil || open != nil && len(open.Done) > 0)
+	w.lost = data == nil && w.inventory.Len() == 0 && (w.record.Applied != nil || open != nil && len(open.Done) > 0)
 	return nil
 }
 
@@ -356,6 +358,7 @@ func (w *work) prune(ctx context.Context) (step.Outcome, error) {
 		}
 		w.conn.recheckAfter(w.options.Clock.Now(), spread(w.options.Recheck))
 	}
+	w.guard(ctx)
 	message := "nothing is left of earlier releases"
 	if left := w.leftovers(); len(left) > 0 {
 		message = "left of earlier releases: " + strings.Join(left, ", ") + "; deleted once nothing is in the way"

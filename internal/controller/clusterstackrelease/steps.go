@@ -161,10 +161,11 @@ func (w *work) apply(ctx context.Context) (step.Outcome, error) {
 		}
 		w.inventory.Suspect(setName, w.wanted)
 	}
-	drifted, err := w.applier.Drift(ctx, w.inventory)
+	comparison, err := w.applier.Drift(ctx, w.inventory)
 	if err != nil {
 		return step.Outcome{}, fmt.Errorf("compare with what was applied: %w", err)
 	}
+	drifted := comparison.IDs()
 	w.set.Verified = func(id apply.ID) bool { return !slices.Contains(drifted, id) }
 
 	report, err := w.applier.Apply(ctx, w.set, w.inventory, w.journal)

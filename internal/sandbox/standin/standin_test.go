@@ -637,7 +637,7 @@ func TestTheEngineOfAddonsWorksWithAStandin(t *testing.T) {
 	if err != nil || len(report.Applied) != len(objects) {
 		t.Fatalf("%d of %d objects applied: %v", len(report.Applied), len(objects), err)
 	}
-	if drift, err := applier.Drift(t.Context(), inventory); err != nil || len(drift) != 0 {
+	if drift, err := applier.Drift(t.Context(), inventory); err != nil || len(drift.IDs()) != 0 {
 		t.Errorf("drift: %v, %v", drift, err)
 	}
 
@@ -664,7 +664,7 @@ func TestTheEngineOfAddonsWorksWithAStandin(t *testing.T) {
 		t.Fatal(err)
 	}
 	var names []string
-	for _, id := range drift {
+	for _, id := range drift.IDs() {
 		names = append(names, id.String())
 	}
 	if diff := cmp.Diff([]string{"ConfigMap kube-system/agent-config", "DaemonSet.apps kube-system/agent"}, names); diff != "" {
