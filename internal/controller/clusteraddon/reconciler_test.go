@@ -66,6 +66,9 @@ func TestReconcile(t *testing.T) {
 		"AwaitsJobs":                    testAwaitsJobs,
 		"FindsItsOwnerAgain":            testFindsItsOwnerAgain,
 		"LetsGoInTheMiddle":             testLetsGoInTheMiddle,
+		"TakesOver":                     testTakesOver,
+		"TakesOverInTheMiddle":          testTakesOverInTheMiddle,
+		"TakesOverWhateverDies":         testTakesOverWhateverDies,
 		"WarnsOfDrift":                  testWarnsOfDrift,
 		"WatchesForDrift":               testWatchesForDrift,
 	} {

@@ -286,6 +286,9 @@ func (w *work) gather(ctx context.Context) error {
 	if w.inventory, err = apply.DecodeInventory(data); err != nil {
 		return fmt.Errorf("load the inventory: %w", err)
 	}
+	if err := w.adopt(ctx, data != nil); err != nil {
+		return err
+	}
 	open := w.record.Open()
 	w.lost = data == nil && w.inventory.Len() == 0 && (w.record.Applied != nil || open != nil && len(open.Done) > 0)
 	return nil
