@@ -4,7 +4,7 @@
 package config_test
 
 import (
-	"fmt"
+	"errors"
 	"strings"
 	"testing"
 	"time"
@@ -60,10 +60,13 @@ func TestReplacesTheFormerKindsInPlace(t *testing.T) {
 	}
 	eventually(t, "our kind refuses what was taken before", func() error {
 		err := c.Create(t.Context(), stack("another", nil), client.DryRunAll)
-		if err != nil && strings.Contains(err.Error(), "providerRef is required") {
+		switch {
+		case err == nil:
+			return errors.New("it was accepted")
+		case strings.Contains(err.Error(), "providerRef is required"):
 			return nil
 		}
-		return fmt.Errorf("got %v", err)
+		return err
 	})
 
 	for _, obj := range []*unstructured.Unstructured{withoutProvider, mixed} {

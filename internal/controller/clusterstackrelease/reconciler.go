@@ -19,7 +19,6 @@ import (
 	"k8s.io/client-go/tools/events"
 	clusterv1 "sigs.k8s.io/cluster-api/api/core/v1beta2"
 	"sigs.k8s.io/cluster-api/controllers/external"
-	"sigs.k8s.io/cluster-api/util/annotations"
 	"sigs.k8s.io/cluster-api/util/predicates"
 	ctrl "sigs.k8s.io/controller-runtime"
 	"sigs.k8s.io/controller-runtime/pkg/builder"
@@ -123,6 +122,7 @@ func (r *Reconciler) SetupWithManager(mgr ctrl.Manager, s Setup) error {
 			predicates.ResourceHasFilterLabel(mgr.GetScheme(), log, s.WatchFilter),
 			predicate.Or(predicate.GenerationChangedPredicate{}, predicate.AnnotationChangedPredicate{}, predicate.LabelChangedPredicate{}),
 		)).
+		Watches(&v1alpha1.ClusterStack{}, handler.EnqueueRequestsFromMapFunc(r.ofStack), builder.WithPredicates(pauseChanged())).
 		Watches(&clusterv1.Cluster{}, handler.EnqueueRequestsFromMapFunc(ofCluster), builder.WithPredicates(releases.ClassChanged())).
 		Watches(&v1alpha1.ClusterAddon{}, handler.EnqueueRequestsFromMapFunc(r.ofAddon), builder.WithPredicates(releases.AppliedChanged())).
 		WatchesMetadata(OwnedClasses(), handler.EnqueueRequestsFromMapFunc(ofClass), builder.WithPredicates(
@@ -150,8 +150,13 @@ func OwnedClasses() *metav1.PartialObjectMetadata {
 
 // Reconcile keeps the cluster class of a release applied, or takes it out when the release is deleted.
 func (r *Reconciler) Reconcile(ctx context.Context, obj *v1alpha1.ClusterStackRelease) (ctrl.Result, error) {
-	if annotations.HasPaused(obj) || !releases.InShard(obj, r.watchFilter) {
+	if !releases.InShard(obj, r.watchFilter) {
 		return ctrl.Result{}, nil
+	}
+	if why, err := r.paused(ctx, obj); err != nil {
+		return ctrl.Result{}, err
+	} else if why != "" {
+		return ctrl.Result{}, step.Pause(ctx, r.client, obj, why, step.Tell(r.recorder))
 	}
 	w := &work{Reconciler: r, obj: obj}
 	begin := step.Begin(func() {
