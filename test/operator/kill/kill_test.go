@@ -144,12 +144,10 @@ func (m *matrix) live(p phase, lives ...map[string]operatortest.Point) {
 			}
 		}
 		m.Await(t, o, m.tenants, func(n *operatortest.Tenant, addon *v1alpha1.ClusterAddon) string {
-			m.safe(n)
-			what := p.reached(n, addon)
 			if dead, _ := m.Fates.Dead(n.Namespace); dead {
 				return ""
 			}
-			return what
+			return p.reached(n, addon)
 		})
 		if points == nil {
 			m.AwaitRest(t, o)
@@ -159,6 +157,7 @@ func (m *matrix) live(p phase, lives ...map[string]operatortest.Point) {
 			changes = m.Fates.Changes(m.untouched.Namespace)
 		}
 		for _, n := range m.tenants {
+			m.keeps(n)
 			if dead, at := m.Fates.Dead(n.Namespace); dead {
 				deaths++
 				where[n.Namespace] = append(where[n.Namespace], at)
@@ -176,9 +175,8 @@ func (m *matrix) live(p phase, lives ...map[string]operatortest.Point) {
 	}
 }
 
-// safe checks what has to be true at every moment: nothing generated ever changes, and once Cluster API may go on, all
-// is there that it waited for.
-func (m *matrix) safe(n *operatortest.Tenant) {
+// keeps checks that what was generated for a tenant is what it was before.
+func (m *matrix) keeps(n *operatortest.Tenant) {
 	m.t.Helper()
 	now, err := n.Generated(m.t.Context())
 	if err != nil {

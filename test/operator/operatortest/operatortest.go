@@ -120,7 +120,7 @@ func Launch(t testing.TB, kubeconfig []byte, releases, store string, args ...str
 			"--source=directory", "--release-dir=" + releases, "--store-dir=" + store, "--source-poll-interval=500ms",
 			"--hook-bind-address=127.0.0.1", "--hook-port=" + strconv.Itoa(o.hooks), "--hook-cert-dir=" + dir,
 			"--health-addr=" + at(o.health), "--diagnostics-address=" + at(o.diagnostics), "--insecure-diagnostics",
-			"--kube-api-qps=10000", "--kube-api-burst=10000",
+			"--webhook-port=0", "--kube-api-qps=10000", "--kube-api-burst=10000",
 		}, args...),
 	})
 	if err != nil {

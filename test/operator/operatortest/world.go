@@ -93,7 +93,8 @@ func New(t testing.TB) *World {
 // counted counts what the operator sends to change something.
 func (w *World) counted(next http.Handler) http.Handler {
 	return http.HandlerFunc(func(rw http.ResponseWriter, r *http.Request) {
-		if r.Method != http.MethodGet && strings.Contains(r.UserAgent(), "cluster-stack-operator") && !strings.Contains(r.URL.Path, "/leases") {
+		question := strings.Contains(r.URL.Path, "/leases") || r.URL.Query().Has("dryRun")
+		if r.Method != http.MethodGet && !question && strings.Contains(r.UserAgent(), "cluster-stack-operator") {
 			w.writes.Add(1)
 		}
 		next.ServeHTTP(rw, r)
@@ -218,11 +219,17 @@ type Tenant struct {
 	cluster types.UID
 	// upgrading is what the tenant waits for to go on from one version to the other.
 	upgrading *upgrade
-	asked     string // the state of the ClusterAddon that the hook was asked in last
+	asked     asked
 	foreign   map[string]string
 }
 
 type upgrade struct{ from, to string }
+
+// asked is which operator was asked last, and in which state of the ClusterAddon: it says the same until that changes.
+type asked struct {
+	operator *Operator
+	state    string
+}
 
 // ClusterName is the name of the Cluster of each tenant.
 const ClusterName = "c"
@@ -344,7 +351,7 @@ func (n *Tenant) Use(t testing.TB, class, version string) {
 	if err := n.w.Client.Update(t.Context(), cluster); err != nil {
 		t.Fatal(err)
 	}
-	if n.upgrading, n.asked = nil, ""; from != version {
+	if n.upgrading, n.asked = nil, (asked{}); from != version {
 		n.upgrading = &upgrade{from: from, to: version}
 	}
 }
@@ -356,7 +363,7 @@ func (n *Tenant) Held() bool { return n.upgrading != nil }
 // When it may, Cluster API replaces the control plane.
 func (n *Tenant) Ask(t testing.TB, o *Operator, addon *v1alpha1.ClusterAddon) {
 	t.Helper()
-	if n.upgrading == nil || addon != nil && addon.ResourceVersion == n.asked {
+	if n.upgrading == nil || addon != nil && n.asked == (asked{o, addon.ResourceVersion}) {
 		return
 	}
 	cluster := n.Cluster(t)
@@ -369,8 +376,8 @@ func (n *Tenant) Ask(t testing.TB, o *Operator, addon *v1alpha1.ClusterAddon) {
 	hold, err := o.Ask(t.Context(), body, n.upgrading.from, n.upgrading.to)
 	if err != nil || hold != "" {
 		// Asked again when something has changed. What asking itself changes is seen by then.
-		if n.asked = ""; err == nil && addon != nil {
-			n.asked = addon.ResourceVersion
+		if n.asked = (asked{}); err == nil && addon != nil {
+			n.asked = asked{o, addon.ResourceVersion}
 		}
 		return
 	}
@@ -467,15 +474,16 @@ func (w *World) objects(ctx context.Context, namespace string) (map[string][]*un
 	return found, nil
 }
 
-// Await looks again and again until done holds for each of some tenants, and plays Cluster API meanwhile. The function
-// gets the ClusterAddon, nil if there is none, and says what is missing.
+// Await looks again and again until done has held once for each of some tenants, and plays Cluster API meanwhile. The
+// function gets the ClusterAddon, nil if there is none, and says what is missing.
 func (w *World) Await(t testing.TB, o *Operator, tenants []*Tenant, done func(*Tenant, *v1alpha1.ClusterAddon) string) {
 	t.Helper()
 	ctx, cancel := context.WithTimeout(t.Context(), Patience)
 	defer cancel()
-	tick := time.NewTicker(100 * time.Millisecond)
+	tick := time.NewTicker(250 * time.Millisecond)
 	defer tick.Stop()
 	missing := ""
+	finished := map[*Tenant]bool{}
 	for {
 		addons := &v1alpha1.ClusterAddonList{}
 		if err := w.Client.List(ctx, addons); ctx.Err() != nil {
@@ -485,6 +493,9 @@ func (w *World) Await(t testing.TB, o *Operator, tenants []*Tenant, done func(*T
 		}
 		missing = ""
 		for _, n := range tenants {
+			if finished[n] {
+				continue
+			}
 			var addon *v1alpha1.ClusterAddon
 			if i := slices.IndexFunc(addons.Items, func(a v1alpha1.ClusterAddon) bool { return a.Namespace == n.Namespace }); i >= 0 {
 				addon = &addons.Items[i]
@@ -492,7 +503,9 @@ func (w *World) Await(t testing.TB, o *Operator, tenants []*Tenant, done func(*T
 			n.Ask(t, o, addon)
 			if what := done(n, addon); what != "" {
 				missing = n.Namespace + ": " + what
+				continue
 			}
+			finished[n] = true
 		}
 		if missing == "" {
 			return
