@@ -12,8 +12,10 @@ import (
 	"strings"
 
 	corev1 "k8s.io/api/core/v1"
+	"k8s.io/apimachinery/pkg/api/meta"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/apis/meta/v1/unstructured"
+	"k8s.io/apimachinery/pkg/runtime"
 	"sigs.k8s.io/controller-runtime/pkg/client"
 )
 
@@ -117,4 +119,16 @@ func normal(value any) any {
 		return kept
 	}
 	return value
+}
+
+// Versions are the resource versions of the objects of a list.
+func Versions(kind string, list client.ObjectList) map[string]string {
+	found := map[string]string{}
+	_ = meta.EachListItem(list, func(object runtime.Object) error {
+		if o, is := object.(client.Object); is {
+			found[fmt.Sprintf("%s %s/%s", kind, o.GetNamespace(), o.GetName())] = o.GetResourceVersion()
+		}
+		return nil
+	})
+	return found
 }
