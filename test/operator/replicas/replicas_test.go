@@ -115,11 +115,18 @@ func leader(t *testing.T, w *operatortest.World, not string) string {
 	return ""
 }
 
-// TestTheOtherReplicaGoesOn loses the leader in the middle of upgrades, in each way that it can be lost. The other one
+// TestReplicas has all its cases in one management cluster, one after the other.
+func TestReplicas(t *testing.T) {
+	w := newWorld(t)
+	t.Run("ARestartAtRestWritesNothing", func(t *testing.T) { restart(t, w) })
+	t.Run("TheOtherOneGoesOn", func(t *testing.T) { loseLeaders(t, w) })
+}
+
+// loseLeaders loses the leader in the middle of upgrades, in each way that it can be lost. The other one
 // takes over and brings them to their end; a leader that was stopped, and wakes up when another one leads, writes nothing
 // any more.
-func TestTheOtherReplicaGoesOn(t *testing.T) {
-	w := newWorld(t)
+func loseLeaders(t *testing.T, w *operatortest.World) {
+	t.Helper()
 	for name, tc := range map[string]struct {
 		why string
 		// lose loses the leader, and regain is what happens when the other one leads.
@@ -210,10 +217,10 @@ func TestTheOtherReplicaGoesOn(t *testing.T) {
 	}
 }
 
-// TestARestartAtRestWritesNothing: with many clusters at rest an operator starts, looks at all of them, and leaves
+// restart: with many clusters at rest an operator starts, looks at all of them, and leaves
 // everything as it is.
-func TestARestartAtRestWritesNothing(t *testing.T) {
-	w := newWorld(t)
+func restart(t *testing.T, w *operatortest.World) {
+	t.Helper()
 	clusters := tenants(t, w, 12)
 	first := w.Live(t)
 	w.Await(t, first, clusters, operatortest.Reached(v1))
