@@ -100,7 +100,7 @@ func phases() []phase {
 		{
 			name: "install",
 			begin: func(t *testing.T, n *operatortest.Tenant) {
-				n.Subscribe(t, "1.35", "v1")
+				n.Subscribe(t, operatortest.Stack("1.35", "v1"))
 				n.Create(t, v1, k135)
 			},
 			reached: operatortest.Reached(v1),
@@ -108,7 +108,7 @@ func phases() []phase {
 		{
 			name: "upgrade",
 			begin: func(t *testing.T, n *operatortest.Tenant) {
-				n.Subscribe(t, "1.36", "v1")
+				n.Subscribe(t, operatortest.Stack("1.36", "v1"))
 				n.Use(t, up, k136)
 			},
 			reached: operatortest.Reached(up),

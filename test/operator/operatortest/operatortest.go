@@ -26,6 +26,7 @@ import (
 	"testing"
 	"time"
 
+	clusterv1 "sigs.k8s.io/cluster-api/api/core/v1beta2"
 	runtimehooksv1 "sigs.k8s.io/cluster-api/api/runtime/hooks/v1alpha1"
 
 	"github.com/clusterstacks/cluster-stack-operator/internal/sandbox/pki"
@@ -173,9 +174,12 @@ func get(ctx context.Context, url string) ([]byte, error) {
 	return data, err
 }
 
-// Ask calls the hook BeforeClusterUpgrade as Cluster API does. It says what the upgrade waits for, and nothing when
-// it may go on. An error is no answer.
-func (o *Operator) Ask(ctx context.Context, cluster json.RawMessage, from, to string) (hold string, err error) {
+// AskFor calls the hook BeforeClusterUpgrade for a Cluster as Cluster API does. It says what the upgrade waits for, and
+// nothing when it may go on. An error is no answer.
+func (o *Operator) AskFor(ctx context.Context, cluster *clusterv1.Cluster, from, to string) (hold string, err error) {
+	cluster = cluster.DeepCopy()
+	cluster.Status = clusterv1.ClusterStatus{} // Cluster API does not send it
+	cluster.SetGroupVersionKind(clusterv1.GroupVersion.WithKind(clusterv1.ClusterKind))
 	body, err := json.Marshal(map[string]any{
 		"apiVersion": runtimehooksv1.GroupVersion.String(), "kind": "BeforeClusterUpgradeRequest",
 		"fromKubernetesVersion": from, "toKubernetesVersion": to, "cluster": cluster,

@@ -5,7 +5,6 @@ package operatortest
 
 import (
 	"context"
-	"encoding/json"
 	"errors"
 	"fmt"
 	"net/http"
@@ -13,6 +12,7 @@ import (
 	"path/filepath"
 	"slices"
 	"strings"
+	"sync"
 	"sync/atomic"
 	"testing"
 	"testing/fstest"
@@ -57,6 +57,7 @@ type World struct {
 
 	store    string
 	standins *standin.Server
+	mu       sync.Mutex
 	tenants  []*Tenant
 	writes   atomic.Int64
 }
@@ -170,7 +171,7 @@ func Release(t testing.TB, tag string, addons ...Addon) fstest.MapFS {
 	files := releasetest.Multistage(tag)
 	stages, archive := "", map[string]string{}
 	for _, addon := range addons {
-		stages += "    - {name: " + addon.Name + ", action: apply}\n"
+		stages += "    - {name: " + addon.Name + ", action: apply" + addon.Stage + "}\n"
 		archive[addon.Name+"/Chart.yaml"] = releasetest.Chart(addon.Name, "v1")
 		archive[addon.Name+"/overwrite.yaml"] = "cluster: \"{{ .Cluster.metadata.name }}\"\n"
 		archive[addon.Name+"/templates/all.yaml"] = addon.Templates
@@ -185,8 +186,8 @@ func Release(t testing.TB, tag string, addons ...Addon) fstest.MapFS {
 	return files
 }
 
-// Addon is an addon with the templates of its chart.
-type Addon struct{ Name, Templates string }
+// Addon is an addon with the templates of its chart, and with what its stages say besides, such as ", key: value".
+type Addon struct{ Name, Templates, Stage string }
 
 // class is the least that a ClusterClass and its templates can be.
 const class = `{{- $name := printf "%s-%s" .Release.Name .Chart.Version }}
@@ -264,21 +265,28 @@ func (w *World) Tenant(t testing.TB, stacks ...string) *Tenant {
 		}
 	}
 	for _, minor := range stacks {
-		tenant.Subscribe(t, minor, "v1")
+		tenant.Subscribe(t, Stack(minor, "v1"))
 	}
+	w.mu.Lock()
+	defer w.mu.Unlock()
 	w.tenants = append(w.tenants, tenant)
 	return tenant
 }
 
-// Subscribe creates the ClusterStack for a minor of Kubernetes with some versions.
-func (n *Tenant) Subscribe(t testing.TB, minor string, versions ...string) {
-	t.Helper()
-	stack := &v1alpha1.ClusterStack{
-		ObjectMeta: metav1.ObjectMeta{Namespace: n.Namespace, Name: "starter-" + strings.ReplaceAll(minor, ".", "-")},
+// Stack is the ClusterStack docker-starter for a minor of Kubernetes, with some versions and without a provider.
+func Stack(minor string, versions ...string) *v1alpha1.ClusterStack {
+	return &v1alpha1.ClusterStack{
+		ObjectMeta: metav1.ObjectMeta{Name: "starter-" + strings.ReplaceAll(minor, ".", "-")},
 		Spec: v1alpha1.ClusterStackSpec{
 			Provider: "docker", Name: "starter", KubernetesVersion: minor, Versions: versions, NoProvider: true,
 		},
 	}
+}
+
+// Subscribe creates a ClusterStack.
+func (n *Tenant) Subscribe(t testing.TB, stack *v1alpha1.ClusterStack) {
+	t.Helper()
+	stack.Namespace = n.Namespace
 	if err := n.w.Client.Create(t.Context(), stack); err != nil {
 		t.Fatal(err)
 	}
@@ -287,8 +295,15 @@ func (n *Tenant) Subscribe(t testing.TB, minor string, versions ...string) {
 // Create creates the Cluster, whose control plane is there at once.
 func (n *Tenant) Create(t testing.TB, class, version string) {
 	t.Helper()
+	n.CreateIn(t, "", class, version)
+}
+
+// CreateIn is Create with a class of another namespace.
+func (n *Tenant) CreateIn(t testing.TB, namespace, class, version string) {
+	t.Helper()
 	ctx := t.Context()
 	cluster := apitest.Cluster(n.Namespace, ClusterName, class, version)
+	cluster.Spec.Topology.ClassRef.Namespace = namespace
 	cluster.Finalizers = []string{finalizer}
 	if err := n.w.Client.Create(ctx, cluster); err != nil {
 		t.Fatal(err)
@@ -341,12 +356,12 @@ func (n *Tenant) key() client.ObjectKey {
 	return client.ObjectKey{Namespace: n.Namespace, Name: ClusterName}
 }
 
-// Use edits the topology of the Cluster as its user does. When the version changes, Cluster API holds it until the hook
-// lets it go on.
+// Use edits the topology of the Cluster as its user does. When the version is not the control plane's, Cluster API holds
+// the upgrade until the hook lets it go on.
 func (n *Tenant) Use(t testing.TB, class, version string) {
 	t.Helper()
 	cluster := n.Cluster(t)
-	from := cluster.Spec.Topology.Version
+	from := cluster.Status.ControlPlane.Versions[0].Version
 	apitest.Use(cluster, class, version)
 	if err := n.w.Client.Update(t.Context(), cluster); err != nil {
 		t.Fatal(err)
@@ -366,14 +381,7 @@ func (n *Tenant) Ask(t testing.TB, o *Operator, addon *v1alpha1.ClusterAddon) {
 	if n.upgrading == nil || addon != nil && n.asked == (asked{o, addon.ResourceVersion}) {
 		return
 	}
-	cluster := n.Cluster(t)
-	cluster.Status = clusterv1.ClusterStatus{} // Cluster API does not send it
-	cluster.SetGroupVersionKind(clusterv1.GroupVersion.WithKind(clusterv1.ClusterKind))
-	body, err := json.Marshal(cluster)
-	if err != nil {
-		t.Fatal(err)
-	}
-	hold, err := o.Ask(t.Context(), body, n.upgrading.from, n.upgrading.to)
+	hold, err := o.AskFor(t.Context(), n.Cluster(t), n.upgrading.from, n.upgrading.to)
 	if err != nil || hold != "" {
 		// Asked again when something has changed. What asking itself changes is seen by then.
 		if n.asked = (asked{}); err == nil && addon != nil {
