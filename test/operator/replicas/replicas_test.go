@@ -76,7 +76,8 @@ func start(t *testing.T, w *operatortest.World) *replica {
 	t.Helper()
 	r := &replica{}
 	proxy := w.Proxy(t, func(e faultproxy.Event) {
-		if e.Method == "GET" || strings.Contains(e.Path, "/leases") || strings.Contains(e.Path, "reviews") {
+		// What it asks about rights and Cluster API's features has the form of objects, too, in no namespace of ours.
+		if e.Method == "GET" || !strings.Contains(e.Path, "/namespaces/test-") {
 			return
 		}
 		r.mu.Lock()
@@ -170,7 +171,6 @@ func loseLeaders(t *testing.T, w *operatortest.World) {
 			clusters := tenants(t, w, 4)
 			w.Await(t, first.Operator, clusters, operatortest.Reached(v1))
 			second := start(t, w)
-			idle := second.since(0)
 
 			for _, n := range clusters {
 				n.Use(t, up, k136)
@@ -184,7 +184,7 @@ func loseLeaders(t *testing.T, w *operatortest.World) {
 			})
 			began := time.Now()
 			tc.lose(t, first)
-			if got := second.since(0); len(idle) > 0 || slices.ContainsFunc(got, func(w string) bool { return !strings.Contains(w, "/clusteraddons/") }) {
+			if got := second.since(0); slices.ContainsFunc(got, func(write string) bool { return !strings.Contains(write, "/clusteraddons/") }) {
 				t.Errorf("a replica that does not lead writes more than what it was asked: %q", got)
 			}
 			leader(t, w, led)
