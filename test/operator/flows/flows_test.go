@@ -126,7 +126,6 @@ func (f *flow) reached(n *operatortest.Tenant, class string, want ...string) {
 		f.Errorf("objects of %s (-want +got):\n%s", class, diff)
 	}
 	n.CheckForeign(f.T)
-	n.CheckEvents(f.T)
 }
 
 // told waits until the ClusterAddon says all of some texts in its condition Ready.
@@ -247,8 +246,8 @@ func (f *flow) twoClusterStacksOneRelease() {
 		f.Fatal(err)
 	}
 	f.eventually("the release has the other owner only", func() bool {
-		if _, err := n.Collect(f.Context()); err != nil && !strings.Contains(err.Error(), "deleted") {
-			f.Log(err)
+		if _, err := n.Garbage(f.Context()); err != nil {
+			f.Fatal(err)
 		}
 		f.get(rel)
 		return rel.UID == uid && !slices.ContainsFunc(rel.OwnerReferences, func(o metav1.OwnerReference) bool { return o.UID == first.UID })

@@ -427,11 +427,11 @@ func (n *Tenant) Collect(ctx context.Context) ([]string, error) {
 	if err := c.DeleteAllOf(ctx, &v1alpha1.ClusterStack{}, client.InNamespace(n.Namespace)); err != nil {
 		return nil, err
 	}
-	return n.garbage(ctx)
+	return n.Garbage(ctx)
 }
 
-// garbage deletes what has owners, all of which are gone, as the garbage collector does.
-func (n *Tenant) garbage(ctx context.Context) ([]string, error) {
+// Garbage deletes what has owners, all of which are gone, as the garbage collector does. It returns what is left.
+func (n *Tenant) Garbage(ctx context.Context) ([]string, error) {
 	objects, err := n.w.objects(ctx, n.Namespace)
 	if err != nil {
 		return nil, err
@@ -536,7 +536,7 @@ func Reached(class string) func(*Tenant, *v1alpha1.ClusterAddon) string {
 			return "there is no ClusterAddon"
 		case n.Held():
 			return "the upgrade is held: " + Describe(addon)
-		case addon.Spec.ClusterStack != class || !addon.Status.Ready || !addon.Status.Conditions.IsTrue(v1alpha1.ReadyCondition):
+		case addon.Spec.ClusterStack != class || addon.Status.ObservedGeneration != addon.Generation || !addon.Status.Ready || !addon.Status.Conditions.IsTrue(v1alpha1.ReadyCondition):
 			return Describe(addon)
 		}
 		return ""
