@@ -6,6 +6,7 @@ package operator
 import (
 	"context"
 	"errors"
+	"io"
 	"net/http"
 	"strings"
 	"sync"
@@ -30,6 +31,10 @@ type lease struct {
 
 	mu      sync.Mutex
 	renewed time.Time // zero without the lease
+	// term ends with the lease, and with it what is under way.
+	term context.Context //nolint:containedctx // of many requests
+	end  context.CancelFunc
+	over *time.Timer
 }
 
 // newLease returns the lock that an operator with the settings takes before its controllers run.
@@ -74,32 +79,79 @@ func (l *lease) note(record resourcelock.LeaderElectionRecord, write func() erro
 func (l *lease) set(renewed time.Time) {
 	l.mu.Lock()
 	defer l.mu.Unlock()
-	l.renewed = renewed
+	if l.renewed = renewed; l.over != nil {
+		l.over.Stop()
+	}
+	if !l.held() {
+		if l.end != nil {
+			l.end()
+		}
+		return
+	}
+	if l.term == nil || l.term.Err() != nil {
+		l.term, l.end = context.WithCancel(context.Background())
+	}
+	l.over = time.AfterFunc(l.deadline-l.now().Sub(renewed), l.end)
 }
 
-// held tells whether this process is the leader.
+// held tells whether this process is the leader. The caller has the lock.
 func (l *lease) held() bool {
-	l.mu.Lock()
-	defer l.mu.Unlock()
 	now := l.now()
 	// By the monotonic clock, which nobody sets, and by the wall clock, which goes on while the machine sleeps.
 	return !l.renewed.IsZero() && now.Sub(l.renewed) < l.deadline && now.Round(0).Sub(l.renewed.Round(0)) < l.deadline
 }
 
+// during returns the context of a request that ends with the lease, and false without a lease.
+func (l *lease) during(ctx context.Context) (context.Context, func(), bool) {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	if !l.held() {
+		return nil, nil, false
+	}
+	ctx, cancel := context.WithCancelCause(ctx)
+	stop := context.AfterFunc(l.term, func() { cancel(errNotLeader) })
+	return ctx, func() { stop(); cancel(nil) }, true
+}
+
 // errNotLeader is what requests of a replica end with that does not lead, or not any more.
 var errNotLeader = errors.New("this replica does not hold the lease of the leader, so it changes nothing")
 
-// Guard refuses requests that change something while this process is not the leader.
+// Guard refuses requests that change something while this process is not the leader, and ends those that are under way
+// when it ceases to be: one that waits for a connection would be sent later.
 func (l *lease) Guard(next http.RoundTripper) http.RoundTripper {
 	return roundTripper(func(r *http.Request) (*http.Response, error) {
-		if changes(r) && !l.held() {
+		if !changes(r) {
+			return next.RoundTrip(r)
+		}
+		ctx, done, held := l.during(r.Context())
+		if !held {
 			if r.Body != nil {
 				_ = r.Body.Close() // as a RoundTripper has to
 			}
 			return nil, errNotLeader
 		}
-		return next.RoundTrip(r)
+		response, err := next.RoundTrip(r.WithContext(ctx))
+		if err != nil {
+			defer done()
+			if errors.Is(context.Cause(ctx), errNotLeader) {
+				err = errNotLeader
+			}
+			return nil, err
+		}
+		response.Body = &answer{response.Body, done}
+		return response, nil
 	})
+}
+
+// answer is the body of a response, with whose end its request is done.
+type answer struct {
+	io.ReadCloser
+	done func()
+}
+
+func (a *answer) Close() error {
+	defer a.done()
+	return a.ReadCloser.Close()
 }
 
 // changes tells whether a request to an API server is to change something. Questions about a user's rights have

@@ -67,6 +67,10 @@ func TestOnlyTheLeaderChangesAnything(t *testing.T) {
 		t.Fatal(err)
 	}
 	leads(true, "the lease was renewed")
+	waiting := make(chan error)
+	go func() {
+		waiting <- send(ours, func(r *http.Request) error { <-r.Context().Done(); return r.Context().Err() })
+	}()
 	now = now.Add(c.LeaderElectRenewDeadline)
 
 	if _, _, err := theirs.Get(t.Context()); err != nil {
@@ -91,6 +95,9 @@ func TestOnlyTheLeaderChangesAnything(t *testing.T) {
 		t.Fatal(err)
 	}
 	leads(false, "it has given the lease up")
+	if err := <-waiting; !errors.Is(err, errNotLeader) {
+		t.Fatalf("a request that waited when the lease ended: %v", err)
+	}
 
 	// The clock that nobody sets stands still while a machine sleeps, the one on the wall goes on.
 	slept := now.Round(0).Add(time.Hour)
@@ -99,6 +106,18 @@ func TestOnlyTheLeaderChangesAnything(t *testing.T) {
 	}
 	now = slept
 	leads(false, "the machine has slept")
+}
+
+// send sends a guarded request that changes something to a server.
+func send(l *lease, server func(*http.Request) error) error {
+	request := httptest.NewRequest(http.MethodPatch, "https://cluster.example.com/api/v1/namespaces/a/secrets/b", http.NoBody)
+	response, err := l.Guard(roundTripper(func(r *http.Request) (*http.Response, error) {
+		return httptest.NewRecorder().Result(), server(r)
+	})).RoundTrip(request)
+	if err == nil {
+		_ = response.Body.Close()
+	}
+	return err
 }
 
 // passes tells whether a guarded request reaches the server.

@@ -217,7 +217,7 @@ func (m *matrix) compare(p phase, where map[string][]string) {
 }
 
 // most is more than the requests that change something in any phase.
-const most = 28
+const most = 24
 
 // TestDiesAnywhere has a cluster for each request of a phase that changes something and each moment of it, and lets the
 // operator die for the cluster there. The one after it dies somewhere, too, and the third one has to bring all of them to

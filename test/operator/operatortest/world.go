@@ -5,7 +5,6 @@ package operatortest
 
 import (
 	"context"
-	"errors"
 	"fmt"
 	"net/http"
 	"os"
@@ -59,6 +58,8 @@ type World struct {
 	standins *standin.Server
 	mu       sync.Mutex
 	tenants  []*Tenant
+	looked   time.Time // when the objects were listed
+	listed   map[string][]*unstructured.Unstructured
 	writes   atomic.Int64
 }
 
@@ -406,42 +407,65 @@ func (n *Tenant) Delete(t testing.TB) {
 }
 
 // Collect does once what Cluster API and Kubernetes do with what is deleted: the Cluster goes when its ClusterAddon is
-// let go, then the ClusterStacks, and what they own with them. It returns what is left.
+// let go, then the ClusterStacks, and what they own with them. It returns what was left a moment ago.
 func (n *Tenant) Collect(ctx context.Context) ([]string, error) {
-	c := n.w.Client
-	cluster := &clusterv1.Cluster{}
-	addon := &v1alpha1.ClusterAddon{}
-	errCluster := c.Get(ctx, n.key(), cluster)
-	errAddon := c.Get(ctx, client.ObjectKey{Namespace: n.Namespace, Name: v1alpha1.ClusterAddonName(ClusterName)}, addon)
-	if err := errors.Join(client.IgnoreNotFound(errCluster), client.IgnoreNotFound(errAddon)); err != nil {
-		return nil, err
-	}
-	if errCluster == nil {
-		if errAddon == nil && slices.Contains(addon.Finalizers, v1alpha1.ClusterAddonFinalizer) {
-			return []string{"the operator holds the ClusterAddon"}, nil
-		}
-		before := cluster.DeepCopy()
-		cluster.Finalizers = nil
-		return []string{"the Cluster"}, client.IgnoreNotFound(c.Patch(ctx, cluster, client.MergeFrom(before)))
-	}
-	if err := c.DeleteAllOf(ctx, &v1alpha1.ClusterStack{}, client.InNamespace(n.Namespace)); err != nil {
-		return nil, err
-	}
-	return n.Garbage(ctx)
-}
-
-// Garbage deletes what has owners, all of which are gone, as the garbage collector does. It returns what is left.
-func (n *Tenant) Garbage(ctx context.Context) ([]string, error) {
-	objects, err := n.w.objects(ctx, n.Namespace)
+	objects, err := n.w.recent(ctx)
 	if err != nil {
 		return nil, err
 	}
+	find := func(kind string) *unstructured.Unstructured {
+		for _, o := range objects[n.Namespace] {
+			if o.GetKind() == kind {
+				return o
+			}
+		}
+		return nil
+	}
+	if cluster := find(clusterv1.ClusterKind); cluster != nil {
+		if addon := find(v1alpha1.ClusterAddonKind); addon != nil && slices.Contains(addon.GetFinalizers(), v1alpha1.ClusterAddonFinalizer) {
+			return []string{"the operator holds the ClusterAddon"}, nil
+		}
+		patch := client.RawPatch(types.MergePatchType, []byte(`{"metadata":{"finalizers":null}}`))
+		return []string{"the Cluster"}, client.IgnoreNotFound(n.w.Client.Patch(ctx, cluster, patch))
+	}
+	if find(v1alpha1.ClusterStackKind) != nil {
+		return []string{"the ClusterStacks"}, n.w.Client.DeleteAllOf(ctx, &v1alpha1.ClusterStack{}, client.InNamespace(n.Namespace))
+	}
+	return n.garbage(ctx, objects[n.Namespace])
+}
+
+// recent are the objects of all tenants as they were a moment ago.
+func (w *World) recent(ctx context.Context) (map[string][]*unstructured.Unstructured, error) {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	if time.Since(w.looked) < 500*time.Millisecond {
+		return w.listed, nil
+	}
+	objects, err := w.objects(ctx, "")
+	if err == nil {
+		w.looked, w.listed = time.Now(), objects
+	}
+	return objects, err
+}
+
+// Garbage deletes what has owners, all of which are gone, as the garbage collector does.
+func (n *Tenant) Garbage(ctx context.Context) error {
+	objects, err := n.w.objects(ctx, n.Namespace)
+	if err != nil {
+		return err
+	}
+	_, err = n.garbage(ctx, objects[n.Namespace])
+	return err
+}
+
+// garbage is Garbage among some objects. It returns what of the operator is left.
+func (n *Tenant) garbage(ctx context.Context, objects []*unstructured.Unstructured) ([]string, error) {
 	there := map[types.UID]bool{}
-	for _, o := range objects[n.Namespace] {
+	for _, o := range objects {
 		there[o.GetUID()] = true
 	}
 	var left []string
-	for _, o := range objects[n.Namespace] {
+	for _, o := range objects {
 		owners := o.GetOwnerReferences()
 		if o.GetKind() == "ConfigMap" || o.GetKind() == "Secret" && len(owners) == 0 {
 			continue // the test's
