@@ -51,6 +51,8 @@ type World struct {
 	Fates Fates
 	// Releases is the folder that the operator has for its source.
 	Releases string
+	// Harm, if set, may answer a request of the operator to a workload cluster in its place; it returns true then.
+	Harm atomic.Pointer[func(http.ResponseWriter, *http.Request) bool]
 	// Goes, if set, is told that Cluster API was allowed to go on with the upgrade of a tenant, before it does.
 	Goes func(*Tenant)
 
@@ -85,11 +87,21 @@ func New(t testing.TB) *World {
 		}
 	}
 	var err error
-	if w.standins, err = standin.Listen(w.Fates.Handler, w.counted); err != nil {
+	if w.standins, err = standin.Listen(w.harmed, w.Fates.Handler, w.counted); err != nil {
 		t.Fatal(err)
 	}
 	t.Cleanup(func() { _ = w.standins.Close() })
 	return w
+}
+
+// harmed does Harm.
+func (w *World) harmed(next http.Handler) http.Handler {
+	return http.HandlerFunc(func(rw http.ResponseWriter, r *http.Request) {
+		harm := w.Harm.Load()
+		if harm == nil || !strings.Contains(r.UserAgent(), "cluster-stack-operator") || !(*harm)(rw, r) {
+			next.ServeHTTP(rw, r)
+		}
+	})
 }
 
 // counted counts what the operator sends to change something.
