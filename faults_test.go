@@ -1,0 +1,35 @@
+// Copyright The Cluster Stack Operator Authors.
+// SPDX-License-Identifier: Apache-2.0
+
+package repository_test
+
+import (
+	"os"
+	"regexp"
+	"strings"
+	"testing"
+)
+
+// TestFaultsAreHeldByTests looks for the tests that the list of faults names, and for rows that name none.
+func TestFaultsAreHeldByTests(t *testing.T) {
+	page, err := os.ReadFile("docs/contributing/faults.md")
+	if err != nil {
+		t.Fatal(err)
+	}
+	test := regexp.MustCompile("`([a-z/]+) (Test[A-Za-z0-9]+)(?:/([A-Za-z0-9]+))?`")
+	for line := range strings.Lines(string(page)) {
+		if !strings.HasPrefix(line, "|") || strings.HasPrefix(line, "|---") || strings.HasPrefix(line, "| fault ") {
+			continue
+		}
+		fault, _, _ := strings.Cut(strings.TrimPrefix(line, "| "), " |")
+		named := test.FindAllStringSubmatch(line, -1)
+		if len(named) == 0 {
+			t.Errorf("%s: no test", fault)
+		}
+		for _, n := range named {
+			if !hasTest(t, n[1], n[2], n[3]) {
+				t.Errorf("%s: there is no test %s", fault, strings.Trim(n[0], "`"))
+			}
+		}
+	}
+}
