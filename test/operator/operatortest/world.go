@@ -63,6 +63,14 @@ type World struct {
 	looked   time.Time // when the objects were listed
 	listed   map[string][]*unstructured.Unstructured
 	writes   atomic.Int64
+	kill     atomic.Pointer[kill]
+}
+
+// kill is an order to kill an operator.
+type kill struct {
+	operator *Operator
+	point    Point
+	write    int64
 }
 
 // user is who the operator is, with exactly the rights of its ClusterRole.
@@ -108,11 +116,31 @@ func (w *World) harmed(next http.Handler) http.Handler {
 func (w *World) counted(next http.Handler) http.Handler {
 	return http.HandlerFunc(func(rw http.ResponseWriter, r *http.Request) {
 		question := strings.Contains(r.URL.Path, "/leases") || r.URL.Query().Has("dryRun")
-		if r.Method != http.MethodGet && !question && strings.Contains(r.UserAgent(), "cluster-stack-operator") {
-			w.writes.Add(1)
+		if r.Method == http.MethodGet || question || !strings.Contains(r.UserAgent(), "cluster-stack-operator") {
+			next.ServeHTTP(rw, r)
+			return
 		}
-		next.ServeHTTP(rw, r)
+		order := w.kill.Load()
+		switch n := w.writes.Add(1); {
+		case order == nil || n != order.write:
+			next.ServeHTTP(rw, r)
+		case order.point.Moment == Before:
+			order.operator.End()
+			panic(http.ErrAbortHandler)
+		case order.point.Moment == Unanswered:
+			next.ServeHTTP(unheard{rw}, r)
+			order.operator.End()
+			panic(http.ErrAbortHandler)
+		default:
+			next.ServeHTTP(rw, r)
+			order.operator.End()
+		}
 	})
+}
+
+// KillAt kills the process of an operator with SIGKILL at a point, counted over all clusters from now.
+func (w *World) KillAt(o *Operator, point Point) {
+	w.kill.Store(&kill{operator: o, point: point, write: w.Writes() + int64(point.N)})
 }
 
 // Writes is how many requests to change something the operators have sent to any cluster.
@@ -519,7 +547,8 @@ func (w *World) objects(ctx context.Context, namespace string) (map[string][]*un
 }
 
 // Await looks again and again until done has held once for each of some tenants, and plays Cluster API meanwhile. The
-// function gets the ClusterAddon, nil if there is none, and says what is missing.
+// function gets the ClusterAddon, nil if there is none, and says what is missing. It returns early when the operator
+// was killed by KillAt.
 func (w *World) Await(t testing.TB, o *Operator, tenants []*Tenant, done func(*Tenant, *v1alpha1.ClusterAddon) string) {
 	t.Helper()
 	ctx, cancel := context.WithTimeout(t.Context(), Patience)
@@ -556,6 +585,9 @@ func (w *World) Await(t testing.TB, o *Operator, tenants []*Tenant, done func(*T
 		}
 		select {
 		case <-o.Done():
+			if order := w.kill.Load(); order != nil && order.operator == o {
+				return
+			}
 			t.Fatalf("the operator ended by itself: %v", o.Err())
 		case <-ctx.Done():
 			t.Fatalf("waited in vain: %s", missing)
