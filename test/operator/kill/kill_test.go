@@ -216,21 +216,25 @@ func (m *matrix) compare(p phase, where map[string][]string) {
 	}
 }
 
-// most is more than the requests that change something in any phase.
-const most = 24
+const (
+	// most is more than the requests that change something in any phase.
+	most = 24
+	// moments are those before a request is sent, and before its answer is heard. After that is before the next one.
+	moments = 2
+)
 
 // TestDiesAnywhere has a cluster for each request of a phase that changes something and each moment of it, and lets the
 // operator die for the cluster there. The one after it dies somewhere, too, and the third one has to bring all of them to
 // the end that the cluster came to for which nobody died.
 func TestDiesAnywhere(t *testing.T) {
-	m := newMatrix(t, 1+most*int(operatortest.Moments))
+	m := newMatrix(t, 1+most*moments)
 	seed := rand.Uint64()
 	t.Logf("seed %d", seed)
 	random := rand.New(rand.NewPCG(seed, 0)) //nolint:gosec // to be repeated
 	for _, p := range phases() {
 		first, second := map[string]operatortest.Point{m.untouched.Namespace: {}}, map[string]operatortest.Point{}
 		for i, n := range m.tenants[1:] {
-			first[n.Namespace] = operatortest.Point{N: 1 + i/int(operatortest.Moments), Moment: operatortest.Moment(i) % operatortest.Moments}
+			first[n.Namespace] = operatortest.Point{N: 1 + i/moments, Moment: operatortest.Moment(i % moments)}
 			second[n.Namespace] = operatortest.Point{N: 1 + random.IntN(most/2), Moment: operatortest.Moment(random.IntN(int(operatortest.Moments)))}
 		}
 		m.live(p, first, second)
