@@ -111,6 +111,11 @@ func AddonInput(rel *release.Release, addon string, facts Facts, recorded Record
 	if err != nil {
 		return Input{}, err
 	}
+	// What the user sets for another addon is none of this one's business, and may be secret.
+	own := facts.Values[addon]
+	if facts.Values = nil; own != nil {
+		facts.Values = map[string]map[string]any{addon: own}
+	}
 	in := Input{
 		Subject:     "addon " + addon + " of " + rel.Name.String(),
 		Chart:       files,

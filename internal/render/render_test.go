@@ -202,6 +202,30 @@ func TestOtherAddonsOfTheReleaseAddAPIs(t *testing.T) {
 	}
 }
 
+// An addon without a values template has the values of its chart, whatever was rendered before it.
+func TestValuesOfOneAddonDoNotReachAnother(t *testing.T) {
+	files := under("first", secrets(map[string]string{"a": ".Values"}))
+	files["first/overwrite.yaml"] = "a: geheim\n"
+	maps.Copy(files, under("second", secrets(map[string]string{"a": ".Values"})))
+	rel := withAddons(t, files, "first", "second")
+	cache := render.NewCache(10)
+	f := facts()
+	f.Values = map[string]map[string]any{"first": {"b": "geheim"}}
+	for _, addon := range []string{"first", "second", "first", "second"} {
+		result := done(t)(cache.Addon(rel, addon, f, nil))
+		if has := strings.Contains(valuesIn(result)["a"], "geheim"); has != (addon == "first") {
+			t.Errorf("values of %s: %s", addon, valuesIn(result)["a"])
+		}
+	}
+	in, err := render.AddonInput(rel, "second", f, nil)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if strings.Contains(text(t, in.Facts), "geheim") {
+		t.Error("the input of an addon has values of another one")
+	}
+}
+
 // What the cluster serves takes the place of Helm's list, and what the release defines itself is added to both.
 func TestTheClusterCanSayWhatItServes(t *testing.T) {
 	files := secrets(map[string]string{
