@@ -58,6 +58,7 @@ func TestWatchesWakeTheControllers(t *testing.T) {
 	releases := t.TempDir()
 	s := settings(t, kubeconfig(t, cfg, user), releases)
 	s.WatchFilter = "ours"
+	s.AllowNetworks = []string{"127.0.0.0/8"} // where the registry is
 	start(t, c, s)
 
 	others := &v1alpha1.ClusterStack{
@@ -122,6 +123,8 @@ func TestWatchesWakeTheControllers(t *testing.T) {
 	if err := c.Get(t.Context(), client.ObjectKeyFromObject(others), others); err != nil || len(others.Status.Conditions) > 0 {
 		t.Errorf("what is for another operator was touched: %v, %v", others.Status.Conditions, err)
 	}
+
+	releasesAppearFromRegistry(t, c)
 
 	// A user can name any kind as a template. That the operator may not watch it is no reason to stop
 	// answering the hooks of all clusters.

@@ -119,7 +119,7 @@ func (s *Sandbox) startOperator(ctx context.Context) (string, error) {
 			"--health-addr=" + health, "--diagnostics-address=127.0.0.1:0", "--insecure-diagnostics",
 			"--hook-bind-address=" + s.ip, "--hook-port=" + strconv.Itoa(hookPort), "--hook-cert-dir=" + certs,
 			"--webhook-bind-address=" + s.ip, "--webhook-port=" + strconv.Itoa(webhookPort), "--webhook-cert-dir=" + certs,
-			"--source=directory", "--release-dir=" + s.opts.Releases, "--store-dir=" + filepath.Join(dir, "store"),
+			"--source=directory", "--release-dir=" + s.opts.Releases, "--allow-networks=127.0.0.0/8", "--store-dir=" + filepath.Join(dir, "store"),
 		},
 		// Its settings and credentials come by environment variables as well as by flags.
 		env: os.Environ(),

@@ -229,9 +229,15 @@ func (p *poller) date(ctx context.Context, src source.Source, offers []source.Of
 	if !ok {
 		return offers, nil
 	}
+	undated := map[release.Name]bool{}
+	for i := range users {
+		for _, name := range undecided(&users[i], offers) {
+			undated[name] = true
+		}
+	}
 	for i := range offers {
 		name := offers[i].Name
-		if !offers[i].Published.IsZero() || !slices.ContainsFunc(users, func(stack v1alpha1.ClusterStack) bool { return needsDate(&stack, name) }) {
+		if !offers[i].Published.IsZero() || !undated[name] {
 			continue
 		}
 		at, known := p.published[name]
@@ -249,11 +255,23 @@ func (p *poller) date(ctx context.Context, src source.Source, offers []source.Of
 	return offers, nil
 }
 
-// needsDate tells whether a ClusterStack cannot know from the version whether a release is newer than others.
-func needsDate(stack *v1alpha1.ClusterStack, name release.Name) bool {
+// undecided returns the releases for a ClusterStack of which the versions do not tell which is the newest.
+func undecided(stack *v1alpha1.ClusterStack, offers []source.Offer) []release.Name {
 	spec := stack.Spec
+	if spec.Channel != v1alpha1.ChannelCustom {
+		return nil
+	}
 	prefix := release.Name{Provider: spec.Provider, Stack: spec.Name, Kubernetes: spec.KubernetesVersion}.Prefix()
-	return spec.Channel == v1alpha1.ChannelCustom && name.Prefix() == prefix && name.Version.Channel != ""
+	var names []release.Name
+	for _, offer := range offers {
+		if offer.Name.Prefix() == prefix && offer.Name.Version.Channel != "" {
+			names = append(names, offer.Name)
+		}
+	}
+	if names = release.Newest(names); len(names) > 1 {
+		return names
+	}
+	return nil
 }
 
 func same(a, b Listing) bool {

@@ -14,6 +14,8 @@ import (
 	"fmt"
 	"io/fs"
 	"os"
+	"strings"
+	"sync"
 	"time"
 
 	"github.com/clusterstacks/cluster-stack-operator/internal/release"
@@ -23,13 +25,24 @@ import (
 // Source reads releases from a folder.
 type Source struct {
 	path string
+
+	mu sync.Mutex
+	// known has the digests of what was looked at, as long as sizes and times say that it is the same.
+	known map[release.Name]digested
 }
 
-var _ source.Source = (*Source)(nil)
+type digested struct {
+	fingerprint, digest string
+}
+
+var _ interface {
+	source.Source
+	source.Resolver
+} = (*Source)(nil)
 
 // New returns the source of the releases in path, in <path>/<release tag>/.
 // The folder need not exist before it is read.
-func New(path string) *Source { return &Source{path: path} }
+func New(path string) *Source { return &Source{path: path, known: map[release.Name]digested{}} }
 
 // List implements source.Source.
 func (s *Source) List(ctx context.Context) ([]source.Offer, error) {
@@ -80,6 +93,72 @@ func (s *Source) Fetch(ctx context.Context, name release.Name, dst *os.Root) (st
 		return "", fmt.Errorf("fetch release %s from %s: %w", name, s.path, err)
 	}
 	return digest, nil
+}
+
+// Resolve implements source.Resolver. Files are read again only when their sizes or times have changed.
+func (s *Source) Resolve(ctx context.Context, name release.Name) (string, error) {
+	if err := ctx.Err(); err != nil {
+		return "", err
+	}
+	digest, err := s.resolve(name)
+	if err != nil {
+		return "", fmt.Errorf("release %s in %s: %w", name, s.path, err)
+	}
+	return digest, nil
+}
+
+func (s *Source) resolve(name release.Name) (string, error) {
+	root, err := os.OpenRoot(s.path)
+	if err != nil {
+		return "", err
+	}
+	defer func() { _ = root.Close() }() // only read from
+	at, err := published(root, name)
+	if err != nil {
+		return "", err
+	}
+	if at.IsZero() {
+		return "", source.ErrNotFound
+	}
+	files, err := fs.Sub(root.FS(), name.String())
+	if err != nil {
+		return "", err
+	}
+	before, err := fingerprint(files)
+	if err != nil {
+		return "", err
+	}
+	s.mu.Lock()
+	known := s.known[name]
+	s.mu.Unlock()
+	if known.fingerprint == before {
+		return known.digest, nil
+	}
+	digest, err := source.Digest(files)
+	if err != nil {
+		return "", err
+	}
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.known[name] = digested{fingerprint: before, digest: digest}
+	return digest, nil
+}
+
+// fingerprint changes, as far as a file system tells, when the files of a release do.
+func fingerprint(files fs.FS) (string, error) {
+	entries, err := fs.ReadDir(files, ".")
+	if err != nil {
+		return "", err
+	}
+	all := &strings.Builder{}
+	for _, entry := range entries {
+		info, err := fs.Stat(files, entry.Name())
+		if err != nil {
+			return "", err
+		}
+		_, _ = fmt.Fprintf(all, "%s %d %d %s\n", entry.Name(), info.Size(), info.ModTime().UnixNano(), info.Mode()) // a Builder takes everything
+	}
+	return all.String(), nil
 }
 
 // published returns when the release was put there, and the zero time if it is not there.

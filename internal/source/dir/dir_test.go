@@ -126,3 +126,29 @@ func TestTooManyFiles(t *testing.T) {
 		t.Errorf("got %v", err)
 	}
 }
+
+func TestResolveFollowsContents(t *testing.T) {
+	path := t.TempDir()
+	publish(t, path, tag, releasetest.Multistage(tag))
+	src := dir.New(path)
+	name, err := release.ParseName(tag)
+	must(t, err)
+	dst, err := os.OpenRoot(t.TempDir())
+	must(t, err)
+	defer func() { must(t, dst.Close()) }()
+	want, err := src.Fetch(t.Context(), name, dst)
+	must(t, err)
+	for range 2 {
+		if got, err := src.Resolve(t.Context(), name); err != nil || got != want {
+			t.Errorf("got %s, %v; want %s", got, err, want)
+		}
+	}
+	must(t, os.WriteFile(filepath.Join(path, tag, "more.yaml"), []byte("x"), 0o600))
+	if got, err := src.Resolve(t.Context(), name); err != nil || got == want {
+		t.Errorf("after a change: %s, %v", got, err)
+	}
+	must(t, os.RemoveAll(filepath.Join(path, tag)))
+	if _, err := src.Resolve(t.Context(), name); !errors.Is(err, source.ErrNotFound) {
+		t.Errorf("gone: %v", err)
+	}
+}

@@ -36,13 +36,17 @@ var ErrPublished = errors.New("published already with other contents; give the r
 // The tag comes last, so that nobody finds half a release. Publishing the same files again changes
 // nothing; a release that has other files is left as it is.
 func (s *Source) Publish(ctx context.Context, name release.Name, fsys fs.FS, created time.Time, annotations map[string]string) (string, error) {
+	return s.publish(ctx, name.String(), fsys, created, annotations)
+}
+
+func (s *Source) publish(ctx context.Context, name string, fsys fs.FS, created time.Time, annotations map[string]string) (string, error) {
 	ctx, cancel := s.bounded(ctx)
 	defer cancel()
 	layers, contents, err := layersOf(fsys)
 	if err != nil {
 		return "", fmt.Errorf("publish release %s: %w", name, err)
 	}
-	there, sum, err := s.manifest(ctx, name, name.String())
+	there, sum, err := s.manifest(ctx, release.Name{}, name)
 	switch {
 	case err == nil:
 		if !sameFiles(there.Layers, layers) {
@@ -50,7 +54,7 @@ func (s *Source) Publish(ctx context.Context, name release.Name, fsys fs.FS, cre
 		}
 		return sum, nil
 	case !errors.Is(err, errdef.ErrNotFound):
-		return "", s.failed(ctx, "look for release "+name.String(), err)
+		return "", s.failed(ctx, "look for release "+name, err)
 	}
 	manifest := ocispec.Manifest{
 		Versioned:    specs.Versioned{SchemaVersion: 2},
@@ -72,12 +76,12 @@ func (s *Source) Publish(ctx context.Context, name release.Name, fsys fs.FS, cre
 			blob = contents[i]
 		}
 		if err := s.push(ctx, desc, blob); err != nil {
-			return "", s.failed(ctx, "publish release "+name.String(), err)
+			return "", s.failed(ctx, "publish release "+name, err)
 		}
 	}
 	desc := ocispec.Descriptor{MediaType: manifest.MediaType, Digest: digest.FromBytes(data), Size: int64(len(data))}
-	if err := s.repository.Manifests().PushReference(ctx, desc, bytes.NewReader(data), name.String()); err != nil {
-		return "", s.failed(ctx, "publish release "+name.String(), err)
+	if err := s.repository.Manifests().PushReference(ctx, desc, bytes.NewReader(data), name); err != nil {
+		return "", s.failed(ctx, "publish release "+name, err)
 	}
 	return desc.Digest.String(), nil
 }
