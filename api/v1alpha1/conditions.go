@@ -160,6 +160,9 @@ const (
 	// DriftedReason: somebody has changed or deleted objects of the addons, and the settings say to leave
 	// them. See the message for which.
 	DriftedReason = "Drifted"
+	// ValuesNotFoundReason: values that the ClusterAddonSettings of the Cluster refer to are missing or malformed. Create
+	// or correct the ConfigMap or Secret in the message.
+	ValuesNotFoundReason = "ValuesNotFound"
 	// LeftoversKeptReason: objects of an earlier release stay, because they are shared, protected or
 	// in use. See the message.
 	LeftoversKeptReason = "LeftoversKept"

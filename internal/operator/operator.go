@@ -13,6 +13,7 @@ import (
 
 	corev1 "k8s.io/api/core/v1"
 	apiextensionsv1 "k8s.io/apiextensions-apiserver/pkg/apis/apiextensions/v1"
+	"k8s.io/apimachinery/pkg/fields"
 	"k8s.io/apimachinery/pkg/labels"
 	"k8s.io/apimachinery/pkg/runtime"
 	clientgoscheme "k8s.io/client-go/kubernetes/scheme"
@@ -172,6 +173,9 @@ func newManager(cfg *rest.Config, c Config) (ctrl.Manager, guard, error) {
 			SyncPeriod:        &c.SyncPeriod,
 			DefaultTransform:  cache.TransformStripManagedFields(),
 			ByObject: map[client.Object]cache.ByObject{
+				// Values for addons are in Secrets of people, whose metadata is watched; the many that Cluster API makes are
+				// of types of its own.
+				&corev1.Secret{}: {Field: fields.OneTermEqualSelector("type", string(corev1.SecretTypeOpaque))},
 				// Of the classes in the management cluster only those that come from releases matter.
 				clusterstackrelease.OwnedClasses(): {Label: labels.SelectorFromSet(labels.Set{v1alpha1.InstanceLabel: v1alpha1.InstanceOwned})},
 			},

@@ -4,8 +4,11 @@
 package clusteraddon
 
 import (
+	"context"
+	"fmt"
 	"math/rand/v2"
 	"net/http"
+	"strings"
 	"sync"
 	"time"
 
@@ -19,10 +22,13 @@ import (
 // connection is what is worth keeping about a workload cluster as long as we are connected to it. All of it can
 // be found out again.
 type connection struct {
+	patience
 	config  *rest.Config
 	applier *apply.Applier
+	// client asks whether the API server answers.
+	client *http.Client
 
-	mu sync.Mutex
+	state sync.Mutex
 	// compared is the rollout for which the inventory was compared with the cluster.
 	compared rollout.Passage
 	// recheck is when to compare again at rest, and last when that was done.
@@ -38,6 +44,8 @@ type connections struct {
 	applier apply.Options
 	guard   func(http.RoundTripper) http.RoundTripper // around requests of appliers, if set
 
+	now func() time.Time
+
 	mu   sync.Mutex
 	byID map[client.ObjectKey]*connection
 }
@@ -50,19 +58,47 @@ func (c *connections) to(cluster client.ObjectKey, config *rest.Config, firstChe
 	if known := c.byID[cluster]; known != nil && known.config == config {
 		return known, nil
 	}
+	made := &connection{patience: patience{now: c.now}, config: config, recheck: firstCheck}
 	guarded := rest.CopyConfig(config)
+	// Innermost, so that it is asked about nothing but the network.
+	guarded.Wrap(made.roundTripper)
 	if c.guard != nil {
 		guarded.Wrap(c.guard)
 	}
-	applier, err := apply.New(guarded, c.applier)
-	if err != nil {
+	var err error
+	if made.applier, err = apply.New(guarded, c.applier); err != nil {
 		return nil, err
+	}
+	if made.client, err = rest.HTTPClientFor(guarded); err != nil {
+		return nil, fmt.Errorf("connect to the cluster: %w", err)
 	}
 	if c.byID == nil {
 		c.byID = map[client.ObjectKey]*connection{}
 	}
-	c.byID[cluster] = &connection{config: config, applier: applier, recheck: firstCheck}
-	return c.byID[cluster], nil
+	c.byID[cluster] = made
+	return made, nil
+}
+
+// answers tells whether there is any point in asking the API server. Without a bad experience there is; otherwise it
+// is left alone for a while, and then asked for nothing but its version.
+func (c *connection) answers(ctx context.Context, t *turn) bool {
+	left, doubtful := c.experience()
+	if left > 0 || !doubtful {
+		return left == 0
+	}
+	ctx, end := c.begin(ctx, t)
+	defer end()
+	ctx, cancel := context.WithTimeout(ctx, probeTimeout)
+	defer cancel()
+	request, err := http.NewRequestWithContext(ctx, http.MethodGet, strings.TrimSuffix(c.config.Host, "/")+"/version", nil)
+	if err != nil {
+		return true // whoever sends the next request is told why
+	}
+	response, err := c.client.Do(request)
+	if err == nil {
+		_ = response.Body.Close()
+	}
+	return !c.lost()
 }
 
 // drop forgets the connection of a cluster.
@@ -74,34 +110,34 @@ func (c *connections) drop(cluster client.ObjectKey) {
 
 // needsComparison reports, once for each rollout, that the inventory is to be compared with the cluster.
 func (c *connection) needsComparison(passage rollout.Passage) bool {
-	c.mu.Lock()
-	defer c.mu.Unlock()
+	c.state.Lock()
+	defer c.state.Unlock()
 	return c.compared != passage
 }
 
 func (c *connection) wasCompared(passage rollout.Passage) {
-	c.mu.Lock()
-	defer c.mu.Unlock()
+	c.state.Lock()
+	defer c.state.Unlock()
 	c.compared = passage
 }
 
 // untilRecheck returns how long it is until the next comparison at rest, 0 when it is due.
 func (c *connection) untilRecheck(now time.Time) time.Duration {
-	c.mu.Lock()
-	defer c.mu.Unlock()
+	c.state.Lock()
+	defer c.state.Unlock()
 	return max(0, c.recheck.Sub(now))
 }
 
 func (c *connection) recheckAfter(now time.Time, d time.Duration) {
-	c.mu.Lock()
-	defer c.mu.Unlock()
+	c.state.Lock()
+	defer c.state.Unlock()
 	c.recheck, c.last = now.Add(d), now
 }
 
 // recheckSoon makes a comparison due, but not sooner after the last one than the given pause.
 func (c *connection) recheckSoon(now time.Time, pause time.Duration) {
-	c.mu.Lock()
-	defer c.mu.Unlock()
+	c.state.Lock()
+	defer c.state.Unlock()
 	due := now
 	if earliest := c.last.Add(pause); earliest.After(due) {
 		due = earliest
@@ -113,28 +149,28 @@ func (c *connection) recheckSoon(now time.Time, pause time.Duration) {
 
 // hasDrifted notes what a comparison has found that is not to be corrected.
 func (c *connection) hasDrifted(told []string) {
-	c.mu.Lock()
-	defer c.mu.Unlock()
+	c.state.Lock()
+	defer c.state.Unlock()
 	c.told = append([]string{}, told...)
 }
 
 // drifted returns that, and whether there was a comparison at all.
 func (c *connection) drifted() ([]string, bool) {
-	c.mu.Lock()
-	defer c.mu.Unlock()
+	c.state.Lock()
+	defer c.state.Unlock()
 	return c.told, c.told != nil
 }
 
 // guard replaces the objects that are watched for changes.
 func (c *connection) guard(entries map[string]apply.Entry) {
-	c.mu.Lock()
-	defer c.mu.Unlock()
+	c.state.Lock()
+	defer c.state.Unlock()
 	c.guards = entries
 }
 
 func (c *connection) guarded(object string) (apply.Entry, bool) {
-	c.mu.Lock()
-	defer c.mu.Unlock()
+	c.state.Lock()
+	defer c.state.Unlock()
 	e, is := c.guards[object]
 	return e, is
 }

@@ -86,8 +86,10 @@ func newEnv(t *testing.T, workload *rest.Config) *env {
 	e.key = client.ObjectKey{Namespace: e.ns, Name: strings.TrimPrefix(e.ns, "test-")}
 	e.recorder = events.NewFakeRecorder(1000)
 	var err error
-	if e.workload, err = client.New(workload, client.Options{}); err != nil {
-		t.Fatal(err)
+	if workload != nil {
+		if e.workload, err = client.New(workload, client.Options{}); err != nil {
+			t.Fatal(err)
+		}
 	}
 	if e.store, err = store.Open(t.TempDir(), store.Options{}); err != nil {
 		t.Fatal(err)

@@ -72,6 +72,16 @@ func TestWatchesWake(t *testing.T) {
 	e.put("gate", map[string]string{"text": "go"})
 	e.await("the change in the workload cluster to be seen", ready(v1))
 
+	// The user of the cluster sets a value.
+	e.set(v1alpha1.ClusterAddonSettingsSpec{Addons: []v1alpha1.AddonSettings{{
+		Name: "cni", ValuesFrom: []v1alpha1.ValuesReference{{Kind: v1alpha1.ValuesFromSecret, Name: "cni"}},
+	}}})
+	e.await("the missing Secret to be told", func(a *v1alpha1.ClusterAddon) bool {
+		return has(a, v1alpha1.HelmChartAppliedCondition, "False", v1alpha1.ValuesNotFoundReason)
+	})
+	e.putSecret("cni", "colour: red\n")
+	e.await("the Secret to be seen", ready(v1))
+
 	// The user moves the Cluster to another release, and labels it.
 	e.publish(v2, both("csi"), addons{"csi": object("csi", "{{ .Values.colour }}")})
 	e.use(v2, k135)

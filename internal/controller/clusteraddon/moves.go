@@ -51,9 +51,15 @@ func (j *journal) Save(ctx context.Context, inv *apply.Inventory) error {
 
 // begin opens a rollout: one write, which voids the proof of the one before it.
 func (w *work) begin(ctx context.Context, move rollout.Begin) error {
+	replaced := w.record.Open()
 	if err := w.save(ctx, move.Record, func() { w.addon.Spec.Hook = "" }); err != nil {
 		return fmt.Errorf("open the rollout: %w", err)
 	}
+	if left := replaced; left != nil && left.Release != move.Record.Rollout.Release {
+		w.enter(v1alpha1.AddonRelease{Name: tagOf(left.Class), Digest: left.Digest, KubernetesVersion: left.To}, v1alpha1.RolloutSuperseded)
+	}
+	now := w.options.Clock.Now()
+	w.began = &now
 	w.progress = map[string]rollout.Progress{}
 	w.failures = nil
 	// Also for a passage that was compared for before: that may be long ago.
@@ -198,7 +204,7 @@ func (w *work) applyStage(ctx context.Context, stage release.Stage) error {
 	}
 	rendered, err := w.render(ctx, w.release, stage.Name)
 	if err != nil {
-		return w.blame(stage.Name, v1alpha1.RenderFailedReason, err)
+		return w.blame(stage.Name, w.renderReason(stage.Name), err)
 	}
 	verified, err := w.verified(ctx)
 	if err != nil {
@@ -265,7 +271,15 @@ func (w *work) apply(ctx context.Context, addon string, rendered *render.Result,
 		RollBack: w.rollsBack(), Verified: verified}
 	report, err := w.conn.applier.Apply(ctx, set, w.inventory, w.journal)
 	w.resources(report)
-	return err
+	return w.values.hide(err)
+}
+
+// renderReason returns why an addon cannot be rendered.
+func (w *work) renderReason(addon string) string {
+	if w.values.missing[addon] != nil {
+		return v1alpha1.ValuesNotFoundReason
+	}
+	return v1alpha1.RenderFailedReason
 }
 
 // rollsBack reports whether the cluster goes from a release to an earlier one.
@@ -330,6 +344,9 @@ func (w *work) render(ctx context.Context, rel *release.Release, addon string) (
 	if known := w.rendered[key]; known != nil {
 		return known, nil
 	}
+	if err := w.values.missing[addon]; err != nil {
+		return nil, err
+	}
 	if err := w.loadGenerated(ctx); err != nil {
 		return nil, err
 	}
@@ -344,7 +361,7 @@ func (w *work) render(ctx context.Context, rel *release.Release, addon string) (
 	}
 	result, err := w.options.Render(ctx, in)
 	if err != nil {
-		return nil, err
+		return nil, w.values.hide(err)
 	}
 	if result.NewValues {
 		// What this render did not use stays: the release that used it may be rendered again.
@@ -488,6 +505,9 @@ func (w *work) refresh(ctx context.Context, move rollout.Refresh) error {
 		}
 	}
 	if len(errs) > 0 {
+		if len(w.values.missing) > 0 {
+			return joined(errs) // which have their reasons
+		}
 		return step.Because(v1alpha1.FailedToApplyObjectsReason, joined(errs))
 	}
 	return w.save(ctx, move.Record, nil)

@@ -22,6 +22,7 @@ import (
 	"sync"
 	"time"
 
+	corev1 "k8s.io/api/core/v1"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/types"
 	"k8s.io/client-go/rest"
@@ -108,6 +109,7 @@ type Reconciler struct {
 	options  Options
 
 	connections connections
+	turns       *turns
 	// watchFilter is that of Setup.
 	watchFilter string
 	// watcher wakes us when objects change that a gate waits for; it is nil without a manager.
@@ -134,7 +136,7 @@ func New(c client.Client, live client.Reader, clusters Clusters, releases Releas
 	}
 	return &Reconciler{
 		client: c, live: live, clusters: clusters, releases: releases, recorder: recorder, options: o,
-		connections: connections{applier: apply.Options{Concurrency: o.Concurrency, Patience: o.HookPatience}, guard: o.Guard},
+		connections: connections{applier: apply.Options{Concurrency: o.Concurrency, Patience: o.HookPatience}, guard: o.Guard, now: o.Clock.Now},
 	}
 }
 
@@ -153,10 +155,15 @@ type Setup struct {
 func (r *Reconciler) SetupWithManager(mgr ctrl.Manager, s Setup) error {
 	log := mgr.GetLogger().WithValues("controller", "clusteraddon")
 	filter := predicates.ResourceHasFilterLabel(mgr.GetScheme(), log, s.WatchFilter)
+	// Those that wait for an answer give their turn to others, which someone has to take.
+	atATime := max(1, s.Controller.MaxConcurrentReconciles)
+	r.turns, s.Controller.MaxConcurrentReconciles = newTurns(atATime), atATime*(1+waiters)
 	b := ctrl.NewControllerManagedBy(mgr).
 		Named("clusteraddon").
 		For(&v1alpha1.ClusterAddon{}, builder.WithPredicates(filter, othersChanges())).
 		Watches(&clusterv1.Cluster{}, handler.EnqueueRequestsFromMapFunc(OfCluster), builder.WithPredicates(filter, clusterChanges())).
+		WatchesMetadata(&corev1.ConfigMap{}, handler.EnqueueRequestsFromMapFunc(r.addonsOfValues(v1alpha1.ValuesFromConfigMap))).
+		WatchesMetadata(&corev1.Secret{}, handler.EnqueueRequestsFromMapFunc(r.addonsOfValues(v1alpha1.ValuesFromSecret))).
 		Watches(&v1alpha1.ClusterStackRelease{}, handler.EnqueueRequestsFromMapFunc(r.addonsOfRelease), builder.WithPredicates(releaseChanges())).
 		// They are named like their Cluster.
 		Watches(&v1alpha1.ClusterAddonSettings{}, handler.EnqueueRequestsFromMapFunc(OfCluster), builder.WithPredicates(predicate.GenerationChangedPredicate{})).
@@ -228,6 +235,10 @@ func (r *Reconciler) Reconcile(ctx context.Context, addon *v1alpha1.ClusterAddon
 		// to connect tells us, if it succeeds.
 		return ctrl.Result{RequeueAfter: spread(r.options.GatePoll)}, nil
 	}
+	if w.turn, err = r.turns.take(ctx); err != nil {
+		return ctrl.Result{}, err
+	}
+	defer w.turn.end()
 	return step.Run(ctx, r.client, addon, append(parts,
 		step.Begin(func() { addon.Status.ObservedGeneration = addon.Generation }),
 		step.On(v1alpha1.ClusterReadyCondition, w.reachCluster),

@@ -6,6 +6,9 @@ package clusteraddon
 import (
 	"slices"
 	"strings"
+	"time"
+
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 
 	"github.com/clusterstacks/cluster-stack-operator/api/v1alpha1"
 	"github.com/clusterstacks/cluster-stack-operator/internal/apply"
@@ -17,11 +20,7 @@ import (
 func (w *work) report() {
 	status := &w.addon.Status
 	if applied := w.record.Applied; applied != nil {
-		name := applied.Class
-		if parsed, err := release.ParseClassName(applied.Class); err == nil {
-			name = parsed.String()
-		}
-		status.AppliedRelease = addonRelease(name, applied.Digest, applied.Version)
+		status.AppliedRelease = addonRelease(tagOf(applied.Class), applied.Digest, applied.Version)
 	}
 	if w.inventory != nil {
 		objects, shared := w.inventory.Counts()
@@ -33,6 +32,45 @@ func (w *work) report() {
 	if w.failed == nil && w.gate == nil {
 		status.Resources = nil
 	}
+	w.remember()
+}
+
+// historyLimit is how many rollouts the status remembers.
+const historyLimit = 10
+
+// remember enters the rollout of the record into the history when it has brought a release. It looks at the record
+// only, so it makes up for an end that was not told.
+func (w *work) remember() {
+	last := w.record.Rollout
+	if last == nil || !last.Finished || w.addon.Status.AppliedRelease == nil {
+		return
+	}
+	history := w.addon.Status.History
+	brought := *w.addon.Status.AppliedRelease
+	if len(history) > 0 && history[0].Release == brought && history[0].Result == v1alpha1.RolloutCompleted {
+		return
+	}
+	w.enter(brought, v1alpha1.RolloutCompleted)
+}
+
+// enter puts a rollout that has just ended on top of the history.
+func (w *work) enter(brought v1alpha1.AddonRelease, result v1alpha1.RolloutResult) {
+	now := metav1.NewTime(w.options.Clock.Now().Truncate(time.Second))
+	entry := v1alpha1.RolloutHistory{Release: brought, Result: result, EndTime: &now}
+	if w.began != nil {
+		began := metav1.NewTime(w.began.Truncate(time.Second))
+		entry.StartTime = &began
+	}
+	history := append([]v1alpha1.RolloutHistory{entry}, w.addon.Status.History...)
+	w.addon.Status.History = history[:min(len(history), historyLimit)]
+}
+
+// tagOf returns the name of the release of a class.
+func tagOf(class string) string {
+	if parsed, err := release.ParseClassName(class); err == nil {
+		return parsed.String()
+	}
+	return class
 }
 
 func addonRelease(name, digest, kubernetes string) *v1alpha1.AddonRelease {
@@ -47,6 +85,8 @@ func (w *work) stages() []v1alpha1.StageStatus {
 		status := v1alpha1.StageStatus{Name: stage.Name, Action: string(stage.Action), Phase: v1alpha1.StagePhasePending}
 		p := w.progress[stage.Name]
 		switch {
+		case stage.Action == release.Apply && slices.Contains(off(w.settings), stage.Name):
+			status.Phase, status.Message = v1alpha1.StagePhaseDone, "switched off by ClusterAddonSettings"
 		case current.Finished || slices.Contains(current.Done, stage.Name):
 			status.Phase = v1alpha1.StagePhaseDone
 		case p.Work == rollout.Good:
@@ -96,7 +136,7 @@ func (w *work) resource(id apply.ID, text string) v1alpha1.Resource {
 	entry, _ := w.inventory.Get(id)
 	return v1alpha1.Resource{
 		Group: id.Group, Version: entry.Version, Kind: id.Kind, Namespace: id.Namespace, Name: id.Name,
-		Status: v1alpha1.ResourceStatusNotSynced, Error: text,
+		Status: v1alpha1.ResourceStatusNotSynced, Error: w.values.hidden(text),
 	}
 }
 

@@ -44,6 +44,8 @@ type work struct {
 	record   rollout.Record
 	asked    *rollout.Ask
 
+	// turn is what the pass works on.
+	turn *turn
 	// conn is set by reachCluster.
 	conn *connection
 
@@ -53,6 +55,7 @@ type work struct {
 
 	// Set by gather.
 	facts     render.Facts
+	values    *userValues
 	inputs    string
 	inventory *apply.Inventory
 	journal   *journal
@@ -65,6 +68,7 @@ type work struct {
 	rendered map[string]*render.Result
 	failures []failure
 	gate     *gate
+	began    *time.Time // when a rollout was opened, if in this pass
 	ran      bool
 	applied  step.Outcome
 	failed   error
@@ -94,6 +98,7 @@ func (w *work) situation() rollout.Situation {
 		Asked:         w.asked,
 		InventoryLost: w.lost,
 		Inputs:        w.inputs,
+		Off:           off(w.settings),
 		Progress:      w.progress,
 		Cluster:       rollout.Cluster{Paused: w.paused, Dismissed: !w.addon.DeletionTimestamp.IsZero()},
 	}
@@ -207,7 +212,15 @@ func (w *work) reachCluster(ctx context.Context) (step.Outcome, error) {
 	if w.conn, err = w.connections.to(w.clusterKey(), config, now.Add(spread(w.options.Recheck)/2)); err != nil {
 		return step.Outcome{}, step.Because(v1alpha1.ControlPlaneNotReadyReason, err)
 	}
+	if !w.conn.answers(ctx, w.turn) {
+		return w.silent(), nil
+	}
 	return step.Done().Saying("the API server of the cluster answers"), nil
+}
+
+// silent waits for an API server that has left a request unanswered. Whoever makes another connection tells us.
+func (w *work) silent() step.Outcome {
+	return w.patiently(step.Wait(v1alpha1.ControlPlaneNotReadyReason, "%v", errSilent).LookAgain(w.conn.left() + time.Second))
 }
 
 // openRelease opens the release that the Cluster uses.
@@ -257,8 +270,14 @@ func (w *work) run(ctx context.Context) {
 		return
 	}
 	w.ran = true
+	ctx, end := w.conn.begin(ctx, w.turn)
+	defer end()
 	if w.failed = w.gather(ctx); w.failed == nil {
 		w.applied, w.failed = w.moves(ctx)
+	}
+	if w.conn.lost() {
+		w.failures, w.gate, w.failed = nil, nil, nil
+		w.applied = w.silent()
 	}
 	w.report()
 }
@@ -276,7 +295,11 @@ func (w *work) gather(ctx context.Context) error {
 	if w.facts, err = render.ClusterFacts(w.cluster, controlPlane, infraCluster); err != nil {
 		return err
 	}
-	w.inputs = inputs(w.release, w.facts)
+	if w.values, err = w.readValues(ctx); err != nil {
+		return err
+	}
+	w.inputs = inputs(w.release, w.facts) + w.values.id
+	w.facts.Values = w.values.of
 
 	w.journal = &journal{ledger.New(w.client, w.live, w.addon, addonKind, "inventory")}
 	data, err := w.journal.Load(ctx)
@@ -350,6 +373,17 @@ func (w *work) prune(ctx context.Context) (step.Outcome, error) {
 	if !w.cluster.DeletionTimestamp.IsZero() {
 		return step.Done().Saying("the Cluster is being deleted as a whole"), nil
 	}
+	ctx, end := w.conn.begin(ctx, w.turn)
+	defer end()
+	outcome, err := w.tidy(ctx)
+	if w.conn.lost() {
+		return w.silent(), nil
+	}
+	return outcome, err
+}
+
+// tidy does the work of prune.
+func (w *work) tidy(ctx context.Context) (step.Outcome, error) {
 	if move, due := rollout.Next(w.situation()).(rollout.Prune); due {
 		if err := w.pruneAddons(ctx, move); err != nil {
 			return step.Outcome{}, err

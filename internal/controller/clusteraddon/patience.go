@@ -1,0 +1,203 @@
+// Copyright The Cluster Stack Operator Authors.
+// SPDX-License-Identifier: Apache-2.0
+
+package clusteraddon
+
+import (
+	"context"
+	"errors"
+	"net"
+	"net/http"
+	"os"
+	"sync"
+	"time"
+)
+
+// An API server that accepts requests and never answers must cost the other clusters nothing. Three things see to
+// that. A pass works on its turn, of which there are as many as objects worked on at a time; one that waits for an
+// answer for a while gives its turn to another, and goes on waiting beside it. Only so many may wait like that; what
+// comes beyond is given up at once. And a pass whose request was not answered in time is given up as a whole, and its
+// cluster left alone for a while, which doubles each time.
+const (
+	// stall is for how long a pass waits for an answer on its turn.
+	stall = 500 * time.Millisecond
+	// waiters is how many passes may wait for answers for each one that works.
+	waiters = 7
+	// firstPause and longestPause bound for how long a cluster is left alone that did not answer.
+	firstPause   = 10 * time.Second
+	longestPause = 5 * time.Minute
+	// probeTimeout is how long a cluster that did not answer has for its next answer.
+	probeTimeout = 5 * time.Second
+)
+
+// turns are what passes work on. Nil is as many as there are.
+type turns struct {
+	free    chan struct{}
+	waiting chan struct{}
+}
+
+func newTurns(n int) *turns {
+	return &turns{free: make(chan struct{}, n), waiting: make(chan struct{}, n*(waiters-1))}
+}
+
+// take waits for a turn.
+func (t *turns) take(ctx context.Context) (*turn, error) {
+	if t == nil {
+		return &turn{}, nil
+	}
+	select {
+	case t.free <- struct{}{}:
+		return &turn{turns: t}, nil
+	case <-ctx.Done():
+		return nil, ctx.Err()
+	}
+}
+
+// turn is that of one pass.
+type turn struct {
+	turns *turns
+
+	mu    sync.Mutex
+	aside bool
+	over  bool
+}
+
+// stepAside gives the turn to another pass, while this one waits beside it. It answers false when too many wait.
+func (t *turn) stepAside() bool {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	if t.turns == nil || t.aside || t.over {
+		return true
+	}
+	select {
+	case t.turns.waiting <- struct{}{}:
+		<-t.turns.free
+		t.aside = true
+		return true
+	default:
+		return false
+	}
+}
+
+// end is called when the pass is over.
+func (t *turn) end() {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	switch {
+	case t.turns == nil || t.over:
+	case t.aside:
+		<-t.turns.waiting
+	default:
+		<-t.turns.free
+	}
+	t.over = true
+}
+
+// errSilent ends a pass whose cluster does not answer.
+var errSilent = errors.New("the API server of the cluster does not answer in time")
+
+// patience is that with one API server.
+type patience struct {
+	mu     sync.Mutex
+	asking int
+	timer  *time.Timer
+	turn   *turn
+	giveUp context.CancelCauseFunc
+	pause  time.Duration
+	until  time.Time
+	silent bool
+	now    func() time.Time
+}
+
+// begin starts a pass, whose requests are those of the context that it returns.
+func (p *patience) begin(ctx context.Context, t *turn) (context.Context, context.CancelFunc) {
+	ctx, giveUp := context.WithCancelCause(ctx)
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	p.turn, p.giveUp, p.silent = t, giveUp, false
+	return ctx, func() {
+		p.mu.Lock()
+		defer p.mu.Unlock()
+		p.turn, p.giveUp = nil, nil
+		giveUp(nil)
+	}
+}
+
+// left returns for how long the cluster is still to be left alone.
+func (p *patience) left() time.Duration {
+	left, _ := p.experience()
+	return left
+}
+
+// experience returns for how long the cluster is still to be left alone, and whether it left a request unanswered last.
+func (p *patience) experience() (left time.Duration, doubtful bool) {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	return max(0, p.until.Sub(p.now())), p.pause > 0
+}
+
+// lost tells whether the pass that was begun last was given up.
+func (p *patience) lost() bool {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	return p.silent
+}
+
+// roundTripper is around each request to the API server.
+func (p *patience) roundTripper(next http.RoundTripper) http.RoundTripper {
+	return roundTrip(func(r *http.Request) (*http.Response, error) {
+		p.asked()
+		response, err := next.RoundTrip(r)
+		p.answered(err)
+		return response, err
+	})
+}
+
+type roundTrip func(*http.Request) (*http.Response, error)
+
+func (f roundTrip) RoundTrip(r *http.Request) (*http.Response, error) { return f(r) }
+
+func (p *patience) asked() {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	if p.asking++; p.asking == 1 {
+		p.timer = time.AfterFunc(stall, p.stalled)
+	}
+}
+
+func (p *patience) answered(err error) {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	if p.asking--; p.asking == 0 {
+		p.timer.Stop()
+	} else {
+		p.timer.Reset(stall)
+	}
+	var timeout net.Error
+	switch {
+	case err == nil:
+		p.pause = 0
+	case errors.Is(err, context.DeadlineExceeded), errors.Is(err, os.ErrDeadlineExceeded), errors.As(err, &timeout) && timeout.Timeout():
+		p.lose()
+	}
+}
+
+// stalled is called when no answer came for a while.
+func (p *patience) stalled() {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	if p.asking > 0 && p.turn != nil && !p.turn.stepAside() {
+		p.lose()
+	}
+}
+
+// lose gives up the pass.
+func (p *patience) lose() {
+	if p.giveUp == nil || p.silent {
+		return
+	}
+	p.silent = true
+	p.pause = min(max(firstPause, 2*p.pause), longestPause)
+	p.until = p.now().Add(spread(p.pause))
+	p.giveUp(errSilent)
+}

@@ -1,0 +1,263 @@
+// Copyright The Cluster Stack Operator Authors.
+// SPDX-License-Identifier: Apache-2.0
+
+package clusteraddon
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"net"
+	"net/http"
+	"testing"
+	"testing/synctest"
+	"time"
+
+	"k8s.io/client-go/rest"
+	"sigs.k8s.io/cluster-api/controllers/clustercache"
+	ctrl "sigs.k8s.io/controller-runtime"
+	"sigs.k8s.io/controller-runtime/pkg/cache"
+	"sigs.k8s.io/controller-runtime/pkg/client"
+	"sigs.k8s.io/controller-runtime/pkg/config"
+	"sigs.k8s.io/controller-runtime/pkg/controller"
+	metricsserver "sigs.k8s.io/controller-runtime/pkg/metrics/server"
+
+	"github.com/clusterstacks/cluster-stack-operator/api/v1alpha1"
+	"github.com/clusterstacks/cluster-stack-operator/internal/apitest"
+	"github.com/clusterstacks/cluster-stack-operator/internal/apitest/kinds"
+	"github.com/clusterstacks/cluster-stack-operator/internal/controller/releases"
+	"github.com/clusterstacks/cluster-stack-operator/internal/sandbox/sandboxtest"
+	"github.com/clusterstacks/cluster-stack-operator/internal/sandbox/standin"
+)
+
+// TestClustersThatHangHoldUpNobody has twenty clusters that accept connections and never answer, each for a minute,
+// and twenty that work, while two are worked on at a time. All that work are done before the first of the others would
+// have let go by itself.
+func TestClustersThatHangHoldUpNobody(t *testing.T) {
+	e := newEnv(t, nil)
+	e.publish(v1, both("cni"), addons{"cni": object("cni", "1")})
+	standins, err := standin.Listen()
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { _ = standins.Close() })
+	silent := silentServer(t)
+
+	all := manyClusters{}
+	const each, hang = 20, time.Minute
+	for i := range each {
+		works, hangs := fmt.Sprintf("works-%d", i), fmt.Sprintf("hangs-%d", i)
+		standIn, err := standins.Add(works, k135)
+		if err != nil {
+			t.Fatal(err)
+		}
+		if all[works], err = standIn.Config(); err != nil {
+			t.Fatal(err)
+		}
+		all[hangs] = &rest.Config{Host: silent, Timeout: hang}
+		// Those that hang come first.
+		for _, name := range []string{hangs, works} {
+			cluster := apitest.Cluster(e.ns, name, v1, k135)
+			if err := e.client.Create(t.Context(), cluster); err != nil {
+				t.Fatal(err)
+			}
+			apitest.Initialize(cluster)
+			if err := e.client.Status().Update(t.Context(), cluster); err != nil {
+				t.Fatal(err)
+			}
+		}
+	}
+
+	yes := true
+	api := rest.CopyConfig(sandboxtest.APIServer(t))
+	api.QPS = -1
+	mgr, err := ctrl.NewManager(api, ctrl.Options{
+		Scheme: kinds.Scheme(t), Metrics: metricsserver.Options{BindAddress: "0"}, Cache: cache.Options{DefaultNamespaces: map[string]cache.Config{e.ns: {}}},
+		Controller: config.Controller{SkipNameValidation: &yes},
+	})
+	if err != nil {
+		t.Fatal(err)
+	}
+	opener := releases.New(mgr.GetClient(), e.store, e.source, "memory")
+	r := New(mgr.GetClient(), mgr.GetAPIReader(), all, opener, e.recorder, Options{})
+	if err := r.SetupWithManager(mgr, Setup{Controller: controller.Options{MaxConcurrentReconciles: 2}}); err != nil {
+		t.Fatal(err)
+	}
+	ctx, cancel := context.WithCancel(t.Context())
+	ended := make(chan error, 1)
+	began := time.Now()
+	go func() { ended <- mgr.Start(ctx) }()
+	t.Cleanup(func() {
+		cancel()
+		if err := <-ended; err != nil {
+			t.Error(err)
+		}
+	})
+
+	watch, err := e.client.Watch(ctx, &v1alpha1.ClusterAddonList{}, client.InNamespace(e.ns))
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer watch.Stop()
+	done := map[string]bool{}
+	timeout := time.After(2 * hang)
+	for len(done) < each {
+		select {
+		case event := <-watch.ResultChan():
+			addon, ok := event.Object.(*v1alpha1.ClusterAddon)
+			if !ok {
+				t.Fatalf("the watch ended: %v", event)
+			}
+			name := clusterName(addon)
+			if addon.Status.Ready {
+				done[name] = true
+			}
+		case <-timeout:
+			t.Fatalf("%d of %d clusters are ready", len(done), each)
+		}
+	}
+	if took := time.Since(began); took > hang {
+		t.Errorf("%d clusters were ready after %s only", each, took)
+	}
+}
+
+// silentServer accepts connections, and that is all it does.
+func silentServer(t *testing.T) string {
+	t.Helper()
+	listener, err := net.Listen("tcp", "127.0.0.1:0")
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { _ = listener.Close() })
+	go func() {
+		for {
+			connection, err := listener.Accept()
+			if err != nil {
+				return
+			}
+			t.Cleanup(func() { _ = connection.Close() })
+		}
+	}()
+	return "http://" + listener.Addr().String()
+}
+
+// manyClusters are connections by the name of the Cluster.
+type manyClusters map[string]*rest.Config
+
+func (m manyClusters) GetRESTConfig(_ context.Context, cluster client.ObjectKey) (*rest.Config, error) {
+	return m[cluster.Name], nil
+}
+
+func (m manyClusters) Watch(context.Context, client.ObjectKey, clustercache.Watcher) error {
+	return nil
+}
+
+func (m manyClusters) GetHealthCheckingState(context.Context, client.ObjectKey) clustercache.HealthCheckingState {
+	return clustercache.HealthCheckingState{LastProbeTime: time.Now()}
+}
+
+// TestASilentClusterIsLeftAlone follows one cluster that does not answer, in a bubble of time.
+func TestASilentClusterIsLeftAlone(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		p := &patience{now: time.Now}
+		answering := false
+		transport := p.roundTripper(roundTrip(func(r *http.Request) (*http.Response, error) {
+			if answering {
+				return &http.Response{}, nil
+			}
+			select {
+			case <-time.After(10 * time.Second):
+				return nil, context.DeadlineExceeded
+			case <-r.Context().Done():
+				return nil, r.Context().Err()
+			}
+		}))
+		pass := func() error {
+			turns := newTurns(1)
+			mine, err := turns.take(t.Context())
+			if err != nil {
+				t.Fatal(err)
+			}
+			defer mine.end()
+			ctx, end := p.begin(t.Context(), mine)
+			defer end()
+			freed := make(chan time.Time, 1)
+			go func() {
+				other, err := turns.take(t.Context())
+				if err != nil {
+					t.Error(err)
+					return
+				}
+				freed <- time.Now()
+				other.end()
+			}()
+			began := time.Now()
+			request, err := http.NewRequestWithContext(ctx, http.MethodGet, "http://x", nil)
+			if err != nil {
+				t.Fatal(err)
+			}
+			_, err = transport.RoundTrip(request)
+			if err == nil {
+				mine.end()
+				<-freed
+				return nil
+			}
+			if waited := (<-freed).Sub(began); waited != stall {
+				t.Errorf("another pass got its turn after %s, want %s", waited, stall)
+			}
+			if !errors.Is(context.Cause(ctx), errSilent) || !p.lost() {
+				t.Errorf("the pass goes on: %v", context.Cause(ctx))
+			}
+			return err
+		}
+		for _, want := range []time.Duration{firstPause, 2 * firstPause, 4 * firstPause, 8 * firstPause, 16 * firstPause, longestPause, longestPause} {
+			if pass() == nil {
+				t.Fatal("an answer came")
+			}
+			if left := p.left(); left < want*4/5 || left > want*6/5 {
+				t.Errorf("left alone for %s, want about %s", left, want)
+			}
+			time.Sleep(p.left()) // in the bubble
+		}
+		answering = true
+		if err := pass(); err != nil {
+			t.Fatal(err)
+		}
+		if _, doubtful := p.experience(); doubtful {
+			t.Error("an answer changed nothing")
+		}
+	})
+}
+
+func TestOnlySoManyWaitBesideTheOthers(t *testing.T) {
+	turns := newTurns(2)
+	var waiting []*turn
+	for range 2 * (waiters - 1) {
+		mine, err := turns.take(t.Context())
+		if err != nil {
+			t.Fatal(err)
+		}
+		if !mine.stepAside() || !mine.stepAside() {
+			t.Fatalf("only %d passes may wait", len(waiting))
+		}
+		waiting = append(waiting, mine)
+	}
+	last, err := turns.take(t.Context())
+	if err != nil {
+		t.Fatal(err)
+	}
+	if last.stepAside() {
+		t.Error("too many passes wait")
+	}
+	waiting[0].end()
+	waiting[0].end()
+	if !last.stepAside() {
+		t.Error("no place became free")
+	}
+	for _, mine := range append(waiting, last) {
+		mine.end()
+	}
+	if len(turns.free)+len(turns.waiting) != 0 {
+		t.Errorf("%d turns and %d places are still taken", len(turns.free), len(turns.waiting))
+	}
+}

@@ -1,0 +1,239 @@
+// Copyright The Cluster Stack Operator Authors.
+// SPDX-License-Identifier: Apache-2.0
+
+package clusteraddon
+
+import (
+	"context"
+	"crypto/sha256"
+	"encoding/hex"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"slices"
+	"strings"
+
+	corev1 "k8s.io/api/core/v1"
+	apierrors "k8s.io/apimachinery/pkg/api/errors"
+	utiljson "k8s.io/apimachinery/pkg/util/json"
+	ctrl "sigs.k8s.io/controller-runtime"
+	"sigs.k8s.io/controller-runtime/pkg/client"
+	"sigs.k8s.io/controller-runtime/pkg/reconcile"
+	"sigs.k8s.io/yaml"
+
+	"github.com/clusterstacks/cluster-stack-operator/api/v1alpha1"
+	"github.com/clusterstacks/cluster-stack-operator/internal/step"
+)
+
+// +kubebuilder:rbac:groups=clusterstack.x-k8s.io,resources=clusteraddonsettings,verbs=get;list;watch
+// +kubebuilder:rbac:groups="",resources=configmaps,verbs=get;list;watch
+// +kubebuilder:rbac:groups="",resources=secrets,verbs=get;list;watch
+
+// userValues are the values that the user of a cluster sets for its addons.
+type userValues struct {
+	// of each addon, merged.
+	of map[string]map[string]any
+	// missing says why an addon cannot have them. It waits, and no other does.
+	missing map[string]error
+	// id changes when they change. It tells nothing about what a Secret holds.
+	id string
+	// secrets are texts that nobody may see.
+	secrets []string
+}
+
+// off returns the addons that the user has switched off.
+func off(settings *v1alpha1.ClusterAddonSettings) []string {
+	if settings == nil {
+		return nil
+	}
+	var names []string
+	for _, addon := range settings.Spec.Addons {
+		if addon.Disabled {
+			names = append(names, addon.Name)
+		}
+	}
+	return names
+}
+
+// readValues reads the values of all addons from their ConfigMaps and Secrets, each by its name: a cache would have to
+// hold all Secrets of the management cluster. Only an error of the management cluster is returned.
+func (w *work) readValues(ctx context.Context) (*userValues, error) {
+	values := &userValues{of: map[string]map[string]any{}, missing: map[string]error{}}
+	if w.settings == nil {
+		return values, nil
+	}
+	hash := sha256.New()
+	for _, addon := range w.settings.Spec.Addons {
+		for _, ref := range addon.ValuesFrom {
+			content, version, err := w.readReference(ctx, ref)
+			var unusable *valuesError
+			switch {
+			case errors.As(err, &unusable) && ref.Optional && unusable.absent:
+				continue
+			case errors.As(err, &unusable):
+				values.missing[addon.Name] = step.Because(v1alpha1.ValuesNotFoundReason, err)
+				fmt.Fprintf(hash, "%s\n%v\n", addon.Name, err)
+				continue
+			case err != nil:
+				return nil, err
+			}
+			fmt.Fprintf(hash, "%s\n%s\n", addon.Name, version)
+			if ref.Kind == v1alpha1.ValuesFromSecret {
+				values.secrets = texts(values.secrets, content)
+			}
+			values.of[addon.Name] = overlay(values.of[addon.Name], content)
+		}
+	}
+	slices.SortFunc(values.secrets, func(a, b string) int { return len(b) - len(a) })
+	if len(values.of)+len(values.missing) > 0 {
+		values.id = hex.EncodeToString(hash.Sum(nil)[:8])
+	}
+	return values, nil
+}
+
+// valuesError says why values cannot be used. Only another object cures it, whose change is watched.
+type valuesError struct {
+	what   string
+	absent bool
+}
+
+func (e *valuesError) Error() string   { return e.what }
+func (e *valuesError) Permanent() bool { return true }
+
+// readReference returns the values of a ConfigMap or Secret, and what identifies them.
+func (w *work) readReference(ctx context.Context, ref v1alpha1.ValuesReference) (values map[string]any, version string, err error) {
+	key := client.ObjectKey{Namespace: w.addon.Namespace, Name: ref.Name}
+	at := ref.Key
+	if at == "" {
+		at = v1alpha1.DefaultValuesKey
+	}
+	var text []byte
+	var has bool
+	switch ref.Kind {
+	case v1alpha1.ValuesFromSecret:
+		secret := &corev1.Secret{}
+		err = w.live.Get(ctx, key, secret)
+		text, has = secret.Data[at]
+		version = string(secret.UID) + " " + secret.ResourceVersion
+	default:
+		object := &corev1.ConfigMap{}
+		err = w.live.Get(ctx, key, object)
+		var plain string
+		if plain, has = object.Data[at]; has {
+			text = []byte(plain)
+		} else {
+			text, has = object.BinaryData[at]
+		}
+		version = string(text)
+	}
+	switch {
+	case apierrors.IsNotFound(err):
+		return nil, "", &valuesError{what: fmt.Sprintf("%s %s with values is missing: create it, or make the reference in ClusterAddonSettings %s optional", ref.Kind, ref.Name, w.settings.Name), absent: true}
+	case err != nil:
+		return nil, "", fmt.Errorf("get %s %s with values: %w", ref.Kind, ref.Name, err)
+	case !has:
+		return nil, "", &valuesError{what: fmt.Sprintf("%s %s has no key %s with values", ref.Kind, ref.Name, at), absent: true}
+	}
+	// What a parser says may quote the text.
+	malformed := &valuesError{what: fmt.Sprintf("key %s of %s %s is not a map in YAML", at, ref.Kind, ref.Name)}
+	document, err := yaml.YAMLToJSON(text)
+	if err != nil {
+		return nil, "", malformed
+	}
+	if err := json.Unmarshal(document, new(map[string]any)); err != nil {
+		return nil, "", malformed
+	}
+	if err := utiljson.Unmarshal(document, &values); err != nil {
+		return nil, "", malformed
+	}
+	if err := utiljson.ConvertMapNumbers(values, 0); err != nil {
+		return nil, "", malformed
+	}
+	return values, version, nil
+}
+
+// overlay returns values with over laid over them: maps are merged, everything else is replaced.
+func overlay(values, over map[string]any) map[string]any {
+	if values == nil {
+		return over
+	}
+	for key, value := range over {
+		below, isMap := value.(map[string]any)
+		if was, wasMap := values[key].(map[string]any); isMap && wasMap {
+			value = overlay(was, below)
+		}
+		values[key] = value
+	}
+	return values
+}
+
+// texts appends the texts in a value that are long enough to be recognized.
+func texts(list []string, value any) []string {
+	switch v := value.(type) {
+	case string:
+		if len(v) >= 4 {
+			list = append(list, v)
+		}
+	case map[string]any:
+		for _, below := range v {
+			list = texts(list, below)
+		}
+	case []any:
+		for _, below := range v {
+			list = texts(list, below)
+		}
+	}
+	return list
+}
+
+// hide takes texts of Secrets out of an error: a chart, or an API server that refuses an object, may quote them.
+func (v *userValues) hide(err error) error {
+	if err == nil || v == nil || len(v.secrets) == 0 {
+		return err
+	}
+	if text := v.hidden(err.Error()); text != err.Error() {
+		return &hiddenError{err: err, text: text}
+	}
+	return err
+}
+
+func (v *userValues) hidden(text string) string {
+	if v != nil {
+		for _, secret := range v.secrets {
+			text = strings.ReplaceAll(text, secret, "(hidden)")
+		}
+	}
+	return text
+}
+
+type hiddenError struct {
+	err  error
+	text string
+}
+
+func (e *hiddenError) Error() string { return e.text }
+func (e *hiddenError) Unwrap() error { return e.err }
+
+// addonsOfValues maps a ConfigMap or Secret to the ClusterAddons whose settings refer to it.
+func (r *Reconciler) addonsOfValues(kind v1alpha1.ValuesKind) func(context.Context, client.Object) []reconcile.Request {
+	return func(ctx context.Context, obj client.Object) []reconcile.Request {
+		list := &v1alpha1.ClusterAddonSettingsList{}
+		if err := r.client.List(ctx, list, client.InNamespace(obj.GetNamespace())); err != nil {
+			// A cache that cannot list is not there; its watch would not have called us.
+			ctrl.LoggerFrom(ctx).Error(err, "Listing ClusterAddonSettings failed")
+			return nil
+		}
+		var requests []reconcile.Request
+		for i := range list.Items {
+			settings := &list.Items[i]
+			if slices.ContainsFunc(settings.Spec.Addons, func(a v1alpha1.AddonSettings) bool {
+				return slices.ContainsFunc(a.ValuesFrom, func(ref v1alpha1.ValuesReference) bool {
+					return ref.Kind == kind && ref.Name == obj.GetName()
+				})
+			}) {
+				requests = append(requests, OfCluster(ctx, settings)...)
+			}
+		}
+		return requests
+	}
+}

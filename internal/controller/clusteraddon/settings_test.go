@@ -1,0 +1,289 @@
+// Copyright The Cluster Stack Operator Authors.
+// SPDX-License-Identifier: Apache-2.0
+
+package clusteraddon
+
+import (
+	"encoding/json"
+	"fmt"
+	"slices"
+	"strings"
+	"testing"
+	"testing/fstest"
+
+	corev1 "k8s.io/api/core/v1"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"sigs.k8s.io/controller-runtime/pkg/client"
+
+	"github.com/clusterstacks/cluster-stack-operator/api/v1alpha1"
+	"github.com/clusterstacks/cluster-stack-operator/internal/apitest"
+	"github.com/clusterstacks/cluster-stack-operator/internal/release/releasetest"
+	"github.com/clusterstacks/cluster-stack-operator/internal/step"
+)
+
+func TestSettings(t *testing.T) {
+	workload := workloadServer(t)
+	for name, test := range map[string]func(*env){
+		"GiveValues":                testGivesValues,
+		"HideSecrets":               testHidesSecrets,
+		"WaitForValues":             testWaitsForValues,
+		"SwitchOff":                 testSwitchesOff,
+		"FromLegacyToStagesAndBack": testFromLegacyToStagesAndBack,
+		"RememberRollouts":          testRemembersRollouts,
+	} {
+		t.Run(name, func(t *testing.T) { test(newEnv(t, workload)) })
+	}
+}
+
+// set writes what the user of the cluster says about its addons.
+func (e *env) set(spec v1alpha1.ClusterAddonSettingsSpec) {
+	e.Helper()
+	settings := &v1alpha1.ClusterAddonSettings{ObjectMeta: metav1.ObjectMeta{Namespace: e.ns, Name: e.key.Name}}
+	err := e.client.Get(e.Context(), e.key, settings)
+	if client.IgnoreNotFound(err) != nil {
+		e.Fatal(err)
+	}
+	settings.Spec = spec
+	if err == nil {
+		err = e.client.Update(e.Context(), settings)
+	} else {
+		err = e.client.Create(e.Context(), settings)
+	}
+	if err != nil {
+		e.Fatal(err)
+	}
+}
+
+func (e *env) putSecret(name, values string) {
+	e.Helper()
+	secret := &corev1.Secret{
+		ObjectMeta: metav1.ObjectMeta{Namespace: e.ns, Name: name},
+		Data:       map[string][]byte{v1alpha1.DefaultValuesKey: []byte(values)},
+	}
+	e.write(secret)
+}
+
+func (e *env) putConfigMap(name, values string) {
+	e.Helper()
+	e.write(&corev1.ConfigMap{
+		ObjectMeta: metav1.ObjectMeta{Namespace: e.ns, Name: name},
+		Data:       map[string]string{v1alpha1.DefaultValuesKey: values},
+	})
+}
+
+// write creates or replaces an object of the management cluster.
+func (e *env) write(obj client.Object) {
+	e.Helper()
+	stored, ok := obj.DeepCopyObject().(client.Object)
+	if !ok {
+		e.Fatal("not an object")
+	}
+	err := e.client.Get(e.Context(), client.ObjectKeyFromObject(obj), stored)
+	if err == nil {
+		obj.SetResourceVersion(stored.GetResourceVersion())
+		err = e.client.Update(e.Context(), obj)
+	} else {
+		err = e.client.Create(e.Context(), obj)
+	}
+	if err != nil {
+		e.Fatal(err)
+	}
+}
+
+func valuesOf(addon string, refs ...v1alpha1.ValuesReference) v1alpha1.ClusterAddonSettingsSpec {
+	return v1alpha1.ClusterAddonSettingsSpec{Addons: []v1alpha1.AddonSettings{{Name: addon, ValuesFrom: refs}}}
+}
+
+func fromConfigMap(name string) v1alpha1.ValuesReference {
+	return v1alpha1.ValuesReference{Kind: v1alpha1.ValuesFromConfigMap, Name: name}
+}
+
+func fromSecret(name string) v1alpha1.ValuesReference {
+	return v1alpha1.ValuesReference{Kind: v1alpha1.ValuesFromSecret, Name: name}
+}
+
+func testGivesValues(e *env) {
+	e.publish(v1, both("cni", "csi"), addons{
+		"cni": object("cni", "{{ .Values.colour }} {{ (.Values.size).a }} {{ (.Values.size).b }}"), "csi": object("csi", "{{ .Values.colour }}"),
+	})
+	e.running(v1, k135)
+	e.putConfigMap("first", "colour: red\nsize: {a: 1, b: 2}\n")
+	e.putSecret("second", "size: {b: 20000000}\n")
+	optional := fromConfigMap("absent")
+	optional.Optional = true
+	e.set(valuesOf("cni", fromConfigMap("first"), optional, fromSecret("second")))
+	o := e.start()
+	o.settle()
+	e.wantReady()
+	e.wantObjects("cni: red 1 20000000", "csi: ")
+
+	e.putSecret("second", "size: {b: 3}\ncolour: blue\n")
+	o.settle()
+	e.wantReady()
+	e.wantObjects("cni: blue 1 3", "csi: ")
+
+	before := e.versions()
+	e.start().settle()
+	if after := e.versions(); len(before) != len(after) || before["addon"] != after["addon"] {
+		e.Error("written at rest")
+	}
+
+	e.set(v1alpha1.ClusterAddonSettingsSpec{})
+	o.settle()
+	e.wantObjects("cni:   ", "csi: ")
+}
+
+func testHidesSecrets(e *env) {
+	e.publish(v1, both("cni", "csi"), addons{
+		"cni": "{{ fail .Values.password }}",
+		"csi": "---\napiVersion: v1\nkind: ConfigMap\nmetadata:\n  name: \"{{ .Values.cluster }}-x\"\n  labels: {x: \"{{ .Values.password }}!\"}\n",
+	})
+	e.running(v1, k135)
+	const password = "hunter2hunter2"
+	e.putSecret("values", "password: "+password+"\n")
+	e.set(v1alpha1.ClusterAddonSettingsSpec{Addons: []v1alpha1.AddonSettings{
+		{Name: "cni", ValuesFrom: []v1alpha1.ValuesReference{fromSecret("values")}},
+		{Name: "csi", ValuesFrom: []v1alpha1.ValuesReference{fromSecret("values")}},
+	}})
+	o := e.start()
+	_, err := o.once()
+	e.wantCondition(v1alpha1.HelmChartAppliedCondition, "False", v1alpha1.RenderFailedReason, "stage cni")
+	hidden := (&userValues{secrets: []string{password}}).hide(fmt.Errorf("not %s: %w", password, &valuesError{what: "x"}))
+	if hidden.Error() != "not (hidden): x" || !step.Permanent(hidden) {
+		e.Errorf("hidden is %q", hidden)
+	}
+	text, marshalErr := json.Marshal(e.addon())
+	if marshalErr != nil {
+		e.Fatal(marshalErr)
+	}
+	if strings.Contains(string(text), password) || err != nil && strings.Contains(err.Error(), password) {
+		e.Errorf("a value of a Secret is told: %s\n%v", text, err)
+	}
+	for {
+		select {
+		case event := <-e.recorder.Events:
+			if strings.Contains(event, password) {
+				e.Errorf("a value of a Secret is told: %s", event)
+			}
+			continue
+		default:
+		}
+		break
+	}
+	e.putSecret("values", "password: [\n")
+	_, _ = o.once()
+	e.wantCondition(v1alpha1.HelmChartAppliedCondition, "False", v1alpha1.ValuesNotFoundReason, "key values.yaml of Secret values is not a map in YAML")
+}
+
+func testWaitsForValues(e *env) {
+	e.publish(v1, both("cni", "csi"), addons{"cni": object("cni", "{{ .Values.colour }}"), "csi": object("csi", "1")})
+	e.running(v1, k135)
+	e.set(valuesOf("cni", fromConfigMap("mine")))
+	o := e.start()
+	o.settle()
+	e.wantCondition(v1alpha1.HelmChartAppliedCondition, "False", v1alpha1.ValuesNotFoundReason, "ConfigMap mine with values is missing")
+	e.wantObjects("csi: 1")
+	e.putConfigMap("mine", "colour: red\n")
+	o.settle()
+	e.wantReady()
+	e.wantObjects("cni: red", "csi: 1")
+
+	// Later it goes. What is in the cluster stays, and the user is told.
+	mine := &corev1.ConfigMap{ObjectMeta: metav1.ObjectMeta{Namespace: e.ns, Name: "mine"}}
+	if err := e.client.Delete(e.Context(), mine); err != nil {
+		e.Fatal(err)
+	}
+	o.settle()
+	e.wantCondition(v1alpha1.HelmChartAppliedCondition, "False", v1alpha1.ValuesNotFoundReason, "ConfigMap mine with values is missing")
+	e.wantObjects("cni: red", "csi: 1")
+}
+
+func testSwitchesOff(e *env) {
+	e.publish(v1, both("cni", "metrics"), starter1)
+	e.publish(v2, both("cni", "metrics"), addons{"cni": object("cni", "2"), "metrics": object("metrics", "2")})
+	e.running(v1, k135)
+	o := e.start()
+	o.settle()
+	e.wantObjects("cni: 1", "extra: 1", "metrics: 1")
+	e.set(v1alpha1.ClusterAddonSettingsSpec{Addons: []v1alpha1.AddonSettings{{Name: "metrics", Disabled: true}}})
+	o.settle()
+	e.wantReady()
+	e.wantObjects("cni: 1")
+	e.use(v2, k135)
+	o.settle()
+	e.wantReady()
+	e.wantObjects("cni: 2")
+	if stages := e.addon().Status.Stages; len(stages) != 2 || !strings.Contains(stages[1].Message, "switched off") {
+		e.Errorf("stages are %+v", stages)
+	}
+	e.set(v1alpha1.ClusterAddonSettingsSpec{})
+	o.settle()
+	e.wantReady()
+	e.wantObjects("cni: 2", "metrics: 2")
+}
+
+func testFromLegacyToStagesAndBack(e *env) {
+	e.publish(v1, both("cni", "metrics"), starter1)
+	e.publishLegacy(v2, object("cni", "legacy")+object("only", "legacy"))
+	e.running(v1, k135)
+	o := e.start()
+	o.settle()
+	e.wantObjects("cni: 1", "extra: 1", "metrics: 1")
+	uid := e.uid("cni")
+	for range 2 {
+		e.use(v2, k135)
+		o.settle()
+		e.wantReady()
+		e.wantObjects("cni: legacy", "only: legacy")
+		e.use(v1, k135)
+		o.settle()
+		e.wantReady()
+		e.wantObjects("cni: 1", "extra: 1", "metrics: 1")
+	}
+	if e.uid("cni") != uid {
+		e.Error("an object that all releases have was deleted and made anew")
+	}
+}
+
+// publishLegacy makes a release whose only addon is one chart with that template.
+func (e *env) publishLegacy(tag, template string) {
+	e.Helper()
+	files := releasetest.Legacy(tag)
+	chart := tag[:strings.LastIndex(tag, "-")] + "-cluster-addon"
+	files[releasetest.AddonPackage(tag)] = &fstest.MapFile{Mode: 0o644, Data: releasetest.Archive(map[string]string{
+		chart + "/Chart.yaml": releasetest.Chart(chart, "v2"), chart + "/templates/all.yaml": template,
+	})}
+	e.source.Publish(tag, files)
+	if err := e.client.Create(e.Context(), apitest.ClusterStackRelease(e.ns, tag)); err != nil {
+		e.Fatal(err)
+	}
+}
+
+func testRemembersRollouts(e *env) {
+	e.publish(v1, both("cni"), addons{"cni": object("cni", "1")})
+	e.publish(v2, both("cni"), addons{"cni": "{{ fail \"no\" }}"})
+	e.publish(v3, both("cni"), addons{"cni": object("cni", "3")})
+	e.running(v1, k135)
+	o := e.start()
+	o.settle()
+	e.use(v2, k135)
+	o.settle()
+	e.use(v3, k135)
+	o.settle()
+	var got []string
+	for _, h := range e.addon().Status.History {
+		got = append(got, h.Release.Name+" "+string(h.Result))
+	}
+	if want := []string{v3 + " Completed", v2 + " Superseded", v1 + " Completed"}; !slices.Equal(got, want) {
+		e.Errorf("history is %v, want %v", got, want)
+	}
+	for range 6 {
+		e.use(v1, k135)
+		o.settle()
+		e.use(v3, k135)
+		o.settle()
+	}
+	if got := e.addon().Status.History; len(got) != 10 || got[0].Release.Name != v3 {
+		e.Errorf("history is %+v", got)
+	}
+}
