@@ -84,6 +84,10 @@ manifests: ## Render all that installs the operator, with IMAGE, into bin/cluste
 	@go tool -modfile=tools/go.mod kustomize build bin/manifests >bin/cluster-stack-operator.yaml
 	@echo bin/cluster-stack-operator.yaml
 
+.PHONY: image
+image: ## Build the image of the operator for amd64 and arm64 into bin/image, an OCI layout
+	@go run ./hack/image -output bin/image -revision "$(COMMIT)"
+
 .PHONY: verify-generated
 verify-generated: ## Fail when generated files are out of date
 	@echo "generate, and compare"

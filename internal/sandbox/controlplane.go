@@ -16,6 +16,7 @@ import (
 
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/client-go/kubernetes"
+	"sigs.k8s.io/yaml"
 
 	"github.com/clusterstacks/cluster-stack-operator/internal/sandbox/pki"
 	"github.com/clusterstacks/cluster-stack-operator/internal/sandbox/probe"
@@ -145,12 +146,38 @@ func (s *Sandbox) startAPIServer(ctx context.Context) (string, error) {
 		"--profiling=false",
 	}
 	args = append(args, s.emulation()...)
+	if s.opts.AuditGroup != "" {
+		audit, err := s.audit()
+		if err != nil {
+			return "", err
+		}
+		args = append(args, audit...)
+	}
 	return address, s.supervisor.start(ctx, program{
 		name: "kube-apiserver", address: address, path: s.opts.Binaries.KubeAPIServer, args: args, ready: ready,
 		// Half the garbage collector's slack of the default: the API server is the largest program of a
 		// sandbox, and idle most of the time.
 		env: []string{"GOGC=50"},
 	})
+}
+
+// AuditLog is the file, in the folder of a sandbox, with an audit event of each request by Options.AuditGroup.
+const AuditLog = "logs/audit.log"
+
+// audit has the API server write down who asked for what, and what came of it.
+func (s *Sandbox) audit() ([]string, error) {
+	policy, err := yaml.Marshal(map[string]any{
+		"apiVersion": "audit.k8s.io/v1", "kind": "Policy", "omitStages": []string{"RequestReceived"},
+		"rules": []any{
+			map[string]any{"level": "Metadata", "userGroups": []string{s.opts.AuditGroup}},
+			map[string]any{"level": "None"},
+		},
+	})
+	if err != nil {
+		return nil, err
+	}
+	file := s.path("audit-policy.yaml")
+	return []string{"--audit-policy-file=" + file, "--audit-log-path=" + s.path(AuditLog), "--audit-log-mode=blocking"}, os.WriteFile(file, policy, 0o600)
 }
 
 // apiServerReady asks for what users expect of a new cluster besides readyz: the namespaces that the

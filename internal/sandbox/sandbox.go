@@ -54,6 +54,8 @@ type Options struct {
 	Operator, Releases string
 	// WithoutFeatures are feature gates of Cluster API that are off, such as RuntimeSDK.
 	WithoutFeatures []string
+	// AuditGroup is the group of users whose requests to the management cluster are written to AuditLog, none by default.
+	AuditGroup string
 	// Lite makes workload clusters lite that do not say otherwise themselves: see infra.ControlPlaneAnnotation.
 	Lite bool
 

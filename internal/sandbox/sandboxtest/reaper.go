@@ -41,6 +41,7 @@ type StartArgs struct {
 	Releases      string
 	Lite          bool
 	Without       []string
+	AuditGroup    string
 }
 
 // Started tells the test where to find what was started.
@@ -120,7 +121,7 @@ func (r *Reaper) Start(args StartArgs, reply *Started) error {
 func (r *Reaper) start(id int, args StartArgs) (*running, error) {
 	opts := sandbox.Options{
 		Dir: r.folder(id), Binaries: args.Binaries, APIServerOnly: args.APIServerOnly,
-		Kubernetes: args.Kubernetes, CRDs: args.CRDs, Operator: args.Operator, Releases: args.Releases, Lite: args.Lite, WithoutFeatures: args.Without,
+		Kubernetes: args.Kubernetes, CRDs: args.CRDs, Operator: args.Operator, Releases: args.Releases, Lite: args.Lite, WithoutFeatures: args.Without, AuditGroup: args.AuditGroup,
 		Log: r.log.WithValues("sandbox", id),
 	}
 	var giveBack func() error

@@ -135,6 +135,11 @@ func WithoutFeature(name string) Option {
 	return func(a *StartArgs) { a.Without = append(a.Without, name) }
 }
 
+// WithAudit writes the requests of a group of users into the file sandbox.AuditLog in the folder of the instance.
+func WithAudit(group string) Option {
+	return func(a *StartArgs) { a.AuditGroup = group }
+}
+
 // Instance is a management cluster with Cluster API and simulated infrastructure.
 type Instance struct {
 	started Started
