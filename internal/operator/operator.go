@@ -100,6 +100,10 @@ func RunIn(ctx context.Context, cfg *rest.Config, c Config) error {
 	if err := errors.Join(setUp(ctx, mgr, cfg, guard, st, renders, c), ctx.Err()); err != nil {
 		return errors.Join(err, st.Close())
 	}
+	// While it runs, and of several operators in one process, as tests have them, by the first.
+	if report := (fleet{mgr.GetCache()}); metrics.Registry.Register(report) == nil {
+		defer metrics.Registry.Unregister(report)
+	}
 	return errors.Join(mgr.Start(ctx), st.Close())
 }
 

@@ -196,6 +196,7 @@ func Run(ctx context.Context, c client.Client, obj Object, parts ...Part) (ctrl.
 		held = !s.beside && !results[i].done()
 	}
 
+	count(obj, results)
 	obj.SetConditions(conditions(stored, results, p.clock.Now()))
 	changed := transitions(stored.GetConditions(), obj.GetConditions())
 	if gone(obj) {
