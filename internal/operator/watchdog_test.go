@@ -32,7 +32,9 @@ func TestWatchdogNoticesAControllerThatIsStuck(t *testing.T) {
 			t.Fatalf("%s: %v", what, alive(nil))
 		}
 	}
-	await("while it works", func(err error) bool { return err != nil && strings.Contains(err.Error(), "the controller stuck has been working on one object for") })
+	await("while it works", func(err error) bool {
+		return err != nil && strings.Contains(err.Error(), "the controller stuck has been working on one object for")
+	})
 	if err := watchdog(metrics.Registry, time.Hour)(nil); err != nil {
 		t.Errorf("it has not worked for long: %v", err)
 	}
