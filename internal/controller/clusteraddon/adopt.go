@@ -103,11 +103,10 @@ func (w *work) takeOver(ctx context.Context, rel *release.Release, addon string)
 		return err
 	}
 	rendered, err := w.render(ctx, rel, addon)
+	if err != nil && !step.Permanent(err) {
+		return err
+	}
 	if err != nil {
-		var ours *managementError
-		if errors.As(err, &ours) {
-			return err
-		}
 		return nil // its stage reports that
 	}
 	set := apply.Set{Name: addon, Objects: rendered.Objects, Hooks: hooks(rendered.Hooks), Namespace: render.AddonNamespace}

@@ -421,9 +421,8 @@ func (w *work) rebuild(ctx context.Context) error {
 	suspect := func(rel *release.Release, addons []string) error {
 		for _, addon := range addons {
 			rendered, err := w.render(ctx, rel, addon)
-			var ours *managementError
-			if errors.As(err, &ours) {
-				return err
+			if err != nil && !step.Permanent(err) {
+				return err // another try may tell which objects these are
 			}
 			if err != nil {
 				continue // its stage reports that
