@@ -128,12 +128,15 @@ func (r *Reconciler) Reconcile(ctx context.Context, stack *v1alpha1.ClusterStack
 	if stack.Spec.Paused || annotations.HasPaused(stack) {
 		return ctrl.Result{}, step.Pause(ctx, r.client, stack, "the ClusterStack is paused", step.Tell(r.recorder))
 	}
-	if stack.Spec.AutoSubscribe && len(stack.Status.Conditions) > 0 && !r.lister.Listing(ctx, stack).Asked {
+	w := &work{Reconciler: r, stack: stack}
+	if stack.Spec.AutoSubscribe {
+		w.listing = r.lister.Listing(ctx, stack)
+	}
+	if stack.Spec.AutoSubscribe && len(stack.Status.Conditions) > 0 && !w.listing.Asked {
 		// We have just been started. The answer of the source wakes us; until then there is nothing to say that
 		// would not be taken back at once.
 		return ctrl.Result{}, nil
 	}
-	w := &work{Reconciler: r, stack: stack}
 	if err := w.observe(ctx); err != nil {
 		return ctrl.Result{}, err
 	}

@@ -30,6 +30,9 @@ import (
 type work struct {
 	*Reconciler
 	stack *v1alpha1.ClusterStack
+	// listing is what the source offers, if somebody subscribes to it. It is asked for once, because it can
+	// change at any time.
+	listing releases.Listing
 	// found are the releases of this cluster stack in the namespace, whoever asked for them.
 	found map[release.Name]*v1alpha1.ClusterStackRelease
 	// decided is set by the first step that needs it.
@@ -57,7 +60,7 @@ func (w *work) observe(ctx context.Context) error {
 
 // list reports what the source offers. It asks nothing: the lister does, for all ClusterStacks.
 func (w *work) list(ctx context.Context) (step.Outcome, error) {
-	listing := w.lister.Listing(ctx, w.stack)
+	listing := w.listing
 	if !listing.Asked {
 		return step.Wait(v1alpha1.WaitingReason, "the source has not been asked for its releases yet"), nil
 	}
@@ -165,7 +168,7 @@ func (w *work) plan(ctx context.Context) (*plan, error) {
 	if err != nil {
 		return nil, err
 	}
-	listing := w.lister.Listing(ctx, w.stack)
+	listing := w.listing
 	s := situation{
 		Wanted:    wanted,
 		Subscribe: w.stack.Spec.AutoSubscribe,
