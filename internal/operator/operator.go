@@ -50,7 +50,6 @@ import (
 //
 // +kubebuilder:rbac:groups=coordination.k8s.io,namespace=cso-system,resources=leases,verbs=create
 // +kubebuilder:rbac:groups=coordination.k8s.io,namespace=cso-system,resources=leases,resourceNames=clusterstack.x-k8s.io,verbs=get;update
-// +kubebuilder:rbac:groups="",resources=events,verbs=create;patch
 // +kubebuilder:rbac:groups=authentication.k8s.io,resources=tokenreviews,verbs=create
 // +kubebuilder:rbac:groups=authorization.k8s.io,resources=subjectaccessreviews,verbs=create
 

@@ -48,7 +48,7 @@ import (
 //
 // What cluster classes may consist of by default; see Groups().
 // +kubebuilder:rbac:groups=cluster.x-k8s.io,resources=clusterclasses,verbs=get;list;watch;create;patch;delete
-// +kubebuilder:rbac:groups=addons.cluster.x-k8s.io;bootstrap.cluster.x-k8s.io;controlplane.cluster.x-k8s.io;infrastructure.cluster.x-k8s.io;ipam.cluster.x-k8s.io;openstack.k-orc.cloud,resources=*,verbs=get;list;watch;create;patch;delete
+// +kubebuilder:rbac:groups=addons.cluster.x-k8s.io;bootstrap.cluster.x-k8s.io;controlplane.cluster.x-k8s.io;infrastructure.cluster.x-k8s.io;ipam.cluster.x-k8s.io;openstack.k-orc.cloud,resources=*,verbs=get;list;create;patch;delete
 
 // Releases opens releases. It is implemented by releases.Releases.
 type Releases interface {
