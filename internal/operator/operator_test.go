@@ -140,7 +140,7 @@ func TestWatchesWakeTheControllers(t *testing.T) {
 	}
 	await(t, c, &v1alpha1.ClusterStackList{}, odd.Namespace, "a report", func(obj client.Object) bool {
 		ready := obj.(*v1alpha1.ClusterStack).Status.Conditions.Get(v1alpha1.ReadyCondition)
-		return ready != nil && ready.Reason == v1alpha1.ProviderTemplateNotFoundReason
+		return ready != nil && ready.Reason == v1alpha1.InvalidSpecReason
 	})
 	if code, err := readiness(t.Context(), s); err != nil || code != http.StatusOK {
 		t.Errorf("readyz answers %d, %v", code, err)
