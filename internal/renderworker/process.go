@@ -45,7 +45,7 @@ type process struct {
 func startProcess(memory int64) (*process, error) {
 	w := &process{last: &head{}, gone: make(chan struct{})}
 	// The program that runs, even if another one has been put in its place.
-	w.cmd = exec.Command("/proc/self/exe")
+	w.cmd = exec.Command("/proc/self/exe") //nolint:noctx // it outlives the render that it is started for
 	w.cmd.Args = []string{workerName, strconv.FormatInt(memory, 10)}
 	w.cmd.Env = []string{} // nil would mean ours
 	w.cmd.Dir = "/"

@@ -22,12 +22,13 @@ const workerName = "render-worker"
 // programs that start workers.
 func init() {
 	if len(os.Args) == 2 && os.Args[0] == workerName {
-		os.Exit(run(os.Args[1])) //nolint:forbidigo // the process is a worker, which has no main
+		run(os.Args[1])
+		os.Exit(1) //nolint:forbidigo // the process is a worker, which has no main
 	}
 }
 
-// run is the life of a worker. It returns the exit code.
-func run(memory string) int {
+// run is the life of a worker. It returns only when something has gone wrong.
+func run(memory string) {
 	in, out := os.Stdin, os.Stdout
 	// Whatever prints must not print between the messages, and what Helm warns of quotes values.
 	os.Stdout = os.Stderr
@@ -43,12 +44,12 @@ func run(memory string) int {
 		greeting.Problem = err.Error()
 	}
 	if errors.Join(send(out, greeting), err) != nil {
-		return 1
+		return
 	}
 	w := &worker{in: readAhead(in), out: out, cache: render.NewCache(0), charts: render.NewCharts()}
 	for {
 		if err := w.converse(); err != nil {
-			return 1
+			return
 		}
 	}
 }
