@@ -228,6 +228,9 @@ func farewell(s Situation) Move {
 	if cluster.MayGo || !cluster.Ours || !cluster.Initialized || !s.Record.Farewell() {
 		return LetGo{}
 	}
+	if last := s.Record.Rollout; last != nil && last.Finished && last.Point == release.BeforeClusterDelete && last.Cluster == cluster.UID {
+		return LetGo{} // said, and the release need not be there any more
+	}
 	if s.Target == nil {
 		return Fetch{}
 	}
@@ -235,10 +238,7 @@ func farewell(s Situation) Move {
 		return LetGo{} // what is in the cluster is not what the stages are about
 	}
 	passage := Passage{Release: s.Target.Release, Point: release.BeforeClusterDelete, To: s.Record.Applied.Version, Cluster: cluster.UID}
-	switch {
-	case s.Record.Proves(passage.About()):
-		return LetGo{}
-	case s.Record.Open() == nil || s.Record.Open().Passage != passage:
+	if s.Record.Open() == nil || s.Record.Open().Passage != passage {
 		return open(s, passage, false)
 	}
 	return proceed(s)

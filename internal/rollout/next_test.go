@@ -429,6 +429,11 @@ func TestNext(t *testing.T) {
 			give: Situation{Cluster: going, Record: goodbye(true), Target: politeTarget},
 			want: LetGo{},
 		},
+		"LetsGoAfterTheFarewellWithoutTheRelease": {
+			why:  "It may have gone from the source meanwhile, and a cluster that goes does not wait for it.",
+			give: Situation{Cluster: going, Record: goodbye(true)},
+			want: LetGo{},
+		},
 		"LetsGoWhenItMay": {
 			why:  "Cluster API was told to go on, time is over, or the user does not want to wait.",
 			give: Situation{Cluster: Cluster{UID: "uid", Deleting: true, MayGo: true, Ours: true, Initialized: true, Version: "v1.35.4"}, Record: polite, Target: politeTarget},
