@@ -105,6 +105,19 @@ func TestReadArchiveRefuses(t *testing.T) {
 		"TwiceByOtherName": pack(t, "x", regular("a/b"), regular("./a/b")),
 		"LongPath":         pack(t, "x", regular(strings.Repeat("a/", 20)+strings.Repeat("b", 300))),
 		"DeepPath":         pack(t, "x", regular(strings.Repeat("a/", 40)+"b")),
+		"BlockDevice":      pack(t, "", tar.Header{Typeflag: tar.TypeBlock, Name: "a/d"}),
+		"UnknownKind":      zip(t, bytes.NewReader(append(block("a/b", '?', 0), make([]byte, 1024)...))),
+		"LinkThenThrough":  pack(t, "x", tar.Header{Typeflag: tar.TypeSymlink, Name: "a", Linkname: "/tmp"}, regular("a/evil")),
+		"FolderOfDots":     pack(t, "", tar.Header{Typeflag: tar.TypeDir, Name: "a/../"}),
+		"NoName":           zip(t, bytes.NewReader(append(block("", tar.TypeReg, 0), make([]byte, 1024)...))),
+		"EndsInASlash":     zip(t, bytes.NewReader(append(block("../", tar.TypeReg, 0), make([]byte, 1024)...))),
+		"PAXPathEscapes":   extended(t, "path=../evil", 0),
+		"PAXPathAbsolute":  extended(t, "path=/etc/passwd", 0),
+		"PAXSizeTooLarge":  extended(t, "size=99999999999", 0),
+		"PAXSizeNegative":  extended(t, "size=-1", 0),
+		"PAXLinkInDisguise": zip(t, io.MultiReader(
+			bytes.NewReader(record("linkpath=/etc/passwd")), bytes.NewReader(block("a/b", tar.TypeSymlink, 0)), bytes.NewReader(make([]byte, 1024)))),
+		"LongNameEscapes": pack(t, "x", tar.Header{Typeflag: tar.TypeReg, Format: tar.FormatGNU, Name: strings.Repeat("a/", 60) + "../../evil"}),
 	} {
 		t.Run(name, func(t *testing.T) {
 			if files, err := readArchive(packed); err == nil {
@@ -224,6 +237,21 @@ func sparse(t testing.TB) []byte {
 	}
 	raw.Write(make([]byte, 1024))
 	return zip(t, &raw)
+}
+
+// extended returns an archive with one file about which an extended header says something else.
+func extended(t testing.TB, text string, size int) []byte {
+	t.Helper()
+	return zip(t, io.MultiReader(bytes.NewReader(record(text)), bytes.NewReader(block("a/b", tar.TypeReg, size)), bytes.NewReader(make([]byte, 1024))))
+}
+
+// record returns an extended header with one record.
+func record(text string) []byte {
+	line := fmt.Sprintf("%d %s\n", len(text)+4, text)
+	if len(text)+4 < 10 {
+		line = fmt.Sprintf("%d %s\n", len(text)+3, text)
+	}
+	return append(append(block("pax", tar.TypeXHeader, len(line)), line...), make([]byte, 512-len(line))...)
 }
 
 // block returns the header of an entry as the tar package does not write it.

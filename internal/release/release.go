@@ -293,17 +293,41 @@ func (o *opener) readPackage(file string) (Chart, error) {
 	if err != nil {
 		return nil, err
 	}
+	chart, err := chartOf(files)
+	if err != nil {
+		return nil, o.invalid(file, err)
+	}
+	return chart, nil
+}
+
+// chartOf takes the files of a package out of the folder that all of them have to be in.
+func chartOf(files []File) (Chart, error) {
 	chart := make(Chart, 0, len(files))
 	folder := ""
 	for _, f := range files {
 		top, name, inside := strings.Cut(f.Name, "/")
 		if !inside || folder != "" && top != folder {
-			return nil, o.invalid(file, fmt.Errorf("%q is outside of the chart's folder", f.Name))
+			return nil, fmt.Errorf("%q is outside of the chart's folder", f.Name)
 		}
 		folder = top
 		chart = append(chart, File{Name: name, Data: f.Data})
 	}
 	return chart, nil
+}
+
+// ReadPackage reads a Helm package within the limits that hold for releases, and returns the name and the version
+// that its chart says it has.
+func ReadPackage(packed []byte) (name, version string, err error) {
+	files, err := readArchive(packed)
+	if err != nil {
+		return "", "", err
+	}
+	chart, err := chartOf(files)
+	if err != nil {
+		return "", "", err
+	}
+	header, err := readChartHeader(chart)
+	return header.Name, header.Version, err
 }
 
 func (o *opener) readArchive(file string) ([]File, error) {
