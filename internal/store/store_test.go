@@ -37,6 +37,13 @@ const (
 const crashIn = "STORE_TEST_CRASH_IN"
 
 func TestMain(m *testing.M) {
+	if root := os.Getenv(inSmallDisk); root != "" {
+		if err := onSmallDisk(root); err != nil {
+			fmt.Fprintln(os.Stderr, err)
+			os.Exit(1)
+		}
+		os.Exit(0)
+	}
 	if root := os.Getenv(crashIn); root != "" {
 		crash(root)
 	}

@@ -137,5 +137,7 @@ func (t *tempFolder) remove() error {
 	if t.path == "" {
 		return nil
 	}
-	return errors.Join(os.RemoveAll(t.path), t.lock.Close())
+	path, lock := t.path, t.lock
+	t.path, t.lock = "", nil
+	return errors.Join(os.RemoveAll(path), lock.Close())
 }

@@ -1,0 +1,397 @@
+// Copyright The Cluster Stack Operator Authors.
+// SPDX-License-Identifier: Apache-2.0
+
+package store_test
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"os"
+	"os/exec"
+	"os/signal"
+	"path/filepath"
+	"strings"
+	"syscall"
+	"testing"
+	"testing/fstest"
+	"time"
+
+	"github.com/clusterstacks/cluster-stack-operator/internal/release"
+	"github.com/clusterstacks/cluster-stack-operator/internal/release/releasetest"
+	"github.com/clusterstacks/cluster-stack-operator/internal/source/sourcetest"
+	"github.com/clusterstacks/cluster-stack-operator/internal/store"
+	"github.com/clusterstacks/cluster-stack-operator/internal/verify"
+	"github.com/clusterstacks/cluster-stack-operator/internal/verify/verifytest"
+)
+
+func openWith(t *testing.T, root string, o store.Options) *store.Store {
+	t.Helper()
+	s, err := store.Open(root, o)
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() {
+		if err := s.Close(); err != nil {
+			t.Error(err)
+		}
+	})
+	return s
+}
+
+func nameOf(t *testing.T, tag string) release.Name {
+	t.Helper()
+	n, err := release.ParseName(tag)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return n
+}
+
+// signed returns a source with a release that the key has signed.
+func signed(k *verifytest.Key) *sourcetest.Memory {
+	files := releasetest.Multistage(tag)
+	k.SignFiles(files)
+	return published(files)
+}
+
+func TestUnsignedReleaseReachesNoParser(t *testing.T) {
+	key, stranger := verifytest.NewKey(t), verifytest.NewKey(t)
+	// None of these can be parsed, and each would say so.
+	hostile := fstest.MapFS{release.MetadataFile: {Data: []byte("\t")}}
+	byStranger := fstest.MapFS{release.MetadataFile: {Data: []byte("\t")}}
+	stranger.SignFiles(byStranger)
+	changed := fstest.MapFS{release.MetadataFile: {Data: []byte("a")}}
+	key.SignFiles(changed)
+	changed[release.MetadataFile].Data = []byte("\t")
+	for name, files := range map[string]fstest.MapFS{"Unsigned": hostile, "ByStranger": byStranger, "ChangedLater": changed} {
+		t.Run(name, func(t *testing.T) {
+			root := t.TempDir()
+			_, err := open(t, root).Get(t.Context(), store.Want{Key: "k", Name: nameOf(t, tag), From: published(files), Policy: verifytest.Policy(t, key)})
+			var refused *verify.RefusedError
+			var invalid *release.InvalidError
+			if !errors.As(err, &refused) || errors.As(err, &invalid) {
+				t.Errorf("got %v, want a refusal", err)
+			}
+			if left := walk(t, root); len(left) > 0 {
+				t.Errorf("left behind: %v", left)
+			}
+		})
+	}
+}
+
+func TestPolicyThatChangesIsAskedAgain(t *testing.T) {
+	first, second := verifytest.NewKey(t), verifytest.NewKey(t)
+	root := t.TempDir()
+	src := signed(first)
+	want := store.Want{Key: key, Name: name(t), From: src}
+	if got, err := open(t, root).Get(t.Context(), want); err != nil || got.Signer != nil {
+		t.Fatalf("without a policy: got %v, %v", got.Signer, err)
+	}
+	src.Break(errDown)
+	for _, s := range []*store.Store{open(t, root), open(t, root)} {
+		want.Policy = verifytest.Policy(t, second)
+		var refused *verify.RefusedError
+		if _, err := s.Get(t.Context(), want); !errors.As(err, &refused) {
+			t.Errorf("another key: got %v", err)
+		}
+		want.Policy = verifytest.Policy(t, second, first)
+		if got, err := s.Get(t.Context(), want); err != nil || got.Signer == nil || got.Signer.Key == "" {
+			t.Errorf("both keys: got %v, %v", got.Signer, err)
+		}
+		want.Policy, want.Optional = verifytest.Policy(t, second), true
+		if got, err := s.Get(t.Context(), want); err != nil || got.Signer != nil {
+			t.Errorf("not required: got %v, %v", got.Signer, err)
+		}
+		want.Optional = false
+	}
+}
+
+// A source that keeps signatures apart, as a registry does.
+type registry struct {
+	*sourcetest.Memory
+	signatures []verify.Signature
+	err        error
+	asked      int
+}
+
+func (r *registry) Signatures(context.Context, release.Name, string) ([]verify.Signature, error) {
+	r.asked++
+	return r.signatures, r.err
+}
+
+func TestSignaturesApartFromTheFiles(t *testing.T) {
+	k := verifytest.NewKey(t)
+	src := &registry{Memory: published(releasetest.Multistage(tag))}
+	_, digest := get(t, open(t, t.TempDir()), "", src)
+	root := t.TempDir()
+	want := store.Want{Key: key, Name: name(t), From: src, Signatures: src.Signatures, Policy: verifytest.Policy(t, k)}
+
+	var refused *verify.RefusedError
+	if _, err := open(t, root).Get(t.Context(), want); !errors.As(err, &refused) {
+		t.Errorf("unsigned: got %v", err)
+	}
+	src.err = errDown
+	if _, err := open(t, root).Get(t.Context(), want); !errors.Is(err, errDown) {
+		t.Errorf("signatures cannot be read: got %v", err)
+	}
+	src.err, src.signatures = nil, []verify.Signature{k.SignDigest(digest)}
+	if got, err := open(t, root).Get(t.Context(), want); err != nil || got.Signer == nil {
+		t.Errorf("signed: got %v, %v", got.Signer, err)
+	}
+	// They are kept with the release.
+	src.err = errDown
+	src.Break(errDown)
+	if got, err := open(t, root).Get(t.Context(), want); err != nil || got.Signer == nil {
+		t.Errorf("signed, source down: got %v, %v", got.Signer, err)
+	}
+}
+
+func TestReleaseIsSignedAfterItWasFetched(t *testing.T) {
+	k := verifytest.NewKey(t)
+	root := t.TempDir()
+	src := &registry{Memory: published(releasetest.Multistage(tag))}
+	want := store.Want{Key: key, Name: name(t), From: src, Signatures: src.Signatures}
+	got, err := open(t, root).Get(t.Context(), want)
+	if err != nil {
+		t.Fatal(err)
+	}
+	want.Policy = verifytest.Policy(t, k)
+	src.signatures = []verify.Signature{k.SignDigest(got.Pin.Digest)}
+	if got, err := open(t, root).Get(t.Context(), want); err != nil || got.Signer == nil {
+		t.Errorf("signed meanwhile: got %v, %v", got.Signer, err)
+	}
+	src.err = errDown
+	if got, err := open(t, root).Get(t.Context(), want); err != nil || got.Signer == nil {
+		t.Errorf("the new signature was not kept: got %v, %v", got.Signer, err)
+	}
+}
+
+// A source is not asked at each turn for signatures that it does not have.
+func TestRefusalIsRemembered(t *testing.T) {
+	src := &registry{Memory: published(releasetest.Multistage(tag))}
+	want := store.Want{Key: key, Name: name(t), From: src, Signatures: src.Signatures}
+	s := open(t, t.TempDir())
+	if _, err := s.Get(t.Context(), want); err != nil {
+		t.Fatal(err)
+	}
+	want.Policy = verifytest.Policy(t, verifytest.NewKey(t))
+	var refused *verify.RefusedError
+	for range 20 {
+		if _, err := s.Get(t.Context(), want); !errors.As(err, &refused) {
+			t.Fatalf("got %v", err)
+		}
+	}
+	if src.asked > 2 {
+		t.Errorf("the source was asked %d times", src.asked)
+	}
+}
+
+// Twenty releases that do not come hold up none that does.
+func TestSlowFetchesHoldUpNobody(t *testing.T) {
+	over := make(chan release.Name, 100)
+	s := openWith(t, t.TempDir(), store.Options{Patience: time.Nanosecond, Fetched: func(n release.Name) { over <- n }})
+	mayGoOn := make(chan struct{})
+	src := &sourcetest.Memory{}
+	slow := func(tag string) store.Fetcher {
+		return fetcher(func(dst *os.Root) (string, error) {
+			<-mayGoOn
+			return copyOf(dst, releasetest.Legacy(tag))
+		})
+	}
+	tags := make([]string, 20)
+	for i := range tags {
+		tags[i] = fmt.Sprintf("docker-scs-1-35-v%d", i+10)
+		_, err := s.Get(t.Context(), store.Want{Key: key, Name: nameOf(t, tags[i]), From: slow(tags[i])})
+		var pending *store.PendingError
+		if !errors.As(err, &pending) {
+			t.Fatalf("got %v, want that it is being fetched", err)
+		}
+	}
+	src.Publish(tag, releasetest.Legacy(tag))
+	good := store.Want{Key: key, Name: name(t), From: src}
+	if _, err := s.Get(t.Context(), good); err != nil {
+		if n := <-over; n != good.Name {
+			t.Errorf("%s was fetched first", n)
+		}
+		if _, err := s.Get(t.Context(), good); err != nil {
+			t.Error(err)
+		}
+	}
+	close(mayGoOn)
+	for range tags {
+		<-over
+	}
+	for _, tag := range tags {
+		if _, err := s.Get(t.Context(), store.Want{Key: key, Name: nameOf(t, tag), From: src}); err != nil {
+			t.Errorf("%s: %v", tag, err)
+		}
+	}
+}
+
+// Whoever was told to wait learns what became of it.
+func TestErrorOfAFetchIsKeptForWhoAskedForIt(t *testing.T) {
+	over := make(chan release.Name, 1)
+	s := openWith(t, t.TempDir(), store.Options{Patience: time.Nanosecond, Fetched: func(n release.Name) { over <- n }})
+	src := &sourcetest.Memory{}
+	src.Break(errDown)
+	want := store.Want{Key: key, Name: name(t), From: fetcher(func(dst *os.Root) (string, error) { return src.Fetch(context.Background(), name(t), dst) })}
+	_, err := s.Get(t.Context(), want)
+	var pending *store.PendingError
+	if errors.As(err, &pending) {
+		<-over
+		_, err = s.Get(t.Context(), want)
+	}
+	if !errors.Is(err, errDown) {
+		t.Errorf("got %v", err)
+	}
+	src.Break(nil)
+	src.Publish(tag, releasetest.Legacy(tag))
+	if _, err = s.Get(t.Context(), want); errors.As(err, &pending) {
+		<-over
+		_, err = s.Get(t.Context(), want)
+	}
+	if err != nil {
+		t.Errorf("when the source is back: %v", err)
+	}
+}
+
+func TestQuota(t *testing.T) {
+	one := len(noise(1 << 20))
+	used := map[string]bool{}
+	o := store.Options{Quota: int64(3*one + one/2), InUse: func(context.Context) (func(store.Stored) bool, error) {
+		return func(s store.Stored) bool { return used[s.Name.String()] }, nil
+	}}
+	root := t.TempDir()
+	s := openWith(t, root, o)
+	bring := func(i int) error {
+		tag := fmt.Sprintf("docker-scs-1-35-v%d", i)
+		used[tag] = true
+		files := releasetest.Legacy(tag)
+		files["noise"] = &fstest.MapFile{Data: noise(1 << 20)}
+		_, err := s.Get(t.Context(), store.Want{Key: key, Name: nameOf(t, tag), From: publishedAs(tag, files)})
+		return err
+	}
+	for i := range 3 {
+		if err := bring(i); err != nil {
+			t.Fatal(err)
+		}
+	}
+	var space *store.SpaceError
+	if err := bring(3); !errors.As(err, &space) || !strings.Contains(err.Error(), "raise the quota") {
+		t.Errorf("beyond the quota: got %v", err)
+	}
+	for i := range 3 {
+		if err := bring(i); err != nil {
+			t.Errorf("what is in the store: %v", err)
+		}
+	}
+	// Restarted, it counts what is there, and goes by what is in use and not by what was fetched long ago.
+	if err := s.Close(); err != nil {
+		t.Fatal(err)
+	}
+	s = openWith(t, root, o)
+	if err := bring(3); !errors.As(err, &space) {
+		t.Errorf("beyond the quota after a restart: got %v", err)
+	}
+}
+
+func publishedAs(tag string, files fstest.MapFS) *sourcetest.Memory {
+	src := &sourcetest.Memory{}
+	src.Publish(tag, files)
+	return src
+}
+
+func noise(n int) []byte {
+	data := make([]byte, n)
+	for i := range data {
+		data[i] = byte(i * i >> 3)
+	}
+	return data
+}
+
+// What is in use stays, and so does for a while what is new: whoever fetched it says only later that he uses it.
+func TestCollectKeepsWhatIsInUseAndWhatIsNew(t *testing.T) {
+	root := t.TempDir()
+	s := openWith(t, root, store.Options{InUse: func(context.Context) (func(store.Stored) bool, error) {
+		return func(store.Stored) bool { return false }, nil
+	}})
+	get(t, s, "", published(releasetest.Multistage(tag)))
+	removed, err := s.Collect(t.Context())
+	if err != nil || len(removed) > 0 {
+		t.Errorf("got %v, %v", removed, err)
+	}
+	down := openWith(t, root, store.Options{InUse: func(context.Context) (func(store.Stored) bool, error) { return nil, errDown }})
+	if _, err := down.Collect(t.Context()); !errors.Is(err, errDown) {
+		t.Errorf("use is not known: got %v", err)
+	}
+	if len(stored(t, root)) == 0 {
+		t.Error("the release is gone")
+	}
+}
+
+// inSmallDisk names the folder of a store for this program, started by a test with a limit on the size of files.
+const inSmallDisk = "STORE_TEST_SMALL_DISK_IN"
+
+// A disk that takes no more: the release that was there stays usable, and the next comes in when there is room
+// again. The limit on the size of files gives the same answer to a write as a full disk, to anybody.
+func TestFullDisk(t *testing.T) {
+	root := t.TempDir()
+	get(t, open(t, root), "", published(releasetest.Multistage(tag)))
+	child := exec.CommandContext(t.Context(), os.Args[0])
+	child.Env = append(os.Environ(), inSmallDisk+"="+root)
+	if out, err := child.CombinedOutput(); err != nil {
+		t.Errorf("%v\n%s", err, out)
+	}
+	for _, path := range walk(t, root) {
+		if strings.HasPrefix(path, filepath.Join(root, "tmp")) {
+			t.Errorf("left behind: %s", path)
+		}
+	}
+}
+
+// onSmallDisk is the other process of that test.
+func onSmallDisk(root string) error {
+	src := &sourcetest.Memory{}
+	n, err := release.ParseName("docker-scs-1-35-v2")
+	if err != nil {
+		return err
+	}
+	old, err := release.ParseName(tag)
+	if err != nil {
+		return err
+	}
+	files := releasetest.Legacy(n.String())
+	files["noise"] = &fstest.MapFile{Data: noise(1 << 20)}
+	src.Publish(n.String(), files)
+	s, err := store.Open(root, store.Options{})
+	if err != nil {
+		return err
+	}
+	var before syscall.Rlimit
+	if err := syscall.Getrlimit(syscall.RLIMIT_FSIZE, &before); err != nil {
+		return err
+	}
+	signal.Ignore(syscall.SIGXFSZ) // or the process would end
+	full := before
+	full.Cur = 64 << 10
+	if err := syscall.Setrlimit(syscall.RLIMIT_FSIZE, &full); err != nil {
+		return err
+	}
+	ctx := context.Background()
+	_, _, err = take(ctx, s, key, n, "", src)
+	var space *store.SpaceError
+	if !errors.As(err, &space) {
+		return fmt.Errorf("full disk: got %w", err)
+	}
+	if _, _, err := take(ctx, s, key, old, "", src); err != nil {
+		return fmt.Errorf("what was there: %w", err)
+	}
+	if err := syscall.Setrlimit(syscall.RLIMIT_FSIZE, &before); err != nil {
+		return err
+	}
+	if _, _, err := take(ctx, s, key, n, "", src); err != nil {
+		return fmt.Errorf("with room again: %w", err)
+	}
+	return s.Close()
+}
