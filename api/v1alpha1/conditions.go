@@ -27,6 +27,9 @@ const (
 	// ProviderClusterStackReleaseReadyCondition of a ClusterStackRelease: the provider integration has
 	// done its work.
 	ProviderClusterStackReleaseReadyCondition = "ProviderClusterStackReleaseReady"
+	// SourceUnchangedCondition of a ClusterStackRelease: its source offers what was fetched from it. It has no part
+	// in Ready, since the operator keeps to what it has.
+	SourceUnchangedCondition = "SourceUnchanged"
 	// HelmChartAppliedCondition of a ClusterStackRelease: the cluster class is in the management
 	// cluster. Of a ClusterAddon: the addons of the release are in the cluster.
 	HelmChartAppliedCondition = "HelmChartApplied"
@@ -99,6 +102,14 @@ const (
 	NotPublishedReason = "NotPublished"
 	// FetchFailedReason: the release could not be fetched. Check that the source is reachable.
 	FetchFailedReason = "FetchFailed"
+	// VerificationFailedReason: the release is not signed by anybody whose signature counts. Have it signed, or
+	// correct spec.verify of the ClusterStack.
+	VerificationFailedReason = "VerificationFailed"
+	// StoreFullReason: the operator has no place for another release; those it has stay usable. Give its volume
+	// more space, raise --store-quota, or remove releases that nobody needs.
+	StoreFullReason = "StoreFull"
+	// NotOfferedReason: the source no longer has the release, or cannot be asked. It stays in use.
+	NotOfferedReason = "NotOffered"
 	// ReleaseMovedReason: the source offers other content under the name of a release that is in use;
 	// the content fetched first stays in use. Publish changed content under a new version.
 	ReleaseMovedReason = "ReleaseMoved"

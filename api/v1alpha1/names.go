@@ -56,6 +56,9 @@ const (
 	// LifecyclePointAnnotation of a ClusterAddon names the lifecycle point that Cluster API asked
 	// for last. Setting it only wakes the controller.
 	LifecyclePointAnnotation = "clusterstack.x-k8s.io/lifecycle-point"
+	// PinAnnotation of a ClusterStackRelease has where the release was fetched from and its digest. It is an
+	// annotation for the same reason.
+	PinAnnotation = "clusterstack.x-k8s.io/release-pin"
 )
 
 // ClusterAddonName returns the name of the ClusterAddon of the Cluster with that name.

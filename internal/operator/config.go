@@ -58,6 +58,13 @@ type Config struct {
 	ReleaseDir string
 	// StoreDir is where releases are kept once they are fetched and checked.
 	StoreDir string
+	// StoreQuota is how much room releases may take in StoreDir, 0 means as much as there is.
+	StoreQuota resource.Quantity
+	// VerifyPolicy is a file that says whose signatures releases must have, VerifyTrustedRoot one with a trusted root.
+	VerifyPolicy, VerifyTrustedRoot string
+	// ChartRepositories are those from which charts may be fetched that a release depends on and does not bring
+	// along; ChartMirrors, as repository=mirror, are where they are to be had instead.
+	ChartRepositories, ChartMirrors []string
 	// SourcePollInterval is how often a source is asked for new releases, 0 means as suits the source.
 	SourcePollInterval time.Duration
 	// AllowNetworks are networks inside, such as 10.0.0.0/8, in which sources may be that ClusterStacks name.
@@ -133,8 +140,11 @@ func Defaults() Config {
 		Source:      SourceGitHub,
 		ReleaseDir:  "/tmp/downloads/",
 		StoreDir:    defaultStoreDir(),
+		StoreQuota:  resource.MustParse("1Gi"),
 		Environment: sourceEnvironment(os.Getenv),
-		ClassGroups: clusterstackrelease.Groups(), ProviderGroups: clusterstack.ProviderGroups(),
+		ClassGroups: clusterstackrelease.Kinds(), ProviderGroups: clusterstack.ProviderGroups(),
+
+		ChartRepositories: []string{"https://", "oci://"},
 
 		RenderCPULimit:    15 * time.Second,
 		RenderMemoryLimit: resource.MustParse("512Mi"),
@@ -187,10 +197,15 @@ func (c *Config) AddFlags(fs *pflag.FlagSet) {
 	fs.BoolVar(&c.Local, "local", c.Local, "Take releases from the folder cluster-stacks below --release-dir, whatever --source says.")
 	fs.StringVar(&c.ReleaseDir, "release-dir", c.ReleaseDir, "Folder with releases for --source=directory, one folder for each, named like it. Directories of ClusterStacks are relative to it.")
 	fs.StringVar(&c.StoreDir, "store-dir", c.StoreDir, "Folder in which releases are kept once they are fetched and checked. On a volume it survives restarts.")
+	fs.Var(quantity{&c.StoreQuota}, "store-quota", "How much room releases may take in --store-dir, for example 1Gi; 0 means as much as there is. What nobody uses makes room first.")
+	fs.StringVar(&c.VerifyPolicy, "verify-policy", c.VerifyPolicy, "File in YAML that says whose signatures releases must have, with the fields of spec.verify of a ClusterStack. Default: nobody's, unless a ClusterStack says so.")
+	fs.StringVar(&c.VerifyTrustedRoot, "verify-trusted-root", c.VerifyTrustedRoot, "File trusted_root.json of the sigstore instance that certifies the identities in --verify-policy, and those in ClusterStacks that name no other.")
+	fs.StringSliceVar(&c.ChartRepositories, "chart-repositories", c.ChartRepositories, "Chart repositories and registries from which charts may be fetched that a release depends on and does not bring along. https:// and oci:// stand for all of these, an empty value for none.")
+	fs.StringSliceVar(&c.ChartMirrors, "chart-mirrors", c.ChartMirrors, "Mirrors of chart repositories, as <repository>=<mirror>. A mirror may be http://, https://, oci:// or, without TLS, oci+http://, and in any network.")
 	fs.DurationVar(&c.SourcePollInterval, "source-poll-interval", c.SourcePollInterval, "How often a source is asked for new releases. Default: 2s for a directory, 5m for all others.")
 	fs.StringSliceVar(&c.AllowNetworks, "allow-networks", c.AllowNetworks, "Private and local networks, such as 10.0.0.0/8, in which sources may be that ClusterStacks name. Default: none.")
-	fs.StringSliceVar(&c.ClassGroups, "class-api-groups", c.ClassGroups, "API groups of which a cluster class may have objects in the management cluster. The ClusterRole of the operator has to allow them, too.")
 	fs.StringSliceVar(&c.ProviderGroups, "provider-api-groups", c.ProviderGroups, "API groups that spec.providerRef of a ClusterStack may name. The ClusterRole of the operator has to allow them, too.")
+	fs.StringSliceVar(&c.ClassGroups, "class-api-groups", c.ClassGroups, "API groups, or kinds as group/Kind, of which a cluster class may have objects in the management cluster. The ClusterRole of the operator has to allow them, too.")
 
 	fs.IntVar(&c.RenderWorkers, "render-workers", c.RenderWorkers, "Charts rendered at a time, each in a process of its own. Default: as many as there are cores, and at least two.")
 	fs.DurationVar(&c.RenderCPULimit, "render-cpu-limit", c.RenderCPULimit, "Processor time that rendering one chart may take.")

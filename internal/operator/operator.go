@@ -30,6 +30,7 @@ import (
 	"sigs.k8s.io/controller-runtime/pkg/cache"
 	"sigs.k8s.io/controller-runtime/pkg/client"
 	"sigs.k8s.io/controller-runtime/pkg/controller"
+	"sigs.k8s.io/controller-runtime/pkg/event"
 	"sigs.k8s.io/controller-runtime/pkg/handler"
 	"sigs.k8s.io/controller-runtime/pkg/healthz"
 	"sigs.k8s.io/controller-runtime/pkg/manager"
@@ -87,7 +88,7 @@ func RunIn(ctx context.Context, cfg *rest.Config, c Config) error {
 	if err := renders.Check(ctx); err != nil {
 		return err
 	}
-	st, err := store.Open(c.StoreDir, store.Options{})
+	st, fetched, err := c.openStore(mgr)
 	if err != nil {
 		return err
 	}
@@ -96,7 +97,7 @@ func RunIn(ctx context.Context, cfg *rest.Config, c Config) error {
 			return errors.Join(err, st.Close())
 		}
 	}
-	if err := errors.Join(setUp(ctx, mgr, cfg, guard, st, renders, c), ctx.Err()); err != nil {
+	if err := errors.Join(setUp(ctx, mgr, cfg, guard, st, fetched, renders, c), ctx.Err()); err != nil {
 		return errors.Join(err, st.Close())
 	}
 	// While it runs, and of several operators in one process, as tests have them, by the first.
@@ -196,7 +197,7 @@ func newManager(cfg *rest.Config, c Config) (ctrl.Manager, guard, error) {
 }
 
 // setUp adds all that runs to the manager. Of the management cluster, cfg may change what every replica may.
-func setUp(ctx context.Context, mgr ctrl.Manager, cfg *rest.Config, guard guard, st *store.Store, renders *renderworker.Pool, c Config) error {
+func setUp(ctx context.Context, mgr ctrl.Manager, cfg *rest.Config, guard guard, st *store.Store, fetched <-chan event.GenericEvent, renders *renderworker.Pool, c Config) error {
 	recorder := mgr.GetEventRecorder(name)
 	// Secrets are read past the cache: to cache them means to hold all of all namespaces.
 	opener, err := newReleases(mgr.GetClient(), mgr.GetAPIReader(), st, c)
@@ -220,9 +221,10 @@ func setUp(ctx context.Context, mgr ctrl.Manager, cfg *rest.Config, guard guard,
 		return err
 	}
 	if err := clusterstackrelease.New(mgr.GetClient(), mgr.GetAPIReader(), opener, applier, recorder, clusterstackrelease.Options{
-		Groups: c.ClassGroups,
+		Kinds: c.ClassGroups,
 		Render: renders.Render,
 	}).SetupWithManager(mgr, clusterstackrelease.Setup{
+		Fetched:     fetched,
 		Controller:  controllerOptions(c.ClusterStackReleaseConcurrency),
 		WatchFilter: c.WatchFilter,
 	}); err != nil {

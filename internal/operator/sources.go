@@ -77,7 +77,12 @@ func newReleases(reader client.Reader, secrets client.Reader, st *store.Store, c
 	if err != nil {
 		return nil, err
 	}
+	rules, err := c.rules(secrets)
+	if err != nil {
+		return nil, err
+	}
 	return releases.NewWith(reader, st, src, key, releases.Options{
+		Rules: rules,
 		Build: func(spec v1alpha1.ReleaseSource, secret map[string][]byte) (source.Source, error) {
 			return buildSource(spec, secret, folder, guard)
 		},

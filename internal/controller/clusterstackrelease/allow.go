@@ -4,6 +4,7 @@
 package clusterstackrelease
 
 import (
+	"cmp"
 	"fmt"
 	"slices"
 	"strings"
@@ -11,13 +12,13 @@ import (
 	"github.com/clusterstacks/cluster-stack-operator/internal/apply"
 )
 
-// Groups returns the API groups of which a cluster class may have objects unless the administrator says
-// otherwise. They are named one by one, so that a new group is a decision and not an accident.
-func Groups() []string {
+// Kinds returns what a cluster class may have objects of unless the administrator says otherwise: all kinds of an
+// API group, or one as group/Kind. They are named one by one, so that a new one is a decision and not an accident.
+func Kinds() []string {
 	return []string{
 		"addons.cluster.x-k8s.io",
 		"bootstrap.cluster.x-k8s.io",
-		"cluster.x-k8s.io",
+		"cluster.x-k8s.io/ClusterClass",
 		"controlplane.cluster.x-k8s.io",
 		"infrastructure.cluster.x-k8s.io",
 		"ipam.cluster.x-k8s.io",
@@ -25,9 +26,9 @@ func Groups() []string {
 	}
 }
 
-// allowed refuses all objects if one of them is outside of the namespace of the release or of the given groups:
+// allowed refuses all objects if one of them is outside of the namespace of the release or of the given kinds:
 // a release is foreign code, and the management cluster belongs to somebody else.
-func allowed(groups []string, namespace string, ids []apply.ID) error {
+func allowed(kinds []string, namespace string, ids []apply.ID) error {
 	var refused []string
 	for _, id := range ids {
 		switch {
@@ -35,13 +36,14 @@ func allowed(groups []string, namespace string, ids []apply.ID) error {
 			refused = append(refused, id.String()+" does not belong to a namespace")
 		case id.Namespace != namespace:
 			refused = append(refused, id.String()+" is in another namespace than the release")
-		case !slices.Contains(groups, id.Group):
-			refused = append(refused, fmt.Sprintf("%s is of the API group %q", id, id.Group))
+		case id.Group == "" || !slices.Contains(kinds, id.Group) && !slices.Contains(kinds, id.Group+"/"+id.Kind):
+			refused = append(refused, fmt.Sprintf("%s is of a kind that is not allowed (%s/%s)", id, cmp.Or(id.Group, "core"), id.Kind))
 		}
 	}
 	if len(refused) == 0 {
 		return nil
 	}
+	slices.Sort(refused)
 	return &notAllowedError{refused}
 }
 
@@ -49,7 +51,7 @@ func allowed(groups []string, namespace string, ids []apply.ID) error {
 type notAllowedError struct{ refused []string }
 
 func (e *notAllowedError) Error() string {
-	return "the cluster class may not have: " + strings.Join(e.refused, "; ")
+	return "the cluster class may not have: " + strings.Join(e.refused, "; ") + "; another release cures that, or the administrator allows more (--class-api-groups)"
 }
 
 // Permanent reports that only another release or another configuration can cure it.

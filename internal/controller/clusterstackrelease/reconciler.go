@@ -11,6 +11,7 @@ package clusterstackrelease
 import (
 	"context"
 	"fmt"
+	"sync"
 	"time"
 
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
@@ -25,9 +26,11 @@ import (
 	"sigs.k8s.io/controller-runtime/pkg/client"
 	"sigs.k8s.io/controller-runtime/pkg/controller"
 	"sigs.k8s.io/controller-runtime/pkg/controller/controllerutil"
+	"sigs.k8s.io/controller-runtime/pkg/event"
 	"sigs.k8s.io/controller-runtime/pkg/handler"
 	"sigs.k8s.io/controller-runtime/pkg/predicate"
 	"sigs.k8s.io/controller-runtime/pkg/reconcile"
+	ctrlsource "sigs.k8s.io/controller-runtime/pkg/source"
 
 	"github.com/clusterstacks/cluster-stack-operator/api/v1alpha1"
 	"github.com/clusterstacks/cluster-stack-operator/internal/apply"
@@ -35,6 +38,7 @@ import (
 	"github.com/clusterstacks/cluster-stack-operator/internal/release"
 	"github.com/clusterstacks/cluster-stack-operator/internal/render"
 	"github.com/clusterstacks/cluster-stack-operator/internal/step"
+	"github.com/clusterstacks/cluster-stack-operator/internal/store"
 )
 
 // +kubebuilder:rbac:groups=clusterstack.x-k8s.io,resources=clusterstackreleases,verbs=get;list;watch;patch
@@ -46,7 +50,7 @@ import (
 // +kubebuilder:rbac:groups="",resources=secrets,verbs=get;list;create;update;delete
 // +kubebuilder:rbac:groups=events.k8s.io,resources=events,verbs=create;patch
 //
-// What cluster classes may consist of by default; see Groups().
+// What cluster classes may consist of by default; see Kinds().
 // +kubebuilder:rbac:groups=cluster.x-k8s.io,resources=clusterclasses,verbs=get;list;watch;create;patch;delete
 // +kubebuilder:rbac:groups=addons.cluster.x-k8s.io;bootstrap.cluster.x-k8s.io;controlplane.cluster.x-k8s.io;infrastructure.cluster.x-k8s.io;ipam.cluster.x-k8s.io;openstack.k-orc.cloud,resources=*,verbs=get;list;create;patch;delete
 
@@ -54,8 +58,10 @@ import (
 type Releases interface {
 	// Origin says where a release comes from.
 	Origin(ctx context.Context, namespace string, name release.Name) (releases.Origin, *v1alpha1.ClusterStackRelease, error)
-	// OpenFrom opens a release with the given digest, or with any if that is empty.
-	OpenFrom(ctx context.Context, origin releases.Origin, name release.Name, digest string) (*release.Release, string, error)
+	// OpenFrom opens a release. What the pin leaves open may be anything.
+	OpenFrom(ctx context.Context, origin releases.Origin, name release.Name, pin store.Pin) (releases.Opened, error)
+	// Offered returns the digest of what the source has now under the name, or nothing when it cannot tell.
+	Offered(ctx context.Context, origin releases.Origin, name release.Name) (string, error)
 }
 
 // Options are settings whose zero value works.
@@ -66,8 +72,8 @@ type Options struct {
 	// Recheck is how often the objects of a release that is ready are compared with what was applied,
 	// ten minutes by default, give or take a tenth.
 	Recheck time.Duration
-	// Groups are the API groups of which a cluster class may have objects, Groups() by default.
-	Groups []string
+	// Kinds are the kinds of which a cluster class may have objects, as in Kinds(), which is the default.
+	Kinds []string
 	// Render renders a cluster class, by default in this process, where nothing can stop a chart.
 	Render func(ctx context.Context, in render.Input) (*render.Result, error)
 }
@@ -81,6 +87,8 @@ type Reconciler struct {
 	applier  *apply.Applier
 	recorder events.EventRecorder
 	options  Options
+	// compared has when sources were asked last whether they still have what is in use, by object.
+	compared sync.Map
 	// watchFilter is set with the manager.
 	watchFilter string
 	// watchProvider wakes us when objects of that kind change. It does nothing without a manager.
@@ -95,8 +103,8 @@ func New(c client.Client, live client.Reader, opener Releases, applier *apply.Ap
 	if o.Render == nil {
 		o.Render = func(_ context.Context, in render.Input) (*render.Result, error) { return in.Render() }
 	}
-	if o.Groups == nil {
-		o.Groups = Groups()
+	if o.Kinds == nil {
+		o.Kinds = Kinds()
 	}
 	return &Reconciler{
 		client: c, live: live, releases: opener, applier: applier, recorder: recorder, options: o,
@@ -110,13 +118,19 @@ type Setup struct {
 	Controller controller.Options
 	// WatchFilter is the value of the label cluster.x-k8s.io/watch-filter of objects to look at, empty for all.
 	WatchFilter string
+	// Fetched carries the name of a release, in an object of no particular kind, whose fetch is over.
+	Fetched <-chan event.GenericEvent
 }
 
 // SetupWithManager makes the manager run this controller.
 func (r *Reconciler) SetupWithManager(mgr ctrl.Manager, s Setup) error {
 	r.watchFilter = s.WatchFilter
 	log := mgr.GetLogger().WithValues("controller", "clusterstackrelease")
-	c, err := ctrl.NewControllerManagedBy(mgr).
+	b := ctrl.NewControllerManagedBy(mgr)
+	if s.Fetched != nil {
+		b = b.WatchesRawSource(ctrlsource.Channel(s.Fetched, handler.EnqueueRequestsFromMapFunc(r.ofFetched)))
+	}
+	c, err := b.
 		Named("clusterstackrelease").
 		For(&v1alpha1.ClusterStackRelease{}, builder.WithPredicates(
 			predicates.ResourceHasFilterLabel(mgr.GetScheme(), log, s.WatchFilter),
@@ -161,6 +175,7 @@ func (r *Reconciler) Reconcile(ctx context.Context, obj *v1alpha1.ClusterStackRe
 	w := &work{Reconciler: r, obj: obj}
 	begin := step.Begin(func() {
 		obj.Status.ObservedGeneration = obj.Generation
+		w.wasReady = obj.Status.Ready
 		obj.Status.Ready = false // said again by the last step when it is true
 	})
 	if !obj.DeletionTimestamp.IsZero() {
@@ -175,6 +190,7 @@ func (r *Reconciler) Reconcile(ctx context.Context, obj *v1alpha1.ClusterStackRe
 	return step.Run(ctx, r.client, obj,
 		begin, step.Tell(r.recorder),
 		step.On(v1alpha1.ClusterStackReleaseDownloadedCondition, w.open),
+		step.Beside(v1alpha1.SourceUnchangedCondition, w.compareSource),
 		step.On(v1alpha1.ProviderClusterStackReleaseReadyCondition, w.awaitProvider),
 		step.On(v1alpha1.HelmChartAppliedCondition, w.apply),
 		step.On(v1alpha1.LeftoversPrunedCondition, w.prune),
@@ -209,6 +225,20 @@ func (r *Reconciler) ofAddon(ctx context.Context, obj client.Object) []reconcile
 	if err != nil {
 		return nil // nothing applied yet
 	}
+	return r.named(ctx, name)
+}
+
+// ofFetched maps the name of a release to the ClusterStackReleases of that name.
+func (r *Reconciler) ofFetched(ctx context.Context, obj client.Object) []reconcile.Request {
+	name, err := release.ParseName(obj.GetName())
+	if err != nil {
+		return nil
+	}
+	return r.named(ctx, name)
+}
+
+// named returns the ClusterStackReleases of a name, in whatever namespace.
+func (r *Reconciler) named(ctx context.Context, name release.Name) []reconcile.Request {
 	list := &v1alpha1.ClusterStackReleaseList{}
 	if err := r.client.List(ctx, list); err != nil {
 		// A cache that cannot list is not there; its watch would not have called us.

@@ -37,6 +37,8 @@ import (
 	"github.com/clusterstacks/cluster-stack-operator/internal/sandbox/sandboxtest"
 	"github.com/clusterstacks/cluster-stack-operator/internal/source/sourcetest"
 	"github.com/clusterstacks/cluster-stack-operator/internal/store"
+	"github.com/clusterstacks/cluster-stack-operator/internal/verify"
+	"github.com/clusterstacks/cluster-stack-operator/internal/verify/verifytest"
 )
 
 func TestMain(m *testing.M) { sandboxtest.Main(m) }
@@ -53,8 +55,11 @@ type world struct {
 	client.WithWatch
 	namespace string
 	source    *sourcetest.Memory
-	storeDir  string
-	reconcile *clusterstackrelease.Reconciler
+	rules     *releases.Rules
+	// classPackage is the chart of the class that was published last.
+	classPackage *fstest.MapFile
+	storeDir     string
+	reconcile    *clusterstackrelease.Reconciler
 }
 
 func newWorld(t *testing.T) *world {
@@ -82,7 +87,7 @@ func (w *world) restartOn(c client.Client, config *rest.Config) {
 	if err != nil {
 		w.Fatal(err)
 	}
-	w.reconcile = clusterstackrelease.New(c, w, releases.New(w, st, w.source, "memory:test"), applier, events.NewFakeRecorder(1000),
+	w.reconcile = clusterstackrelease.New(c, w, releases.NewWith(w, st, w.source, "memory:test", releases.Options{Rules: w.rules}), applier, events.NewFakeRecorder(1000),
 		clusterstackrelease.Options{Poll: poll})
 }
 
@@ -118,7 +123,8 @@ spec:
 	for name, text := range templates {
 		chart["c/templates/"+name] = text
 	}
-	files[releasetest.ClassPackage(tag)] = &fstest.MapFile{Mode: 0o644, Data: releasetest.Archive(chart)}
+	w.classPackage = &fstest.MapFile{Mode: 0o644, Data: releasetest.Archive(chart)}
+	files[releasetest.ClassPackage(tag)] = w.classPackage
 	w.source.Publish(tag, files)
 }
 
@@ -316,6 +322,119 @@ func TestMovedReleaseIsNotFollowed(t *testing.T) {
 	is(t, obj, v1alpha1.ReadyCondition, v1alpha1.DoneReason, "")
 }
 
+// Neither a source that is down nor a store that is lost nor both change what Clusters use already.
+func TestOutageUnreadiesNothing(t *testing.T) {
+	w := newWorld(t)
+	w.publish(nil)
+	w.create(nil)
+	_, _, err := w.run()
+	w.must(err)
+	for _, down := range []error{errors.New("down"), nil} { // nil: the release is gone
+		w.storeDir = t.TempDir()
+		w.restart()
+		w.source.Break(down)
+		if down == nil {
+			w.source.Withdraw(tag)
+		}
+		obj, result, err := w.run()
+		w.must(err)
+		is(t, obj, v1alpha1.ReadyCondition, v1alpha1.DoneReason, "")
+		is(t, obj, v1alpha1.ClusterStackReleaseDownloadedCondition, v1alpha1.DoneReason, "cannot be opened at present")
+		if !obj.Status.Ready || w.class() == nil || w.template() == nil || result.RequeueAfter == 0 {
+			t.Errorf("ready %t, looks again after %s", obj.Status.Ready, result.RequeueAfter)
+		}
+	}
+}
+
+// The status is lost when objects are moved or restored; what is in use is not.
+func TestPinSurvivesALostStatus(t *testing.T) {
+	w := newWorld(t)
+	w.publish(nil)
+	w.create(nil)
+	first, _, err := w.run()
+	w.must(err)
+	lost := first.DeepCopy()
+	lost.Status = v1alpha1.ClusterStackReleaseStatus{}
+	w.must(w.Status().Update(t.Context(), lost))
+	w.storeDir = t.TempDir()
+	w.restart()
+	w.publish(map[string]string{"notes.yaml": "# changed"})
+
+	obj, _, err := w.run()
+	w.must(err)
+	is(t, obj, v1alpha1.ClusterStackReleaseDownloadedCondition, v1alpha1.ReleaseMovedReason, "published again")
+	w.publish(nil)
+	obj, _, err = w.run()
+	w.must(err)
+	is(t, obj, v1alpha1.ReadyCondition, v1alpha1.DoneReason, "")
+	if obj.Status.Digest != first.Status.Digest {
+		t.Errorf("digest %s was %s", obj.Status.Digest, first.Status.Digest)
+	}
+}
+
+// A tag that moves is told, and changes nothing.
+func TestMovedTagIsTold(t *testing.T) {
+	w := newWorld(t)
+	w.publish(nil)
+	w.create(nil)
+	first, _, err := w.run()
+	w.must(err)
+	is(t, first, v1alpha1.SourceUnchangedCondition, v1alpha1.DoneReason, "")
+
+	w.publish(map[string]string{"notes.yaml": "# changed"})
+	w.restart() // it is asked at intervals, and after a restart
+	obj, _, err := w.run()
+	w.must(err)
+	is(t, obj, v1alpha1.SourceUnchangedCondition, v1alpha1.ReleaseMovedReason, "published again")
+	is(t, obj, v1alpha1.ReadyCondition, v1alpha1.DoneReason, "")
+	if obj.Status.Digest != first.Status.Digest {
+		t.Errorf("digest %s was %s", obj.Status.Digest, first.Status.Digest)
+	}
+
+	w.source.Withdraw(tag)
+	w.restart()
+	obj, _, err = w.run()
+	w.must(err)
+	is(t, obj, v1alpha1.SourceUnchangedCondition, v1alpha1.NotOfferedReason, "no longer has the release")
+	is(t, obj, v1alpha1.ReadyCondition, v1alpha1.DoneReason, "")
+}
+
+func TestUnsignedReleaseIsNotUsed(t *testing.T) {
+	w := newWorld(t)
+	key := verifytest.NewKey(t)
+	w.rules = &releases.Rules{Config: verify.Config{PublicKeys: []string{key.Public}}, Required: true}
+	w.restart()
+	w.publish(nil)
+	w.create(nil)
+	obj, result, err := w.run()
+	w.must(err)
+	is(t, obj, v1alpha1.ReadyCondition, v1alpha1.VerificationFailedReason, "is not signed")
+	if w.class() != nil || obj.Status.Ready || result.RequeueAfter != poll {
+		t.Errorf("ready %t, looks again after %s", obj.Status.Ready, result.RequeueAfter)
+	}
+
+	files := releasetest.Multistage(tag)
+	files[releasetest.ClassPackage(tag)] = w.classPackage
+	key.SignFiles(files)
+	w.source.Publish(tag, files)
+	obj, _, err = w.run()
+	w.must(err)
+	is(t, obj, v1alpha1.ReadyCondition, v1alpha1.DoneReason, "")
+	if v := obj.Status.Verification; v == nil || !strings.HasPrefix(v.By, "key sha256:") {
+		t.Errorf("verification is %v", v)
+	}
+
+	// Somebody else is trusted from now on.
+	w.rules = &releases.Rules{Config: verify.Config{PublicKeys: []string{verifytest.NewKey(t).Public}}, Required: true}
+	w.restart()
+	obj, _, err = w.run()
+	w.must(err)
+	is(t, obj, v1alpha1.ReadyCondition, v1alpha1.VerificationFailedReason, "not trusted")
+	if obj.Status.Verification != nil || w.class() == nil {
+		t.Errorf("verification is %v; what was applied has to stay", obj.Status.Verification)
+	}
+}
+
 func TestDriftIsCorrected(t *testing.T) {
 	w := newWorld(t)
 	w.publish(nil)
@@ -378,7 +497,7 @@ spec: {template: {spec: {backend: {inMemory: {}}}}}
 
 func TestForeignObjectsAreRefused(t *testing.T) {
 	for name, tc := range map[string]struct{ object, why string }{
-		"OtherGroup":       {"apiVersion: v1\nkind: Secret\nmetadata: {name: x}\n", `Secret NAMESPACE/x is of the API group ""`},
+		"OtherGroup":       {"apiVersion: v1\nkind: Secret\nmetadata: {name: x}\n", `Secret NAMESPACE/x is of a kind that is not allowed`},
 		"OtherNamespace":   {"apiVersion: " + infraVersion + "\nkind: DevClusterTemplate\nmetadata: {name: x, namespace: kube-system}\nspec: {template: {spec: {backend: {inMemory: {}}}}}\n", "DevClusterTemplate.infrastructure.cluster.x-k8s.io kube-system/x is in another namespace"},
 		"WholeCluster":     {"apiVersion: v1\nkind: Namespace\nmetadata: {name: x}\n", "Namespace x does not belong to a namespace"},
 		"HelmHooksAsWell":  {"apiVersion: v1\nkind: ConfigMap\nmetadata: {name: x, annotations: {helm.sh/hook: pre-install}}\n", "ConfigMap NAMESPACE/x"},

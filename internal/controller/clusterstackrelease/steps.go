@@ -31,14 +31,20 @@ import (
 	"github.com/clusterstacks/cluster-stack-operator/internal/render"
 	"github.com/clusterstacks/cluster-stack-operator/internal/source"
 	"github.com/clusterstacks/cluster-stack-operator/internal/step"
+	"github.com/clusterstacks/cluster-stack-operator/internal/store"
+	"github.com/clusterstacks/cluster-stack-operator/internal/verify"
 )
 
 // work is one reconciliation of one ClusterStackRelease.
 type work struct {
 	*Reconciler
 	obj *v1alpha1.ClusterStackRelease
-	// release is set by open.
+	// wasReady is what the status said before.
+	wasReady bool
+	// origin, release and pinned are set by open. The release is nil when it is in place and cannot be opened.
+	origin  releases.Origin
 	release *release.Release
+	pinned  releases.Pinned
 	// set and wanted, the objects in it, are set by apply.
 	set    apply.Set
 	wanted []apply.ID
@@ -53,16 +59,34 @@ func (w *work) open(ctx context.Context) (step.Outcome, error) {
 	if err != nil {
 		return step.Outcome{}, step.Because(v1alpha1.IssueWithReleaseAssetsReason, &finalError{err})
 	}
-	origin, _, err := w.releases.Origin(ctx, w.obj.Namespace, name)
+	w.origin, _, err = w.releases.Origin(ctx, w.obj.Namespace, name)
 	if err != nil {
 		return step.Outcome{}, err
 	}
-	from := origin.Location
+	from := w.origin.Location
 	// What the source has to offer cannot be watched.
-	poll := cmp.Or(w.options.Poll, origin.Poll)
+	poll := cmp.Or(w.options.Poll, w.origin.Poll)
 	again := step.Outcome{}.LookAgain(poll)
-	rel, digest, err := w.releases.OpenFrom(ctx, origin, name, releases.Pin(w.obj, from))
+	opened, err := w.releases.OpenFrom(ctx, w.origin, name, releases.PinOf(w.obj).For(from))
+	var (
+		pending *store.PendingError
+		refused *verify.RefusedError
+		space   *store.SpaceError
+	)
+	if err != nil && w.wasReady && !errors.As(err, &refused) && !releases.Moved(err) && !step.Permanent(err) {
+		// The store was lost, and the source cannot be asked or has not answered yet. That changes nothing about
+		// what Clusters use already.
+		return step.Done().Saying("in place; it cannot be opened at present: %v", err).LookAgain(min(poll, reopen)), nil
+	}
 	switch {
+	case errors.As(err, &pending):
+		// The end of the fetch wakes us; should that get lost, we ask.
+		return step.Wait(v1alpha1.ReleaseAssetsNotDownloadedYetReason, "%v", err).LookAgain(pendingRecheck), nil
+	case errors.As(err, &refused):
+		w.obj.Status.Verification = nil
+		return step.Wait(v1alpha1.VerificationFailedReason, "%v", err).LookAgain(poll), nil
+	case errors.As(err, &space):
+		return again, step.Because(v1alpha1.StoreFullReason, err)
 	case errors.Is(err, source.ErrNotFound):
 		return step.Wait(v1alpha1.NotPublishedReason, "%v", err).LookAgain(poll), nil
 	case releases.Moved(err):
@@ -72,28 +96,88 @@ func (w *work) open(ctx context.Context) (step.Outcome, error) {
 	case err != nil:
 		return step.Outcome{}, step.Because(v1alpha1.FetchFailedReason, err)
 	}
-	if w.obj.Status.Digest != digest || w.obj.Status.Source != from {
-		if err := w.pin(ctx, from, digest); err != nil {
-			return step.Outcome{}, fmt.Errorf("fix the digest: %w", err)
-		}
+	if err := w.pin(ctx, opened.Pinned); err != nil {
+		return step.Outcome{}, fmt.Errorf("fix the digest: %w", err)
 	}
-	w.obj.Status.KubernetesVersion = rel.Metadata.Kubernetes
-	w.obj.Status.KubernetesPatches = rel.Metadata.Patches.String()
-	w.release = rel
-	return step.Done().Saying("%s", strings.Join(append([]string{"from " + from}, rel.Warnings...), "; ")), nil
+	w.release = opened.Release
+	w.pinned = opened.Pinned
+	w.obj.Status.KubernetesVersion = w.release.Metadata.Kubernetes
+	w.obj.Status.KubernetesPatches = w.release.Metadata.Patches.String()
+	said := []string{"from " + from}
+	w.obj.Status.Verification = nil
+	if opened.Signer != nil {
+		w.obj.Status.Verification = &v1alpha1.ReleaseVerification{By: opened.Signer.String()}
+		said = append(said, "signed by "+opened.Signer.String())
+	}
+	return step.Done().Saying("%s", strings.Join(append(said, w.release.Warnings...), "; ")), nil
 }
 
+// reopen is how often a release is asked for that is in place and cannot be opened.
+const reopen = time.Minute
+
+// pendingRecheck is how often a fetch is asked after that does not come to an end.
+const pendingRecheck = 10 * time.Second
+
 // pin writes down what was opened before anything is done with it: after a kill the same must be opened.
-func (w *work) pin(ctx context.Context, from, digest string) error {
-	before := w.obj.DeepCopy()
-	sent := w.obj.DeepCopy()
-	sent.Status.Source, sent.Status.Digest = from, digest
-	if err := w.client.Status().Patch(ctx, sent, client.MergeFromWithOptions(before, client.MergeFromWithOptimisticLock{})); err != nil {
-		return err
+func (w *work) pin(ctx context.Context, pinned releases.Pinned) error {
+	w.obj.Status.Source, w.obj.Status.Digest = pinned.Source, pinned.Digest
+	text := pinned.String()
+	if w.obj.Annotations[v1alpha1.PinAnnotation] == text {
+		return nil
 	}
-	w.obj.Status.Source, w.obj.Status.Digest = from, digest
-	w.obj.ResourceVersion = sent.ResourceVersion
-	return nil
+	return step.Patch(ctx, w.client, w.obj, func() {
+		if w.obj.Annotations == nil {
+			w.obj.Annotations = map[string]string{}
+		}
+		w.obj.Annotations[v1alpha1.PinAnnotation] = text
+	})
+}
+
+// compareSource tells when the source has something else than what is in use. Nothing is done about it.
+func (w *work) compareSource(ctx context.Context) (step.Outcome, error) {
+	if w.release == nil {
+		return step.Wait(v1alpha1.NotOfferedReason, "the release cannot be opened at present"), nil
+	}
+	id := comparison{client.ObjectKeyFromObject(w.obj), w.pinned}
+	if last, ok := w.compared.Load(id.key); ok && last.(compared).comparison == id && time.Since(last.(compared).at) < w.options.Recheck*9/10 {
+		return last.(compared).outcome, nil
+	}
+	// A source that hangs must not hold up the releases that come after this one.
+	ctx, cancel := context.WithTimeout(ctx, compareTimeout)
+	defer cancel()
+	outcome := w.compare(w.releases.Offered(ctx, w.origin, w.release.Name))
+	w.compared.Store(id.key, compared{id, outcome, time.Now()})
+	return outcome, nil
+}
+
+// compareTimeout is enough for one small request.
+const compareTimeout = 5 * time.Second
+
+type (
+	// comparison is what was asked about: the release with its digest.
+	comparison struct {
+		key    client.ObjectKey
+		pinned releases.Pinned
+	}
+	// compared is what came of it.
+	compared struct {
+		comparison
+		outcome step.Outcome
+		at      time.Time
+	}
+)
+
+func (w *work) compare(offered string, err error) step.Outcome {
+	switch {
+	case errors.Is(err, source.ErrNotFound):
+		return step.Wait(v1alpha1.NotOfferedReason, "%s no longer has the release; the operator keeps it", w.origin.Location)
+	case err != nil:
+		return step.Wait(v1alpha1.NotOfferedReason, "whether %s still has the release is not known: %v", w.origin.Location, err)
+	case offered != "" && offered != w.pinned.Digest:
+		moved := &store.MovedError{Source: w.origin.Location, Name: w.release.Name, Pinned: w.pinned.Digest, Offered: offered}
+		return step.Wait(v1alpha1.ReleaseMovedReason, "%v", moved)
+	}
+	return step.Done()
 }
 
 // awaitProvider waits until the provider integration has done its work for the release.
@@ -132,6 +216,9 @@ func (w *work) awaitProvider(ctx context.Context) (step.Outcome, error) {
 // apply brings the objects of the cluster class into the namespace of the release. What is in place
 // already is compared and not sent again.
 func (w *work) apply(ctx context.Context) (step.Outcome, error) {
+	if w.release == nil {
+		return step.Done().Saying("not compared while the release cannot be opened"), nil
+	}
 	result, err := w.render(ctx)
 	if err != nil {
 		return step.Outcome{}, err
@@ -143,7 +230,7 @@ func (w *work) apply(ctx context.Context) (step.Outcome, error) {
 	}
 	if ids, err := w.applier.Identify(ctx, all, w.obj.Namespace); err != nil {
 		return step.Outcome{}, err
-	} else if err := allowed(w.options.Groups, w.obj.Namespace, ids); err != nil {
+	} else if err := allowed(w.options.Kinds, w.obj.Namespace, ids); err != nil {
 		return step.Outcome{}, step.Because(v1alpha1.NotAllowedReason, err)
 	}
 	w.wanted, err = w.applier.Identify(ctx, result.Objects, w.obj.Namespace)
@@ -223,6 +310,10 @@ func (w *work) render(ctx context.Context) (*render.Result, error) {
 
 // prune takes out what an earlier rendering of the release had and this one has not.
 func (w *work) prune(ctx context.Context) (step.Outcome, error) {
+	if w.release == nil {
+		w.obj.Status.Ready = true
+		return step.Done(), nil
+	}
 	report, err := w.applier.Prune(ctx, w.inventory, func(id apply.ID) bool { return slices.Contains(w.wanted, id) }, w.journal)
 	if err != nil {
 		return step.Outcome{}, step.Because(v1alpha1.FailedToDeleteObjectsReason, err)
@@ -267,6 +358,7 @@ func (w *work) remove(ctx context.Context) (step.Outcome, error) {
 			return step.Outcome{}, err
 		}
 	}
+	w.compared.Delete(client.ObjectKeyFromObject(w.obj))
 	err = step.Patch(ctx, w.client, w.obj, func() {
 		controllerutil.RemoveFinalizer(w.obj, v1alpha1.ClusterStackReleaseFinalizer)
 	})

@@ -122,7 +122,7 @@ func (r *Releases) Origin(ctx context.Context, namespace string, name release.Na
 		}
 	}
 	for _, o := range origins {
-		if rel.Status.Source == o.Location {
+		if PinOf(rel).Source == o.Location {
 			return o, rel, nil
 		}
 	}

@@ -21,6 +21,7 @@ import (
 	"github.com/clusterstacks/cluster-stack-operator/internal/release"
 	"github.com/clusterstacks/cluster-stack-operator/internal/source"
 	"github.com/clusterstacks/cluster-stack-operator/internal/store"
+	"github.com/clusterstacks/cluster-stack-operator/internal/verify"
 )
 
 // Options are settings whose zero value is an operator with one source for all ClusterStacks.
@@ -31,6 +32,8 @@ type Options struct {
 	Secret func(ctx context.Context, key client.ObjectKey) (*corev1.Secret, error)
 	// Directory is what the paths of directories in ClusterStacks are relative to.
 	Directory string
+	// Rules say whose signatures releases must have. Without them, nobody's.
+	Rules *Rules
 	// Location names the source of the operator, if that differs from its key.
 	Location string
 
@@ -52,9 +55,9 @@ type Releases struct {
 	mu      sync.Mutex
 	built   map[string]built
 	pollers map[string]*poller
-	// fetched are the digests of what was just fetched, broken what of it turned out to be malformed.
-	fetched map[which]string
-	broken  map[which]malformed
+	broken  map[broken]malformed
+	// fetched has the digests of what is being fetched or was fetched last.
+	fetched map[broken]string
 	// running is the context of the pollers, nil until they may run.
 	running context.Context //nolint:containedctx // pollers come and go for as long as it lasts
 	wait    sync.WaitGroup
@@ -78,7 +81,10 @@ func NewWith(reader client.Reader, st *store.Store, src source.Source, key strin
 		reader: reader, store: st, fixed: src, key: key, location: o.Location, options: o,
 		// One pending change is enough: who is told looks at the newest answers.
 		changes: make(chan event.GenericEvent, 1),
-		built:   map[string]built{}, pollers: map[string]*poller{}, fetched: map[which]string{}, broken: map[which]malformed{},
+		built:   map[string]built{}, pollers: map[string]*poller{}, broken: map[broken]malformed{}, fetched: map[broken]string{},
+	}
+	if r.options.Rules == nil {
+		r.options.Rules = &Rules{}
 	}
 	if r.location == "" {
 		r.location = key
@@ -86,41 +92,100 @@ func NewWith(reader client.Reader, st *store.Store, src source.Source, key strin
 	return r
 }
 
+// Opened is a release that was opened.
+type Opened struct {
+	*release.Release
+	// Pinned is what has to be opened from now on.
+	Pinned Pinned
+	// Signer is who has signed it, or nil when nobody was asked for or nobody has to have.
+	Signer *verify.Signer
+}
+
 // Open opens the release of a ClusterStackRelease with the digest that is fixed in it. Without that
 // object, or as long as it has no digest, it is whatever the store has or the source offers.
 //
-// The error wraps source.ErrNotFound when the source has no such release.
+// The error wraps source.ErrNotFound when the source has no such release, and a *store.PendingError while it is
+// being fetched.
 func (r *Releases) Open(ctx context.Context, namespace string, name release.Name) (*release.Release, string, error) {
 	o, obj, err := r.Origin(ctx, namespace, name)
 	if err != nil {
 		return nil, "", err
 	}
-	return r.OpenFrom(ctx, o, name, Pin(obj, o.Location))
+	opened, err := r.OpenFrom(ctx, o, name, PinOf(obj).For(o.Location))
+	return opened.Release, opened.Pinned.Digest, err
 }
 
 // OpenPinned opens a release with the given digest, or any if that is empty.
 func (r *Releases) OpenPinned(ctx context.Context, namespace string, name release.Name, digest string) (*release.Release, string, error) {
-	o, _, err := r.Origin(ctx, namespace, name)
+	o, obj, err := r.Origin(ctx, namespace, name)
 	if err != nil {
 		return nil, "", err
 	}
-	return r.OpenFrom(ctx, o, name, digest)
+	pin := store.Pin{Digest: digest}
+	if fixed := PinOf(obj).For(o.Location); fixed.Digest == digest {
+		pin = fixed
+	}
+	opened, err := r.OpenFrom(ctx, o, name, pin)
+	return opened.Release, opened.Pinned.Digest, err
 }
 
-// OpenFrom opens a release from an origin with the given digest, or any if that is empty.
-func (r *Releases) OpenFrom(ctx context.Context, o Origin, name release.Name, digest string) (*release.Release, string, error) {
-	w := which{key: o.Key, name: name}
-	if err := r.stillBroken(ctx, o, w); err != nil {
-		return nil, "", err
+// OpenFrom opens a release from an origin. What the pin leaves open may be anything.
+func (r *Releases) OpenFrom(ctx context.Context, o Origin, name release.Name, pin store.Pin) (Opened, error) {
+	which := broken{key: o.Key, name: name, pinned: pin.Digest}
+	if err := r.stillBroken(ctx, o, which); err != nil {
+		return Opened{}, err
 	}
-	got, err := r.store.Get(ctx, store.Want{
-		Key: o.Key, Name: name, Pin: store.Pin{Digest: digest}, From: &fetcher{releases: r, origin: o, pinned: digest},
-	})
-	r.remember(w, err)
+	want := store.Want{Key: o.Key, Name: name, Pin: pin, From: &fetcher{releases: r, origin: o, which: which}}
+	var err error
+	if want.Policy, want.Optional, err = r.options.Rules.Policy(ctx, o.Stack); err != nil {
+		return Opened{}, err
+	}
+	if r.signs(o) {
+		want.Signatures = func(ctx context.Context, name release.Name, digest string) ([]verify.Signature, error) {
+			src, _, err := r.source(ctx, o)
+			if err != nil {
+				return nil, err
+			}
+			signer, ok := src.(source.Signer)
+			if !ok {
+				return nil, nil
+			}
+			return signer.Signatures(ctx, name, digest)
+		}
+	}
+	got, err := r.store.Get(ctx, want)
+	r.remember(which, err)
 	if err != nil {
-		return nil, "", fmt.Errorf("%s: %w", o.Location, err)
+		return Opened{}, fmt.Errorf("%s: %w", o.Location, err)
 	}
-	return got.Release, got.Pin.Digest, nil
+	return Opened{
+		Release: got.Release,
+		Pinned:  Pinned{Source: o.Location, Digest: got.Pin.Digest, Dependencies: got.Pin.Dependencies},
+		Signer:  got.Signer,
+	}, nil
+}
+
+// signs reports whether the source of an origin keeps signatures apart from the files of releases.
+func (r *Releases) signs(o Origin) bool {
+	if o.spec != nil {
+		return o.spec.OCI != nil
+	}
+	_, ok := r.fixed.(source.Signer)
+	return ok
+}
+
+// Offered returns the digest of what the source of an origin has now under a name. It is empty when the source
+// cannot tell without being asked for all of it.
+func (r *Releases) Offered(ctx context.Context, o Origin, name release.Name) (string, error) {
+	src, _, err := r.source(ctx, o)
+	if err != nil {
+		return "", err
+	}
+	resolver, ok := src.(source.Resolver)
+	if !ok {
+		return "", nil
+	}
+	return resolver.Resolve(ctx, name)
 }
 
 // fetcher is an origin as the store sees it. What the source is, and its credentials, is found out only
@@ -128,60 +193,70 @@ func (r *Releases) OpenFrom(ctx context.Context, o Origin, name release.Name, di
 type fetcher struct {
 	releases *Releases
 	origin   Origin
-	pinned   string
+	which    broken
 }
 
 // Fetch implements store.Fetcher.
-func (f *fetcher) Fetch(ctx context.Context, name release.Name, dst *os.Root) (string, error) {
+func (f *fetcher) Fetch(ctx context.Context, name release.Name, dst *os.Root) (digest string, err error) {
 	src, _, err := f.releases.source(ctx, f.origin)
 	if err != nil {
 		return "", err
 	}
-	// What is pinned may be there although its name has gone or stands for something else by now.
-	if addressed, ok := src.(source.Addressed); ok && f.pinned != "" {
-		if err := addressed.FetchDigest(ctx, name, f.pinned, dst); !errors.Is(err, source.ErrNotFound) {
-			return f.pinned, err
-		}
-	}
-	digest, err := src.Fetch(ctx, name, dst)
-	if err == nil {
+	defer func() {
 		f.releases.mu.Lock()
 		defer f.releases.mu.Unlock()
-		f.releases.fetched[which{key: f.origin.Key, name: name}] = digest
+		f.releases.fetched[f.which] = digest
+	}()
+	// What is pinned may be there although its name has gone or stands for something else by now.
+	if addressed, ok := src.(source.Addressed); ok && f.which.pinned != "" {
+		if err := addressed.FetchDigest(ctx, name, f.which.pinned, dst); !errors.Is(err, source.ErrNotFound) {
+			return f.which.pinned, err
+		}
 	}
-	return digest, err
+	return src.Fetch(ctx, name, dst)
 }
 
-// which names a release at a source.
-type which struct {
-	key  string
-	name release.Name
-}
+// broken names what was asked for and turned out to be malformed; malformed is why, and what it was.
+type (
+	broken struct {
+		key    string
+		name   release.Name
+		pinned string
+	}
+	malformed struct {
+		digest string
+		err    error
+	}
+)
 
-// malformed is why a release cannot be used, and the digest of what was looked at.
-type malformed struct {
-	digest string
-	err    error
-}
+// maxBroken bounds the memory for releases that cannot be used.
+const maxBroken = 1000
 
 // remember keeps in mind that a release is malformed, so that it is not fetched again and again.
-func (r *Releases) remember(w which, err error) {
+func (r *Releases) remember(which broken, err error) {
+	var pending *store.PendingError
+	if errors.As(err, &pending) {
+		return
+	}
 	r.mu.Lock()
 	defer r.mu.Unlock()
-	digest := r.fetched[w]
-	delete(r.fetched, w)
-	var invalid *release.InvalidError
-	if digest != "" && errors.As(err, &invalid) {
-		r.broken[w] = malformed{digest: digest, err: err}
-	} else {
-		delete(r.broken, w)
+	digest := r.fetched[which]
+	delete(r.fetched, which)
+	var permanent interface{ Permanent() bool }
+	if err == nil || digest == "" || !errors.As(err, &permanent) || !permanent.Permanent() {
+		delete(r.broken, which)
+		return
 	}
+	if len(r.broken) >= maxBroken {
+		clear(r.broken)
+	}
+	r.broken[which] = malformed{digest: digest, err: err}
 }
 
 // stillBroken returns what was wrong with a release, as long as its source has the same one.
-func (r *Releases) stillBroken(ctx context.Context, o Origin, w which) error {
+func (r *Releases) stillBroken(ctx context.Context, o Origin, which broken) error {
 	r.mu.Lock()
-	known, found := r.broken[w]
+	known, found := r.broken[which]
 	r.mu.Unlock()
 	if !found {
 		return nil
@@ -194,19 +269,10 @@ func (r *Releases) stillBroken(ctx context.Context, o Origin, w which) error {
 	if !ok {
 		return nil
 	}
-	if digest, err := resolver.Resolve(ctx, w.name); err != nil || digest != known.digest {
+	if digest, err := resolver.Resolve(ctx, which.name); err != nil || digest != known.digest {
 		return nil //nolint:nilerr // as above
 	}
 	return fmt.Errorf("%s: %w", o.Location, known.err)
-}
-
-// Pin returns the digest that a ClusterStackRelease has fixed for a source. Digests of different sources
-// cannot be compared, so a release that gets another source starts anew.
-func Pin(obj *v1alpha1.ClusterStackRelease, source string) string {
-	if obj.Status.Source != source {
-		return ""
-	}
-	return obj.Status.Digest
 }
 
 // Moved tells whether an error says that the source offers something else under the name of a release

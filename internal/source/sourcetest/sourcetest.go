@@ -35,7 +35,10 @@ type Memory struct {
 	down      error
 }
 
-var _ source.Source = (*Memory)(nil)
+var (
+	_ source.Source   = (*Memory)(nil)
+	_ source.Resolver = (*Memory)(nil)
+)
 
 // Publish puts files up under a tag, in place of those that were there.
 func (m *Memory) Publish(tag string, files fstest.MapFS) {
@@ -46,6 +49,13 @@ func (m *Memory) Publish(tag string, files fstest.MapFS) {
 	}
 	m.releases[tag] = maps.Clone(files)
 	m.published[tag] = time.Now()
+}
+
+// Withdraw takes a release back.
+func (m *Memory) Withdraw(tag string) {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	delete(m.releases, tag)
 }
 
 // Break makes the source answer with err from now on; nil mends it.
@@ -69,6 +79,20 @@ func (m *Memory) List(ctx context.Context) ([]source.Offer, error) {
 		}
 	}
 	return offers, nil
+}
+
+// Resolve implements source.Resolver.
+func (m *Memory) Resolve(ctx context.Context, name release.Name) (string, error) {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	if err := errors.Join(m.down, ctx.Err()); err != nil {
+		return "", err
+	}
+	files, found := m.releases[name.String()]
+	if !found {
+		return "", fmt.Errorf("release %s: %w", name, source.ErrNotFound)
+	}
+	return source.Digest(files)
 }
 
 // Fetch implements source.Source.

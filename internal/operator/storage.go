@@ -1,0 +1,75 @@
+// Copyright The Cluster Stack Operator Authors.
+// SPDX-License-Identifier: Apache-2.0
+
+package operator
+
+import (
+	"fmt"
+	"strings"
+	"time"
+
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	ctrl "sigs.k8s.io/controller-runtime"
+	"sigs.k8s.io/controller-runtime/pkg/event"
+
+	"github.com/clusterstacks/cluster-stack-operator/internal/chartrepo"
+	"github.com/clusterstacks/cluster-stack-operator/internal/controller/releases"
+	"github.com/clusterstacks/cluster-stack-operator/internal/release"
+	"github.com/clusterstacks/cluster-stack-operator/internal/store"
+	"github.com/clusterstacks/cluster-stack-operator/internal/web"
+)
+
+// patience is how long a reconciliation waits for a release that is being fetched. A folder or a registry nearby
+// is faster, and whoever is slower must not keep the workers from other releases.
+const patience = 3 * time.Second
+
+// openStore opens the store, has it cleaned at intervals, and returns a channel with the names of releases
+// whose fetch is over.
+func (c *Config) openStore(mgr ctrl.Manager) (*store.Store, <-chan event.GenericEvent, error) {
+	charts, err := c.chartRepositories()
+	if err != nil {
+		return nil, nil, err
+	}
+	fetched := make(chan event.GenericEvent, 1024)
+	st, err := store.Open(c.StoreDir, store.Options{
+		Quota:    c.StoreQuota.Value(),
+		Patience: patience,
+		Fetched: func(n release.Name) {
+			select {
+			case fetched <- event.GenericEvent{Object: &metav1.PartialObjectMetadata{ObjectMeta: metav1.ObjectMeta{Name: n.String()}}}:
+			default: // whoever waits looks again before long
+			}
+		},
+		InUse:    releases.InUse(mgr.GetClient()),
+		Complete: charts.Complete,
+	})
+	if err != nil {
+		return nil, nil, err
+	}
+	return st, fetched, mgr.Add(&releases.Keeper{Store: st})
+}
+
+// chartRepositories are where charts are fetched from that releases do not bring along.
+func (c *Config) chartRepositories() (*chartrepo.Repositories, error) {
+	guard, err := c.guard()
+	if err != nil {
+		return nil, err
+	}
+	client, err := web.Client(web.Options{UserAgent: name, Guard: guard})
+	if err != nil {
+		return nil, err
+	}
+	mirror, err := web.Client(web.Options{UserAgent: name, PlainHTTP: true})
+	if err != nil {
+		return nil, err
+	}
+	o := chartrepo.Options{Client: client, MirrorClient: mirror, Allowed: c.ChartRepositories}
+	for _, text := range c.ChartMirrors {
+		from, to, ok := strings.Cut(text, "=")
+		if !ok || from == "" || !strings.Contains(to, "://") {
+			return nil, fmt.Errorf("--chart-mirrors: %q has another form than <repository>=<URL of the mirror>", text)
+		}
+		o.Mirrors = append(o.Mirrors, chartrepo.Mirror{From: from, To: to})
+	}
+	return chartrepo.New(o), nil
+}
