@@ -395,3 +395,82 @@ func onSmallDisk(root string) error {
 	}
 	return s.Close()
 }
+
+// incomplete returns a release whose addon lacks a chart.
+func incomplete() *sourcetest.Memory {
+	files := releasetest.Legacy(tag)
+	files[releasetest.AddonPackage(tag)] = &fstest.MapFile{Data: releasetest.Archive(map[string]string{
+		"a/Chart.yaml": releasetest.Chart("a", "1.0.0") + "dependencies:\n- {name: cni, version: 1.2.3, repository: https://charts.example.org}\n",
+	})}
+	return published(files)
+}
+
+// completing answers with a chart that has the given contents.
+func completing(asked *int, contents string) func(context.Context, release.IncompleteChart) ([]release.File, error) {
+	return func(context.Context, release.IncompleteChart) ([]release.File, error) {
+		*asked++
+		return []release.File{{Name: "cni-1.2.3.tgz", Data: []byte(contents)}}, nil
+	}
+}
+
+func TestMissingChartsAreFetchedOnEntryOnly(t *testing.T) {
+	root, asked := t.TempDir(), 0
+	want := store.Want{Key: key, Name: name(t), From: incomplete()}
+	got, err := openWith(t, root, store.Options{Complete: completing(&asked, "packed")}).Get(t.Context(), want)
+	if err != nil || got.Pin.Dependencies == "" {
+		t.Fatalf("got %+v, %v", got.Pin, err)
+	}
+	want.Pin = got.Pin
+	for range 2 {
+		again, err := openWith(t, root, store.Options{Complete: completing(&asked, "other")}).Get(t.Context(), want)
+		if err != nil {
+			t.Fatal(err)
+		}
+		chart, err := again.Release.AddonChart(release.LegacyAddon)
+		if err != nil {
+			t.Fatal(err)
+		}
+		if data, _ := chart.File("charts/cni-1.2.3.tgz"); string(data) != "packed" {
+			t.Errorf("got %q", data)
+		}
+	}
+	if asked != 1 {
+		t.Errorf("asked %d times", asked)
+	}
+}
+
+func TestMissingChartsThatChangedAreNotTaken(t *testing.T) {
+	asked := 0
+	want := store.Want{Key: key, Name: name(t), From: incomplete()}
+	got, err := openWith(t, t.TempDir(), store.Options{Complete: completing(&asked, "packed")}).Get(t.Context(), want)
+	if err != nil {
+		t.Fatal(err)
+	}
+	want.Pin = got.Pin
+	root := t.TempDir()
+	var moved *store.MovedError
+	if _, err := openWith(t, root, store.Options{Complete: completing(&asked, "evil")}).Get(t.Context(), want); !errors.As(err, &moved) {
+		t.Errorf("got %v", err)
+	}
+	if left := walk(t, root); len(left) > 0 {
+		t.Errorf("left behind: %v", left)
+	}
+	if again, err := openWith(t, root, store.Options{Complete: completing(&asked, "packed")}).Get(t.Context(), want); err != nil || again.Pin != got.Pin {
+		t.Errorf("the same charts again: got %+v, %v", again.Pin, err)
+	}
+}
+
+func TestMissingChartsStayInTheStore(t *testing.T) {
+	for _, name := range []string{"../evil.tgz", "/evil.tgz", "a/evil.tgz", "..", ""} {
+		root := t.TempDir()
+		s := openWith(t, root, store.Options{Complete: func(context.Context, release.IncompleteChart) ([]release.File, error) {
+			return []release.File{{Name: name, Data: []byte("x")}}, nil
+		}})
+		if _, err := s.Get(t.Context(), store.Want{Key: key, Name: nameOf(t, tag), From: incomplete()}); err == nil {
+			t.Errorf("%q was taken for the name of a file", name)
+		}
+		if left := walk(t, root); len(left) > 0 {
+			t.Errorf("left behind: %v", left)
+		}
+	}
+}
