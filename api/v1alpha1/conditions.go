@@ -108,7 +108,8 @@ const (
 	// StoreFullReason: the operator has no place for another release; those it has stay usable. Give its volume
 	// more space, raise --store-quota, or remove releases that nobody needs.
 	StoreFullReason = "StoreFull"
-	// NotOfferedReason: the source no longer has the release, or cannot be asked. It stays in use.
+	// NotOfferedReason: the source no longer has the release. It stays in use; publish it again, so that it can be
+	// fetched should the operator lose its copy.
 	NotOfferedReason = "NotOffered"
 	// ReleaseMovedReason: the source offers other content under the name of a release that is in use;
 	// the content fetched first stays in use. Publish changed content under a new version.

@@ -230,6 +230,10 @@ func (w *work) openRelease(ctx context.Context) (step.Outcome, error) {
 	again := w.patiently(step.Outcome{}.LookAgain(w.options.Recheck))
 	rel, digest, err := w.releases.Open(ctx, key.Namespace, key.Name)
 	switch {
+	case releases.Pending(err):
+		return step.Wait(v1alpha1.ReleaseAssetsNotDownloadedYetReason, "%v", err).LookAgain(pendingRecheck), nil
+	case releases.Refused(err):
+		return w.patiently(step.Wait(v1alpha1.VerificationFailedReason, "%v", err).LookAgain(w.options.Recheck)), nil
 	case errors.Is(err, source.ErrNotFound):
 		return w.patiently(step.Wait(v1alpha1.NotPublishedReason, "%v", err).LookAgain(w.options.Recheck)), nil
 	case releases.Moved(err):
@@ -243,6 +247,9 @@ func (w *work) openRelease(ctx context.Context) (step.Outcome, error) {
 	w.addon.Status.TargetRelease = addonRelease(key.Name.String(), digest, rel.Metadata.Kubernetes)
 	return step.Done().Saying("%s", strings.Join(append([]string{key.Name.String()}, rel.Warnings...), "; ")), nil
 }
+
+// pendingRecheck is how often a fetch is asked after. Whoever fetches wakes the ClusterStackRelease only.
+const pendingRecheck = 2 * time.Second
 
 // evaluate runs the stages, and reports whether a condition of one is waited for.
 func (w *work) evaluate(ctx context.Context) (step.Outcome, error) {

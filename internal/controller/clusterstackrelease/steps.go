@@ -32,7 +32,6 @@ import (
 	"github.com/clusterstacks/cluster-stack-operator/internal/source"
 	"github.com/clusterstacks/cluster-stack-operator/internal/step"
 	"github.com/clusterstacks/cluster-stack-operator/internal/store"
-	"github.com/clusterstacks/cluster-stack-operator/internal/verify"
 )
 
 // work is one reconciliation of one ClusterStackRelease.
@@ -68,21 +67,17 @@ func (w *work) open(ctx context.Context) (step.Outcome, error) {
 	poll := cmp.Or(w.options.Poll, w.origin.Poll)
 	again := step.Outcome{}.LookAgain(poll)
 	opened, err := w.releases.OpenFrom(ctx, w.origin, name, releases.PinOf(w.obj).For(from))
-	var (
-		pending *store.PendingError
-		refused *verify.RefusedError
-		space   *store.SpaceError
-	)
-	if err != nil && w.wasReady && !errors.As(err, &refused) && !releases.Moved(err) && !step.Permanent(err) {
+	var space *store.SpaceError
+	if err != nil && w.wasReady && !releases.Refused(err) && !releases.Moved(err) && !step.Permanent(err) {
 		// The store was lost, and the source cannot be asked or has not answered yet. That changes nothing about
 		// what Clusters use already.
 		return step.Done().Saying("in place; it cannot be opened at present: %v", err).LookAgain(min(poll, reopen)), nil
 	}
 	switch {
-	case errors.As(err, &pending):
+	case releases.Pending(err):
 		// The end of the fetch wakes us; should that get lost, we ask.
 		return step.Wait(v1alpha1.ReleaseAssetsNotDownloadedYetReason, "%v", err).LookAgain(pendingRecheck), nil
-	case errors.As(err, &refused):
+	case releases.Refused(err):
 		w.obj.Status.Verification = nil
 		return step.Wait(v1alpha1.VerificationFailedReason, "%v", err).LookAgain(poll), nil
 	case errors.As(err, &space):
@@ -171,13 +166,12 @@ func (w *work) compare(offered string, err error) step.Outcome {
 	switch {
 	case errors.Is(err, source.ErrNotFound):
 		return step.Wait(v1alpha1.NotOfferedReason, "%s no longer has the release; the operator keeps it", w.origin.Location)
-	case err != nil:
-		return step.Wait(v1alpha1.NotOfferedReason, "whether %s still has the release is not known: %v", w.origin.Location, err)
-	case offered != "" && offered != w.pinned.Digest:
+	case err == nil && offered != "" && offered != w.pinned.Digest:
 		moved := &store.MovedError{Source: w.origin.Location, Name: w.release.Name, Pinned: w.pinned.Digest, Offered: offered}
 		return step.Wait(v1alpha1.ReleaseMovedReason, "%v", moved)
 	}
-	return step.Done()
+	// That a source cannot be asked is told by those who ask it for new releases, and says nothing about this one.
+	return step.Done().Saying("the source was not seen to offer anything else")
 }
 
 // awaitProvider waits until the provider integration has done its work for the release.

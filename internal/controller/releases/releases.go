@@ -234,8 +234,7 @@ const maxBroken = 1000
 
 // remember keeps in mind that a release is malformed, so that it is not fetched again and again.
 func (r *Releases) remember(which broken, err error) {
-	var pending *store.PendingError
-	if errors.As(err, &pending) {
+	if Pending(err) {
 		return
 	}
 	r.mu.Lock()
@@ -280,4 +279,16 @@ func (r *Releases) stillBroken(ctx context.Context, o Origin, which broken) erro
 func Moved(err error) bool {
 	var moved *store.MovedError
 	return errors.As(err, &moved)
+}
+
+// Pending tells whether an error says that a release is being fetched.
+func Pending(err error) bool {
+	var pending *store.PendingError
+	return errors.As(err, &pending)
+}
+
+// Refused tells whether an error says that a release lacks a signature that counts.
+func Refused(err error) bool {
+	var refused *verify.RefusedError
+	return errors.As(err, &refused)
 }
