@@ -39,6 +39,7 @@ var layers = map[string]layer{
 	"internal/apitest":                 workshop,
 	"internal/apply":                   edge,
 	"internal/build":                   domain,
+	"internal/chartrepo":               edge,
 	"internal/cli":                     driver,
 	"internal/controller":              driver,
 	"internal/glance":                  edge,

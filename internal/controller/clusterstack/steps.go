@@ -188,7 +188,7 @@ func (w *work) plan(ctx context.Context) (*plan, error) {
 		s.Existing = append(s.Existing, existing{
 			Offer:  source.Offer{Name: name, Published: published(rel)},
 			Ready:  rel.Status.Ready,
-			Opened: rel.Status.Digest != "",
+			Opened: releases.PinOf(rel).Digest != "",
 			Owned:  owned,
 			Shared: shared,
 			InUse:  len(usage[releases.Key{Namespace: rel.Namespace, Name: name}]) > 0,
