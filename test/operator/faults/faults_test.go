@@ -67,7 +67,7 @@ func TestFaults(t *testing.T) {
 		"ManagementConflicts":     {management: "PATCH|PUT /**/namespaces/** p=0.1 status=409 reason=Conflict"},
 		"ManagementWatchesEnd":    {management: "watch /** p=0.7 cut=4000"},
 		"ManagementWatchesStall":  {management: "watch /** p=0.5 freeze=5 for=4s"},
-		"ManagementDisconnects":   {disconnect: time.Second},
+		"ManagementDisconnects":   {disconnect: 3 * time.Second},
 		"WorkloadClustersAreGone": {workload: func(http.ResponseWriter, *http.Request) { panic(http.ErrAbortHandler) }},
 		"WorkloadClustersFail": {workload: func(w http.ResponseWriter, _ *http.Request) {
 			http.Error(w, "etcdserver: leader changed", http.StatusInternalServerError)
@@ -111,7 +111,7 @@ func TestFaults(t *testing.T) {
 				}()
 			}
 			var clusters []*operatortest.Tenant
-			for range 4 {
+			for range 2 {
 				n := w.Tenant(t, "1.35", "1.36")
 				n.Create(t, v1, k135)
 				clusters = append(clusters, n)
