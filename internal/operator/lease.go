@@ -23,7 +23,8 @@ import (
 //
 // Losing a lease stops the controllers, but a process that was itself stopped, or that waits for an answer, finds
 // out only afterwards, when another one leads already. So each request that changes anything is refused once the
-// lease was not renewed for the deadline, which is shorter than the time after which others take it.
+// lease was not renewed for the deadline, which is shorter than the time after which others take it. See
+// docs/decisions/0018.
 type lease struct {
 	resourcelock.Interface
 	deadline time.Duration
