@@ -49,6 +49,13 @@ func ClusterRole() []byte {
 	return bytes.Clone(document)
 }
 
+// Role returns the Role cluster-stack-operator as YAML: the rights of the operator in the namespace where an
+// installation runs it.
+func Role() []byte {
+	_, document, _ := bytes.Cut(bytes.TrimPrefix(clusterRole, []byte("---\n")), []byte("\n---\n"))
+	return bytes.Clone(document)
+}
+
 // Webhooks returns the MutatingWebhookConfiguration and the ValidatingWebhookConfiguration as YAML, one document each.
 // They name the Service of an installation and lack the caBundle.
 func Webhooks() [][]byte { return bytes.Split(bytes.Clone(webhooks), []byte("\n---\n")) }

@@ -73,8 +73,11 @@ type kill struct {
 	write    int64
 }
 
-// user is who the operator is, with exactly the rights of its ClusterRole.
+// user is who the operator is, with exactly the rights of its ClusterRole, and of its Role in Home.
 const user = "cluster-stack-operator"
+
+// Home is the namespace where an installation has the operator.
+const Home = "cso-system"
 
 // New makes a world without clusters. Of a world's management cluster there is one in a package of tests.
 func New(t testing.TB) *World {
@@ -85,11 +88,23 @@ func New(t testing.TB) *World {
 	if err := yaml.Unmarshal(config.ClusterRole(), role); err != nil {
 		t.Fatal(err)
 	}
-	for _, object := range []client.Object{role, &rbacv1.ClusterRoleBinding{
-		ObjectMeta: metav1.ObjectMeta{Name: role.Name},
-		RoleRef:    rbacv1.RoleRef{APIGroup: rbacv1.GroupName, Kind: "ClusterRole", Name: role.Name},
-		Subjects:   []rbacv1.Subject{{APIGroup: rbacv1.GroupName, Kind: rbacv1.UserKind, Name: user}},
-	}} {
+	home := &rbacv1.Role{}
+	if err := yaml.Unmarshal(config.Role(), home); err != nil {
+		t.Fatal(err)
+	}
+	subjects := []rbacv1.Subject{{APIGroup: rbacv1.GroupName, Kind: rbacv1.UserKind, Name: user}}
+	for _, object := range []client.Object{
+		role, &rbacv1.ClusterRoleBinding{
+			ObjectMeta: metav1.ObjectMeta{Name: role.Name},
+			RoleRef:    rbacv1.RoleRef{APIGroup: rbacv1.GroupName, Kind: "ClusterRole", Name: role.Name},
+			Subjects:   subjects,
+		},
+		&corev1.Namespace{ObjectMeta: metav1.ObjectMeta{Name: home.Namespace}}, home, &rbacv1.RoleBinding{
+			ObjectMeta: metav1.ObjectMeta{Namespace: home.Namespace, Name: home.Name},
+			RoleRef:    rbacv1.RoleRef{APIGroup: rbacv1.GroupName, Kind: "Role", Name: home.Name},
+			Subjects:   subjects,
+		},
+	} {
 		if err := w.Client.Create(t.Context(), object); client.IgnoreAlreadyExists(err) != nil {
 			t.Fatal(err)
 		}

@@ -68,7 +68,7 @@ type replica struct {
 
 // election is short enough for a test and long enough for a busy machine.
 var election = []string{
-	"--leader-elect=true", "--leader-elect-namespace=" + metav1.NamespaceDefault,
+	"--leader-elect=true", "--leader-elect-namespace=" + operatortest.Home,
 	"--leader-elect-lease-duration=12s", "--leader-elect-renew-deadline=8s", "--leader-elect-retry-period=1s",
 }
 
@@ -101,7 +101,7 @@ func leader(t *testing.T, w *operatortest.World, not string) string {
 	t.Helper()
 	ctx, cancel := context.WithTimeout(t.Context(), operatortest.Patience)
 	defer cancel()
-	watch, err := w.Client.Watch(ctx, &coordinationv1.LeaseList{}, client.InNamespace(metav1.NamespaceDefault))
+	watch, err := w.Client.Watch(ctx, &coordinationv1.LeaseList{}, client.InNamespace(operatortest.Home))
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -209,7 +209,7 @@ func loseLeaders(t *testing.T, w *operatortest.World) {
 			if err := second.Stop(t.Context()); err != nil {
 				t.Error(err)
 			}
-			lease := &coordinationv1.Lease{ObjectMeta: metav1.ObjectMeta{Namespace: metav1.NamespaceDefault, Name: "clusterstack.x-k8s.io"}}
+			lease := &coordinationv1.Lease{ObjectMeta: metav1.ObjectMeta{Namespace: operatortest.Home, Name: "clusterstack.x-k8s.io"}}
 			if err := w.Client.Delete(t.Context(), lease); err != nil {
 				t.Error(err)
 			}
