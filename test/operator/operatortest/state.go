@@ -91,7 +91,11 @@ func (s State) add(where string, n *Tenant, o *unstructured.Unstructured) {
 		panic(err) // it was JSON
 	}
 	var object any
-	if err := json.Unmarshal([]byte(strings.NewReplacer(n.Namespace, "TENANT", string(n.cluster), "CLUSTER").Replace(string(text))), &object); err != nil {
+	same := strings.ReplaceAll(string(text), n.Namespace, "TENANT")
+	if n.cluster != "" {
+		same = strings.ReplaceAll(same, string(n.cluster), "CLUSTER")
+	}
+	if err := json.Unmarshal([]byte(same), &object); err != nil {
 		panic(err)
 	}
 	s[fmt.Sprintf("%s %s %s/%s", where, o.GetKind(), strings.ReplaceAll(o.GetNamespace(), n.Namespace, "TENANT"), o.GetName())] = object
