@@ -8,6 +8,7 @@ import (
 	"context"
 	"fmt"
 	"maps"
+	"net/http"
 	"slices"
 	"strings"
 	"sync"
@@ -77,7 +78,7 @@ func start(t *testing.T, w *operatortest.World) *replica {
 	r := &replica{}
 	proxy := w.Proxy(t, func(e faultproxy.Event) {
 		// What it asks about rights and Cluster API's features has the form of objects, too, in no namespace of ours.
-		if e.Method == "GET" || !strings.Contains(e.Path, "/namespaces/test-") {
+		if e.Method == http.MethodGet || !strings.Contains(e.Path, "/namespaces/test-") {
 			return
 		}
 		r.mu.Lock()
