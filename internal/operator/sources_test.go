@@ -4,7 +4,6 @@
 package operator_test
 
 import (
-	"io/fs"
 	"os"
 	"path/filepath"
 	"strings"
@@ -83,8 +82,7 @@ func releasesAppearFromRegistry(t *testing.T, c client.WithWatch) {
 		if err != nil {
 			t.Fatal(err)
 		}
-		var files fs.FS = os.DirFS(filepath.Join(folder, tag))
-		digest, err := src.Publish(t.Context(), name, files, time.Now(), nil)
+		digest, err := src.Publish(t.Context(), name, os.DirFS(filepath.Join(folder, tag)), time.Now(), nil)
 		if err != nil {
 			t.Fatal(err)
 		}

@@ -5,6 +5,7 @@ package web
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"io"
 	"net/http"
@@ -28,7 +29,7 @@ func (p *patience) RoundTrip(req *http.Request) (*http.Response, error) {
 		cancel(nil)
 		return nil, err
 	}
-	body := &slowBody{ReadCloser: resp.Body, ctx: ctx, cancel: cancel}
+	body := &slowBody{ReadCloser: resp.Body, cause: func() error { return context.Cause(ctx) }, cancel: cancel}
 	body.watch(p.window, p.min)
 	resp.Body = body
 	return resp, nil
@@ -39,7 +40,7 @@ func (p *patience) CloseIdleConnections() { closeIdle(p.next) }
 // slowBody is a body that is given up when a window of time brings too little of it.
 type slowBody struct {
 	io.ReadCloser
-	ctx    context.Context
+	cause  func() error // why it was given up
 	cancel context.CancelCauseFunc
 	read   atomic.Int64
 	timer  *time.Timer
@@ -69,7 +70,7 @@ func (b *slowBody) Read(p []byte) (int, error) {
 	b.read.Add(int64(n))
 	if err != nil {
 		b.end()
-		if cause := context.Cause(b.ctx); err != io.EOF && cause != nil {
+		if cause := b.cause(); cause != nil && !errors.Is(err, io.EOF) {
 			err = cause // says more than "context canceled"
 		}
 	}

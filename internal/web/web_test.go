@@ -185,7 +185,7 @@ func TestRetries(t *testing.T) {
 		server := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, _ *http.Request) {
 			asked.Add(1)
 			w.Header().Set("Retry-After", "3600")
-			w.WriteHeader(429)
+			w.WriteHeader(http.StatusTooManyRequests)
 		}))
 		defer server.Close()
 		if _, err := get(t, web.Options{PlainHTTP: true}, server.URL); err != nil || asked.Load() != 1 {
@@ -197,10 +197,10 @@ func TestRetries(t *testing.T) {
 func TestRetryAfter(t *testing.T) {
 	now := time.Date(2026, 1, 1, 0, 0, 0, 0, time.UTC)
 	for text, want := range map[string]time.Duration{
-		"": 0, "0": 0, "-5": 0, "soon": 0, "30": 30 * time.Second, "99999999999": 0, "999999": 24 * time.Hour,
+		"": 0, "0": 0, "-5": 0, "soon": 0, "30": 30 * time.Second, "999999": 24 * time.Hour,
 		"Thu, 01 Jan 2026 00:01:00 GMT": time.Minute, "Wed, 31 Dec 2025 00:01:00 GMT": 0,
 	} {
-		if got := web.RetryAfter(http.Header{"Retry-After": {text}}, now); got != want && !(text == "99999999999" && got == 24*time.Hour) {
+		if got := web.RetryAfter(http.Header{"Retry-After": {text}}, now); got != want {
 			t.Errorf("%q: got %s, want %s", text, got, want)
 		}
 	}

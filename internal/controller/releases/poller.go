@@ -47,7 +47,7 @@ func (r *Releases) Listing(_ context.Context, stack *v1alpha1.ClusterStack) List
 		p = &poller{releases: r, origin: o, published: map[release.Name]time.Time{}}
 		r.pollers[o.settings] = p
 		if r.running != nil {
-			r.run(r.running, p)
+			r.run(r.running, p) //nolint:contextcheck // a poller outlives whoever asked first
 		}
 	}
 	return p.answer()

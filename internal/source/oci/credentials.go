@@ -27,28 +27,31 @@ type Credentials struct {
 	DockerConfig []byte
 }
 
-func (c *Credentials) forRegistry(host string) (auth.Credential, error) {
+// forRegistry returns the credentials for a registry. It answers for no other.
+func (c *Credentials) forRegistry(registry string) (auth.CredentialFunc, error) {
 	switch {
 	case c.Token != "":
-		return auth.Credential{AccessToken: c.Token}, nil
+		return auth.StaticCredential(registry, auth.Credential{AccessToken: c.Token}), nil
 	case c.Username != "" || c.Password != "":
 		if c.Username == "" || c.Password == "" {
-			return auth.EmptyCredential, errors.New("a user name needs a password, and a password a user name")
+			return nil, errors.New("a user name needs a password, and a password a user name")
 		}
-		return auth.Credential{Username: c.Username, Password: c.Password}, nil
+		return auth.StaticCredential(registry, auth.Credential{Username: c.Username, Password: c.Password}), nil
 	case len(c.DockerConfig) > 0:
 		store, err := credentials.NewMemoryStoreFromDockerConfig(c.DockerConfig)
 		if err != nil {
 			// The error of the parser may quote what it could not read.
-			return auth.EmptyCredential, errors.New(".dockerconfigjson is not a configuration of Docker")
+			return nil, errors.New(".dockerconfigjson is not a configuration of Docker")
 		}
-		cred, err := store.Get(context.Background(), credentials.ServerAddressFromRegistry(host))
-		if err != nil {
-			return auth.EmptyCredential, fmt.Errorf(".dockerconfigjson: %w", err)
-		}
-		return cred, nil
+		return func(ctx context.Context, hostport string) (auth.Credential, error) {
+			cred, err := store.Get(ctx, credentials.ServerAddressFromRegistry(registry))
+			if err != nil {
+				return auth.EmptyCredential, fmt.Errorf(".dockerconfigjson: %w", err)
+			}
+			return auth.StaticCredential(registry, cred)(ctx, hostport)
+		}, nil
 	}
-	return auth.EmptyCredential, nil
+	return nil, nil //nolint:nilnil // which is how a client is told that there are none
 }
 
 // tokenForms shows a token in the form that the registry understands, which is found out by trying.

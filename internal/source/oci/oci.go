@@ -79,8 +79,8 @@ func New(repository string, o Options) (*Source, error) {
 	if err != nil {
 		return nil, err
 	}
-	if credential.AccessToken != "" {
-		client.Transport = &tokenForms{next: client.Transport, host: ref.Host(), token: credential.AccessToken}
+	if o.Credentials.Token != "" {
+		client.Transport = &tokenForms{next: client.Transport, host: ref.Host(), token: o.Credentials.Token}
 	}
 	repo := &remote.Repository{
 		Reference:        ref,
@@ -91,7 +91,7 @@ func New(repository string, o Options) (*Source, error) {
 		Client: &auth.Client{
 			Client:     client,
 			Cache:      auth.NewCache(),
-			Credential: auth.StaticCredential(ref.Registry, credential),
+			Credential: credential,
 		},
 	}
 	s := &Source{repository: repo, timeout: o.Timeout}
