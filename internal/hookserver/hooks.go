@@ -113,6 +113,8 @@ func (h *hooks) decide(ctx context.Context, point release.Point, request *Reques
 		return h.initialized(ctx, request)
 	case release.BeforeClusterDelete:
 		return h.deletion(ctx, request, name)
+	case release.BeforeClusterUpgrade, release.BeforeControlPlaneUpgrade, release.AfterControlPlaneUpgrade,
+		release.BeforeWorkersUpgrade, release.AfterWorkersUpgrade, release.AfterClusterUpgrade:
 	}
 	return h.upgrade(ctx, point, request, name, key)
 }

@@ -163,7 +163,7 @@ func TestASilentClusterIsLeftAlone(t *testing.T) {
 		answering := false
 		transport := p.roundTripper(roundTrip(func(r *http.Request) (*http.Response, error) {
 			if answering {
-				return &http.Response{}, nil
+				return &http.Response{Body: http.NoBody}, nil
 			}
 			select {
 			case <-time.After(10 * time.Second):
@@ -196,8 +196,9 @@ func TestASilentClusterIsLeftAlone(t *testing.T) {
 			if err != nil {
 				t.Fatal(err)
 			}
-			_, err = transport.RoundTrip(request)
+			response, err := transport.RoundTrip(request)
 			if err == nil {
+				_ = response.Body.Close()
 				mine.end()
 				<-freed
 				return nil
@@ -237,7 +238,8 @@ func TestOnlySoManyWaitBesideTheOthers(t *testing.T) {
 		if err != nil {
 			t.Fatal(err)
 		}
-		if !mine.stepAside() || !mine.stepAside() {
+		first := mine.stepAside()
+		if again := mine.stepAside(); !first || !again {
 			t.Fatalf("only %d passes may wait", len(waiting))
 		}
 		waiting = append(waiting, mine)
