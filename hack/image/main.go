@@ -51,7 +51,7 @@ func build(ctx context.Context, out, revision string, platforms []string) (v1.Ha
 		return v1.Hash{}, err
 	}
 	defer func() { _ = os.RemoveAll(work) }()
-	var index v1.ImageIndex = mutate.IndexMediaType(empty.Index, types.OCIImageIndex)
+	index := mutate.IndexMediaType(empty.Index, types.OCIImageIndex)
 	for _, platform := range platforms {
 		system, architecture, ok := strings.Cut(platform, "/")
 		if !ok {
