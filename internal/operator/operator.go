@@ -221,7 +221,7 @@ func setUp(ctx context.Context, mgr ctrl.Manager, cfg *rest.Config, guard guard,
 		return err
 	}
 	if err := clusterstackrelease.New(mgr.GetClient(), mgr.GetAPIReader(), opener, applier, recorder, clusterstackrelease.Options{
-		Kinds: c.ClassGroups,
+		Kinds:  c.ClassGroups,
 		Render: renders.Render,
 	}).SetupWithManager(mgr, clusterstackrelease.Setup{
 		Fetched:     fetched,

@@ -102,7 +102,7 @@ type Store struct {
 	options Options
 	tmp     *tempFolder
 	// running ends with Close, and all fetches with it.
-	running context.Context
+	running context.Context //nolint:containedctx // fetches outlive the calls that ask for them
 	stop    context.CancelFunc
 	fetches sync.WaitGroup
 
