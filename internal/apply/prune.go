@@ -10,6 +10,7 @@ import (
 	"maps"
 	"net/http"
 	"slices"
+	"strings"
 
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/apis/meta/v1/unstructured"
@@ -300,8 +301,21 @@ func (r *run) foreign(e Entry, live answer) string {
 		return anotherObject
 	case !applied:
 		return "another manager has taken it over"
+	case r.companion(live.ManagedFields) != "":
+		return r.companion(live.ManagedFields) + " applies it, too"
 	case live.Labels[OwnedLabel] != OwnedValue:
 		return "somebody removed its label " + OwnedLabel
+	}
+	return ""
+}
+
+// companion returns another manager of ours that applies the object as well, or nothing: what several have
+// stays until the last of them goes.
+func (r *run) companion(fields []metav1.ManagedFieldsEntry) string {
+	for _, entry := range fields {
+		if entry.Operation == metav1.ManagedFieldsOperationApply && entry.Manager != r.manager && strings.HasPrefix(entry.Manager, FieldManager+"/") {
+			return entry.Manager
+		}
 	}
 	return ""
 }

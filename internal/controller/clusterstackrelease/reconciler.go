@@ -172,7 +172,13 @@ func (r *Reconciler) Reconcile(ctx context.Context, obj *v1alpha1.ClusterStackRe
 	} else if why != "" {
 		return ctrl.Result{}, step.Pause(ctx, r.client, obj, why, step.Tell(r.recorder))
 	}
-	w := &work{Reconciler: r, obj: obj}
+	w := &work{
+		Reconciler: r,
+		obj:        obj,
+		// Several releases may have the same object, such as a node image. Each is a manager of its own, so that
+		// the API server knows of all, and the object stays as long as one of them does.
+		applier: r.applier.As(apply.FieldManager + "/" + obj.Name),
+	}
 	begin := step.Begin(func() {
 		obj.Status.ObservedGeneration = obj.Generation
 		w.wasReady = obj.Status.Ready

@@ -714,6 +714,47 @@ spec: {template: {spec: {backend: {inMemory: {}}}}}
 	}
 }
 
+// Several releases may have the same object, such as a node image.
+func TestObjectOfTwoReleasesOutlivesTheFirst(t *testing.T) {
+	w := newWorld(t)
+	image := map[string]string{"shared.yaml": `
+apiVersion: infrastructure.cluster.x-k8s.io/v1beta2
+kind: DevClusterTemplate
+metadata: {name: shared}
+spec: {template: {spec: {backend: {inMemory: {}}}}}
+`}
+	w.publish(image)
+	w.create(nil)
+	_, _, err := w.run()
+	w.must(err)
+
+	const second = "docker-starter-1-35-v2"
+	files := releasetest.Multistage(second)
+	files[releasetest.ClassPackage(second)] = &fstest.MapFile{Data: releasetest.Archive(map[string]string{
+		"c/Chart.yaml": releasetest.Chart("docker-starter-1-35-cluster-class", "v2"), "c/templates/shared.yaml": image["shared.yaml"],
+	})}
+	w.source.Publish(second, files)
+	other := &v1alpha1.ClusterStackRelease{ObjectMeta: metav1.ObjectMeta{Namespace: w.namespace, Name: second}}
+	w.must(w.Create(t.Context(), other))
+	_, err = w.reconcile.Reconcile(t.Context(), other)
+	w.must(err)
+	w.must(w.Get(t.Context(), client.ObjectKeyFromObject(other), other))
+	if !other.Status.Ready {
+		t.Fatalf("the second release is not ready: %+v", other.Status.Conditions)
+	}
+
+	w.must(w.Delete(t.Context(), w.get()))
+	if _, err := w.reconcile.Reconcile(t.Context(), w.get()); err != nil {
+		t.Fatal(err)
+	}
+	if w.object(infraVersion, "DevClusterTemplate", "shared") == nil {
+		t.Error("what the second release has went with the first")
+	}
+	if w.class() != nil {
+		t.Error("the class of the first release is still there")
+	}
+}
+
 // The operator dies before or right after any of its writes, of a life from nothing to ready and back: the
 // next one finishes the work and leaves nothing behind.
 func TestDiesAtEveryWrite(t *testing.T) {

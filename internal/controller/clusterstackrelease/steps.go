@@ -38,6 +38,8 @@ import (
 type work struct {
 	*Reconciler
 	obj *v1alpha1.ClusterStackRelease
+	// applier applies as the manager of this release.
+	applier *apply.Applier
 	// wasReady is what the status said before.
 	wasReady bool
 	// origin, release and pinned are set by open. The release is nil when it is in place and cannot be opened.
