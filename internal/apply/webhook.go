@@ -5,6 +5,7 @@ package apply
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"net/http"
 	"regexp"
@@ -41,8 +42,8 @@ func (e *RequestError) explainWebhook(message string) {
 func (r *run) lockedOut(ctx context.Context, items []*item) {
 	var again []*item
 	r.report.Failed = slices.DeleteFunc(r.report.Failed, func(f Failure) bool {
-		failure, ok := f.Err.(*RequestError)
-		if !ok || failure.webhook == "" {
+		var failure *RequestError
+		if !errors.As(f.Err, &failure) || failure.webhook == "" {
 			return false
 		}
 		i := slices.IndexFunc(items, func(it *item) bool { return it.id == f.ID })
@@ -64,8 +65,8 @@ func (r *run) lockedOut(ctx context.Context, items []*item) {
 	r.each(len(again), func(i int) { r.send(ctx, again[i]) })
 	var owners map[string]Entry
 	for _, f := range r.report.Failed {
-		failure, ok := f.Err.(*RequestError)
-		if !ok || failure.webhook == "" {
+		var failure *RequestError
+		if !errors.As(f.Err, &failure) || failure.webhook == "" {
 			continue
 		}
 		if owners == nil {

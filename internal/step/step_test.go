@@ -117,7 +117,7 @@ func TestRun(t *testing.T) {
 			why: "A mistake of ours that one object brings to light is told there, and tried again like everything else.",
 			parts: []step.Part{
 				step.Beside("Beside", func(context.Context) (step.Outcome, error) { panic("secret") }),
-				step.On("A", func(context.Context) (step.Outcome, error) { return step.Done(), map[string]error(nil)[""].(broken) }),
+				step.On("A", func(context.Context) (step.Outcome, error) { panic(errors.New("secret")) }),
 			},
 			want: v1alpha1.Conditions{
 				condition("Ready", "False", "InternalError", "a fault in the operator itself; its log has the details, which are worth a report", now),

@@ -80,9 +80,10 @@ func (w *work) correctDrift(ctx context.Context) error {
 		}
 		switch w.policy(d) {
 		case v1alpha1.DriftCorrect:
-			sets[d.Set] = append(sets[d.Set], d.ID.String())
+			sets[d.Set] = append(sets[d.Set], d.String())
 		case v1alpha1.DriftWarn:
 			told = append(told, fmt.Sprintf("%s of addon %s: %s", d.ID, d.Set, d.How))
+		case v1alpha1.DriftIgnore:
 		}
 	}
 	var errs []error
