@@ -15,6 +15,7 @@ import (
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/apis/meta/v1/unstructured"
 	"k8s.io/apimachinery/pkg/runtime/schema"
+	"k8s.io/apimachinery/pkg/types"
 )
 
 // protectedNamespaces belong to every cluster.
@@ -265,6 +266,10 @@ func (r *run) judge(ctx context.Context, known *kinds, e Entry) (verdict, *Reque
 	if reason := r.foreign(e, live); reason != "" {
 		return verdict{reason: reason}, nil
 	}
+	if another := r.companion(live.ManagedFields); another != "" {
+		// It has to be able to change the object without asking us.
+		return verdict{reason: another + " applies it, too"}, r.release(ctx, where, e, live.UID)
+	}
 	if live.DeletionTimestamp != nil {
 		return verdict{gone: true}, nil
 	}
@@ -301,8 +306,6 @@ func (r *run) foreign(e Entry, live answer) string {
 		return anotherObject
 	case !applied:
 		return "another manager has taken it over"
-	case r.companion(live.ManagedFields) != "":
-		return r.companion(live.ManagedFields) + " applies it, too"
 	case live.Labels[OwnedLabel] != OwnedValue:
 		return "somebody removed its label " + OwnedLabel
 	}
@@ -314,10 +317,21 @@ func (r *run) foreign(e Entry, live answer) string {
 func (r *run) companion(fields []metav1.ManagedFieldsEntry) string {
 	for _, entry := range fields {
 		if entry.Operation == metav1.ManagedFieldsOperationApply && entry.Manager != r.manager && strings.HasPrefix(entry.Manager, FieldManager+"/") {
-			return entry.Manager
+			return oneLine(entry.Manager)
 		}
 	}
 	return ""
+}
+
+// release gives up our fields of an object and leaves the rest as it is.
+func (r *run) release(ctx context.Context, where resource, e Entry, uid types.UID) *RequestError {
+	nothing := &unstructured.Unstructured{}
+	nothing.SetGroupVersionKind(e.GroupKind().WithVersion(where.Version))
+	nothing.SetNamespace(e.Namespace)
+	nothing.SetName(e.Name)
+	nothing.SetUID(uid)
+	_, failure := r.patchObject(ctx, &item{id: e.ID, resource: where}, nothing, false)
+	return failure
 }
 
 // instances tells whether a definition still has objects.
