@@ -12,7 +12,9 @@ import (
 	"maps"
 	"net/http"
 	"slices"
+	"strconv"
 	"strings"
+	"sync"
 	"time"
 
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
@@ -71,6 +73,7 @@ type Applier struct {
 	client  rest.Interface
 	dynamic dynamic.Interface
 	mapper  *mapper
+	written *written
 }
 
 // New returns an Applier for the cluster of config. It sends no request yet.
@@ -98,6 +101,7 @@ func New(config *rest.Config, opts Options) (*Applier, error) {
 		allow:       opts.Allow,
 		client:      client,
 		dynamic:     dynamic.New(client),
+		written:     &written{versions: map[schema.GroupVersionResource]uint64{}},
 	}
 	// Requests for what is served are bounded here: client-go's way of asking group by group takes no context.
 	bounded := *httpClient
@@ -238,7 +242,42 @@ func (a *Applier) do(ctx context.Context, request *rest.Request, secret bool) (a
 
 // patch applies an object as our field manager.
 func (a *Applier) patch(ctx context.Context, r resource, id ID, body []byte, force bool) (answer, *RequestError) {
-	return a.do(ctx, a.patchRequest(r, id, body, force), id.GroupKind() == secretKind)
+	ans, failure := a.do(ctx, a.patchRequest(r, id, body, force), id.GroupKind() == secretKind)
+	if failure == nil {
+		a.written.note(r, ans.ResourceVersion)
+	}
+	return ans, failure
+}
+
+// written remembers the version of our last write to each resource. The cache of an
+// API server may be behind it for a moment; what it then shows would look as if
+// somebody had undone what we did.
+type written struct {
+	mu       sync.Mutex
+	versions map[schema.GroupVersionResource]uint64
+}
+
+func (w *written) note(r resource, resourceVersion string) {
+	version, err := strconv.ParseUint(resourceVersion, 10, 64)
+	if err != nil {
+		return // An API of its own counts in its own way.
+	}
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	w.versions[r.GroupVersionResource] = max(w.versions[r.GroupVersionResource], version)
+}
+
+// latest is what a list has to be as new as; "0" is anything that the cache has.
+func (w *written) latest(r resource) string {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	return strconv.FormatUint(w.versions[r.GroupVersionResource], 10)
+}
+
+func (w *written) forget(r resource) {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	delete(w.versions, r.GroupVersionResource)
 }
 
 func (a *Applier) patchRequest(r resource, id ID, body []byte, force bool) *rest.Request {

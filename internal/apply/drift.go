@@ -108,11 +108,19 @@ func (a *Applier) driftOf(ctx context.Context, known *kinds, gk schema.GroupKind
 	}
 	live := map[ID]*metav1.PartialObjectMetadata{}
 	if served {
-		failure := a.list(ctx, where, "", metav1.ListOptions{LabelSelector: OwnedLabel + "=" + OwnedValue, ResourceVersion: "0"},
-			func(obj *metav1.PartialObjectMetadata) bool {
-				live[ID{Group: gk.Group, Kind: gk.Kind, Namespace: obj.Namespace, Name: obj.Name}] = obj
-				return true
-			})
+		owned := metav1.ListOptions{LabelSelector: OwnedLabel + "=" + OwnedValue, ResourceVersion: a.written.latest(where)}
+		each := func(obj *metav1.PartialObjectMetadata) bool {
+			live[ID{Group: gk.Group, Kind: gk.Kind, Namespace: obj.Namespace, Name: obj.Name}] = obj
+			return true
+		}
+		failure := a.list(ctx, where, "", owned, each)
+		if failure != nil && failure.Code == http.StatusGatewayTimeout {
+			// The cluster was set back to a time before our last write, and does not come to it.
+			a.written.forget(where)
+			owned.ResourceVersion = a.written.latest(where)
+			clear(live)
+			failure = a.list(ctx, where, "", owned, each)
+		}
 		if failure != nil && !failure.notFound() {
 			return nil, failure
 		}
