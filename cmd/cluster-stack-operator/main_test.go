@@ -15,12 +15,12 @@ func TestRun(t *testing.T) {
 		code           int
 		stdout, stderr string
 	}{
-		"Help":         {[]string{"--help"}, 0, "--release-dir", ""},
-		"UnknownFlag":  {[]string{"--colour"}, 1, "", "Error: unknown flag: --colour\n"},
-		"Argument":     {[]string{"run"}, 1, "", "Error: unexpected argument \"run\"\n"},
-		"Unsupported":  {[]string{"-source", "oci"}, 1, "", "Error: --source=oci is not supported by this version: use --source=directory with --release-dir\n"},
-		"BadVerbosity": {[]string{"--log-level=loud"}, 1, "", "must be debug, info or error"},
-		"NoKubeconfig": {[]string{"--source=directory", "--kubeconfig=/does/not/exist"}, 1, "", "find the management cluster"},
+		"Help":          {[]string{"--help"}, 0, "--release-dir", ""},
+		"UnknownFlag":   {[]string{"--colour"}, 1, "", "Error: unknown flag: --colour\n"},
+		"Argument":      {[]string{"run"}, 1, "", "Error: unexpected argument \"run\"\n"},
+		"UnknownSource": {[]string{"-source", "tape"}, 1, "", "--source=tape: must be"},
+		"BadVerbosity":  {[]string{"--log-level=loud"}, 1, "", "must be debug, info or error"},
+		"NoKubeconfig":  {[]string{"--source=directory", "--kubeconfig=/does/not/exist"}, 1, "", "find the management cluster"},
 	} {
 		t.Run(name, func(t *testing.T) {
 			var stdout, stderr bytes.Buffer
