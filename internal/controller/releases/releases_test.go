@@ -215,19 +215,23 @@ func TestOutageKeepsWhatIsKnown(t *testing.T) {
 		}
 		expect("at once", v1, false, true)
 		time.Sleep(70 * time.Second)
+		synctest.Wait()
 		expect("unchanged", v1, false, false)
 		src.Break(errors.New("refused"))
 		time.Sleep(70 * time.Second)
+		synctest.Wait()
 		expect("down", v1, true, true)
 		since := r.Listing(t.Context(), stack).At
 		src.Publish(v2, releasetest.Multistage(v2))
 		time.Sleep(10 * time.Minute)
+		synctest.Wait()
 		expect("still down", v1, true, false)
 		if got := r.Listing(t.Context(), stack).At; !got.Equal(since) || since.IsZero() {
 			t.Errorf("the list of %s went as one of %s", since, got)
 		}
 		src.Break(nil)
 		time.Sleep(70 * time.Second)
+		synctest.Wait()
 		expect("up again", v1+" "+v2, false, true)
 	})
 }
@@ -257,13 +261,16 @@ func TestOneQuestionForAllWhoNameTheSameSource(t *testing.T) {
 			}
 		}
 		time.Sleep(2 * time.Hour)
+		synctest.Wait()
 		if n := len(asked); n < 20 || n > 27 {
 			t.Errorf("50 ClusterStacks had their source asked %d times in two hours, want once in five minutes", n)
 		}
 		c.setStacks()
 		time.Sleep(10 * time.Minute)
+		synctest.Wait()
 		before := len(asked)
 		time.Sleep(time.Hour)
+		synctest.Wait()
 		if len(asked) != before {
 			t.Error("a source was asked that nobody names any more")
 		}
@@ -296,6 +303,7 @@ func TestRefusedCredentialsAreTriedAgainWhenTheyChange(t *testing.T) {
 		}
 		c.setSecret(key, "1", "wrong")
 		time.Sleep(4 * time.Hour)
+		synctest.Wait()
 		n := len(asked)
 		if err := r.Listing(t.Context(), stack).Err; !errors.Is(err, source.ErrUnauthorized) || n == 0 || n > 20 {
 			t.Errorf("asked %d times with wrong credentials: %v", n, err)
@@ -323,10 +331,12 @@ func TestSourceThatWantsToBeLeftAloneIs(t *testing.T) {
 		defer run(t, r)()
 		r.Listing(t.Context(), stack)
 		time.Sleep(39 * time.Minute)
+		synctest.Wait()
 		if len(asked) != 1 {
 			t.Errorf("asked at %v", asked)
 		}
 		time.Sleep(2 * time.Minute)
+		synctest.Wait()
 		if len(asked) != 2 {
 			t.Errorf("asked at %v", asked)
 		}
