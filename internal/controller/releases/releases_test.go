@@ -128,12 +128,29 @@ func registry(repository, secret string) *v1alpha1.ReleaseSource {
 type guarded struct {
 	source.Source
 	token string
-	asked *[]time.Duration
-	begin time.Time
+	asked *moments
+}
+
+// moments are when something happened.
+type moments struct {
+	mu sync.Mutex
+	at []time.Time
+}
+
+func (m *moments) note() {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	m.at = append(m.at, time.Now())
+}
+
+func (m *moments) count() int {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	return len(m.at)
 }
 
 func (g guarded) List(ctx context.Context) ([]source.Offer, error) {
-	*g.asked = append(*g.asked, time.Since(g.begin))
+	g.asked.note()
 	if g.token != "right" {
 		return nil, fmt.Errorf("%w: 401", source.ErrUnauthorized)
 	}
@@ -239,14 +256,13 @@ func TestOutageKeepsWhatIsKnown(t *testing.T) {
 func TestOneQuestionForAllWhoNameTheSameSource(t *testing.T) {
 	st := openStore(t)
 	synctest.Test(t, func(t *testing.T) {
-		var asked []time.Duration
+		asked := &moments{}
 		var mem sourcetest.Memory
-		begin := time.Now()
 		c := &cluster{}
 		r := releases.NewWith(c, st, nil, "", releases.Options{
 			Poll: 5 * time.Minute,
 			Build: func(v1alpha1.ReleaseSource, map[string][]byte) (source.Source, error) {
-				return guarded{Source: &mem, token: "right", asked: &asked, begin: begin}, nil
+				return guarded{Source: &mem, token: "right", asked: asked}, nil
 			},
 		})
 		defer run(t, r)()
@@ -262,16 +278,16 @@ func TestOneQuestionForAllWhoNameTheSameSource(t *testing.T) {
 		}
 		time.Sleep(2 * time.Hour)
 		synctest.Wait()
-		if n := len(asked); n < 20 || n > 27 {
+		if n := asked.count(); n < 20 || n > 27 {
 			t.Errorf("50 ClusterStacks had their source asked %d times in two hours, want once in five minutes", n)
 		}
 		c.setStacks()
 		time.Sleep(10 * time.Minute)
 		synctest.Wait()
-		before := len(asked)
+		before := asked.count()
 		time.Sleep(time.Hour)
 		synctest.Wait()
-		if len(asked) != before {
+		if asked.count() != before {
 			t.Error("a source was asked that nobody names any more")
 		}
 	})
@@ -280,17 +296,16 @@ func TestOneQuestionForAllWhoNameTheSameSource(t *testing.T) {
 func TestRefusedCredentialsAreTriedAgainWhenTheyChange(t *testing.T) {
 	st := openStore(t)
 	synctest.Test(t, func(t *testing.T) {
-		var asked []time.Duration
+		asked := &moments{}
 		var mem sourcetest.Memory
 		mem.Publish(v1, releasetest.Multistage(v1))
-		begin := time.Now()
 		c := &cluster{}
 		key := client.ObjectKey{Namespace: "a", Name: "creds"}
 		r := releases.NewWith(c, st, nil, "", releases.Options{
 			Poll:   time.Hour,
 			Secret: c.secret,
 			Build: func(_ v1alpha1.ReleaseSource, secret map[string][]byte) (source.Source, error) {
-				return guarded{Source: &mem, token: string(secret["token"]), asked: &asked, begin: begin}, nil
+				return guarded{Source: &mem, token: string(secret["token"]), asked: asked}, nil
 			},
 		})
 		stack := newStack("a", "scs", registry("r.example.org/private", "creds"))
@@ -304,7 +319,7 @@ func TestRefusedCredentialsAreTriedAgainWhenTheyChange(t *testing.T) {
 		c.setSecret(key, "1", "wrong")
 		time.Sleep(4 * time.Hour)
 		synctest.Wait()
-		n := len(asked)
+		n := asked.count()
 		if err := r.Listing(t.Context(), stack).Err; !errors.Is(err, source.ErrUnauthorized) || n == 0 || n > 20 {
 			t.Errorf("asked %d times with wrong credentials: %v", n, err)
 		}
@@ -320,25 +335,24 @@ func TestRefusedCredentialsAreTriedAgainWhenTheyChange(t *testing.T) {
 func TestSourceThatWantsToBeLeftAloneIs(t *testing.T) {
 	st := openStore(t)
 	synctest.Test(t, func(t *testing.T) {
-		var asked []time.Duration
-		begin := time.Now()
+		asked := &moments{}
 		var mem sourcetest.Memory
 		mem.Break(&source.LaterError{After: 40 * time.Minute, Err: errors.New("rate limit")})
 		c := &cluster{}
 		stack := newStack("a", "scs", nil)
 		c.setStacks(stack)
-		r := releases.NewWith(c, st, guarded{Source: &mem, token: "right", asked: &asked, begin: begin}, "memory", releases.Options{DefaultPoll: time.Minute})
+		r := releases.NewWith(c, st, guarded{Source: &mem, token: "right", asked: asked}, "memory", releases.Options{DefaultPoll: time.Minute})
 		defer run(t, r)()
 		r.Listing(t.Context(), stack)
 		time.Sleep(39 * time.Minute)
 		synctest.Wait()
-		if len(asked) != 1 {
-			t.Errorf("asked at %v", asked)
+		if asked.count() != 1 {
+			t.Errorf("asked %d times", asked.count())
 		}
 		time.Sleep(2 * time.Minute)
 		synctest.Wait()
-		if len(asked) != 2 {
-			t.Errorf("asked at %v", asked)
+		if asked.count() != 2 {
+			t.Errorf("asked %d times", asked.count())
 		}
 	})
 }
@@ -353,7 +367,7 @@ func TestPrivateReleaseStaysWithThoseWhoHaveCredentials(t *testing.T) {
 	r := releases.NewWith(c, openStore(t), nil, "", releases.Options{
 		Secret: c.secret,
 		Build: func(_ v1alpha1.ReleaseSource, secret map[string][]byte) (source.Source, error) {
-			return guarded{Source: &mem, token: string(secret["token"]), asked: &asked}, nil
+			return guarded{Source: &mem, token: string(secret["token"]), asked: asked}, nil
 		},
 	})
 	c.setStacks(
