@@ -358,7 +358,7 @@ func TestSourceThatWantsToBeLeftAloneIs(t *testing.T) {
 }
 
 func TestPrivateReleaseStaysWithThoseWhoHaveCredentials(t *testing.T) {
-	var asked []time.Duration
+	asked := &moments{}
 	var mem sourcetest.Memory
 	mem.Publish(v1, releasetest.Multistage(v1))
 	c := &cluster{}
