@@ -7,6 +7,7 @@ import (
 	"errors"
 	"net/http"
 	"net/http/httptest"
+	"sync/atomic"
 	"testing"
 	"time"
 
@@ -29,8 +30,10 @@ func TestOnlyTheLeaderChangesAnything(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	now := time.Now()
-	ours.now = func() time.Time { return now }
+	var clock atomic.Pointer[time.Time] // a request that waits looks at it, too
+	set := func(now time.Time) { clock.Store(&now) }
+	set(time.Now())
+	ours.now = func() time.Time { return *clock.Load() }
 	held := func() resourcelock.LeaderElectionRecord {
 		return resourcelock.LeaderElectionRecord{HolderIdentity: ours.Identity(), LeaseDurationSeconds: 15}
 	}
@@ -55,9 +58,9 @@ func TestOnlyTheLeaderChangesAnything(t *testing.T) {
 		t.Fatal(err)
 	}
 	leads(true, "the lease is new")
-	now = now.Add(c.LeaderElectRenewDeadline - time.Millisecond)
+	set(ours.now().Add(c.LeaderElectRenewDeadline - time.Millisecond))
 	leads(true, "others wait for longer")
-	now = now.Add(time.Millisecond)
+	set(ours.now().Add(time.Millisecond))
 	leads(false, "the lease was not renewed in time")
 
 	if _, _, err := ours.Get(t.Context()); err != nil {
@@ -71,7 +74,7 @@ func TestOnlyTheLeaderChangesAnything(t *testing.T) {
 	go func() {
 		waiting <- send(ours, func(r *http.Request) error { <-r.Context().Done(); return r.Context().Err() })
 	}()
-	now = now.Add(c.LeaderElectRenewDeadline)
+	set(ours.now().Add(c.LeaderElectRenewDeadline))
 
 	if _, _, err := theirs.Get(t.Context()); err != nil {
 		t.Fatal(err)
@@ -100,11 +103,11 @@ func TestOnlyTheLeaderChangesAnything(t *testing.T) {
 	}
 
 	// The clock that nobody sets stands still while a machine sleeps, the one on the wall goes on.
-	slept := now.Round(0).Add(time.Hour)
+	slept := ours.now().Round(0).Add(time.Hour)
 	if err := ours.Update(t.Context(), held()); err != nil {
 		t.Fatal(err)
 	}
-	now = slept
+	set(slept)
 	leads(false, "the machine has slept")
 }
 

@@ -53,7 +53,7 @@ func operate(args []string) error {
 	host := flags.String("hook-bind-address", "", "")
 	port := flags.Int("hook-port", 0, "")
 	certs := flags.String("hook-cert-dir", "", "")
-	for _, ignored := range []string{"kubeconfig", "leader-elect", "diagnostics-address", "source", "release-dir", "store-dir", "webhook-bind-address", "webhook-port", "webhook-cert-dir"} {
+	for _, ignored := range []string{"kubeconfig", "leader-elect", "diagnostics-address", "source", "release-dir", "store-dir", "webhook-bind-address", "webhook-port", "webhook-cert-dir", "allow-networks"} {
 		flags.String(ignored, "", "")
 	}
 	flags.Bool("insecure-diagnostics", false, "")
