@@ -36,7 +36,7 @@ func main() {
 	platforms := flag.String("platforms", "linux/amd64,linux/arm64", "operating systems and architectures")
 	revision := flag.String("revision", "unknown", "commit that the image is built from")
 	flag.Parse()
-	digest, err := build(context.Background(), *out, *revision, strings.Split(*platforms, ","))
+	digest, err := build(context.Background(), *out, "./cmd/"+program, *revision, strings.Split(*platforms, ","))
 	if err != nil {
 		fmt.Fprintf(os.Stderr, "Error: %v\n", err)
 		os.Exit(1)
@@ -44,8 +44,9 @@ func main() {
 	fmt.Printf("%s@%s\n", *out, digest)
 }
 
-// build writes the layout and returns the digest of the index, by which the image is known in a registry.
-func build(ctx context.Context, out, revision string, platforms []string) (v1.Hash, error) {
+// build compiles a package into the program of the image, writes the layout, and returns the digest of the index, by which
+// the image is known in a registry.
+func build(ctx context.Context, out, source, revision string, platforms []string) (v1.Hash, error) {
 	work, err := os.MkdirTemp("", "image-")
 	if err != nil {
 		return v1.Hash{}, err
@@ -57,7 +58,7 @@ func build(ctx context.Context, out, revision string, platforms []string) (v1.Ha
 		if !ok {
 			return v1.Hash{}, fmt.Errorf("platform %q: must be <system>/<architecture>", platform)
 		}
-		image, err := imageFor(ctx, work, system, architecture, revision)
+		image, err := imageFor(ctx, work, source, system, architecture, revision)
 		if err != nil {
 			return v1.Hash{}, fmt.Errorf("%s: %w", platform, err)
 		}
@@ -78,9 +79,9 @@ func build(ctx context.Context, out, revision string, platforms []string) (v1.Ha
 	return index.Digest()
 }
 
-func imageFor(ctx context.Context, work, system, architecture, revision string) (v1.Image, error) {
+func imageFor(ctx context.Context, work, source, system, architecture, revision string) (v1.Image, error) {
 	binary := filepath.Join(work, program+"-"+architecture)
-	compile := exec.CommandContext(ctx, "go", "build", "-trimpath", "-buildvcs=false", "-ldflags=-s -w -buildid=", "-o", binary, "./cmd/"+program)
+	compile := exec.CommandContext(ctx, "go", "build", "-trimpath", "-buildvcs=false", "-ldflags=-s -w -buildid=", "-o", binary, source)
 	compile.Env = append(os.Environ(), "CGO_ENABLED=0", "GOOS="+system, "GOARCH="+architecture, "GOFLAGS=-mod=readonly")
 	compile.Stderr = os.Stderr
 	if err := compile.Run(); err != nil {

@@ -17,11 +17,14 @@ import (
 	"github.com/google/go-containerregistry/pkg/v1/validate"
 )
 
-// The layout is read as whoever pushes it does. For one architecture only, whose packages are compiled already.
-func TestImage(t *testing.T) {
-	t.Chdir("../..")
+// Of a small program: for the flags of an image, all packages of the operator would be compiled anew, which takes minutes.
+func TestImage(t *testing.T) { testImage(t, "./testdata/program") }
+
+// testImage reads the layout as whoever pushes it does.
+func testImage(t *testing.T, source string) {
+	t.Helper()
 	out := filepath.Join(t.TempDir(), "image")
-	first, err := build(t.Context(), out, "abc", []string{"linux/" + runtime.GOARCH})
+	first, err := build(t.Context(), out, source, "abc", []string{"linux/" + runtime.GOARCH})
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -88,7 +91,7 @@ func TestImage(t *testing.T) {
 	}
 
 	// Once more, elsewhere.
-	if again, err := build(t.Context(), filepath.Join(t.TempDir(), "again"), "abc", []string{"linux/" + runtime.GOARCH}); err != nil || again != first {
+	if again, err := build(t.Context(), filepath.Join(t.TempDir(), "again"), source, "abc", []string{"linux/" + runtime.GOARCH}); err != nil || again != first {
 		t.Errorf("built again it is %s, %v; was %s", again, err, first)
 	}
 	if _, err := os.Stat(filepath.Join(out, "oci-layout")); err != nil {

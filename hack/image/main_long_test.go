@@ -1,0 +1,10 @@
+//go:build long
+
+// Copyright The Cluster Stack Operator Authors.
+// SPDX-License-Identifier: Apache-2.0
+
+package main
+
+import "testing"
+
+func TestImageOfTheOperator(t *testing.T) { testImage(t, "../../cmd/"+program) }
