@@ -80,6 +80,10 @@ func (l *lease) note(record resourcelock.LeaderElectionRecord, write func() erro
 func (l *lease) set(renewed time.Time) {
 	l.mu.Lock()
 	defer l.mu.Unlock()
+	if l.end != nil && !l.held() {
+		// The timer of a machine that sleeps stands still, so what belongs to a term that is over may still be under way.
+		l.end()
+	}
 	if l.renewed = renewed; l.over != nil {
 		l.over.Stop()
 	}

@@ -7,7 +7,6 @@ import (
 	"errors"
 	"net/http"
 	"net/http/httptest"
-	"sync/atomic"
 	"testing"
 	"time"
 
@@ -30,10 +29,8 @@ func TestOnlyTheLeaderChangesAnything(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	var clock atomic.Pointer[time.Time] // a request that waits looks at it, too
-	set := func(now time.Time) { clock.Store(&now) }
-	set(time.Now())
-	ours.now = func() time.Time { return *clock.Load() }
+	now := time.Now()
+	ours.now = func() time.Time { return now }
 	held := func() resourcelock.LeaderElectionRecord {
 		return resourcelock.LeaderElectionRecord{HolderIdentity: ours.Identity(), LeaseDurationSeconds: 15}
 	}
@@ -58,9 +55,9 @@ func TestOnlyTheLeaderChangesAnything(t *testing.T) {
 		t.Fatal(err)
 	}
 	leads(true, "the lease is new")
-	set(ours.now().Add(c.LeaderElectRenewDeadline - time.Millisecond))
+	now = now.Add(c.LeaderElectRenewDeadline - time.Millisecond)
 	leads(true, "others wait for longer")
-	set(ours.now().Add(time.Millisecond))
+	now = now.Add(time.Millisecond)
 	leads(false, "the lease was not renewed in time")
 
 	if _, _, err := ours.Get(t.Context()); err != nil {
@@ -70,11 +67,16 @@ func TestOnlyTheLeaderChangesAnything(t *testing.T) {
 		t.Fatal(err)
 	}
 	leads(true, "the lease was renewed")
-	waiting := make(chan error)
+	underway, waiting := make(chan struct{}), make(chan error, 1)
 	go func() {
-		waiting <- send(ours, func(r *http.Request) error { <-r.Context().Done(); return r.Context().Err() })
+		waiting <- send(ours, func(r *http.Request) error {
+			underway <- struct{}{}
+			<-r.Context().Done()
+			return r.Context().Err()
+		})
 	}()
-	set(ours.now().Add(c.LeaderElectRenewDeadline))
+	<-underway // or it might never be sent, which proves nothing
+	now = now.Add(c.LeaderElectRenewDeadline)
 
 	if _, _, err := theirs.Get(t.Context()); err != nil {
 		t.Fatal(err)
@@ -94,6 +96,17 @@ func TestOnlyTheLeaderChangesAnything(t *testing.T) {
 		t.Fatal(err)
 	}
 	leads(true, "it leads again")
+	if err := <-waiting; !errors.Is(err, errNotLeader) {
+		t.Fatalf("a request of the time before somebody else led: %v", err)
+	}
+	go func() {
+		waiting <- send(ours, func(r *http.Request) error {
+			underway <- struct{}{}
+			<-r.Context().Done()
+			return r.Context().Err()
+		})
+	}()
+	<-underway
 	if err := ours.Update(t.Context(), resourcelock.LeaderElectionRecord{LeaseDurationSeconds: 1}); err != nil {
 		t.Fatal(err)
 	}
@@ -103,11 +116,11 @@ func TestOnlyTheLeaderChangesAnything(t *testing.T) {
 	}
 
 	// The clock that nobody sets stands still while a machine sleeps, the one on the wall goes on.
-	slept := ours.now().Round(0).Add(time.Hour)
+	slept := now.Round(0).Add(time.Hour)
 	if err := ours.Update(t.Context(), held()); err != nil {
 		t.Fatal(err)
 	}
-	set(slept)
+	now = slept
 	leads(false, "the machine has slept")
 }
 
