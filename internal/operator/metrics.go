@@ -40,8 +40,8 @@ func (f fleet) Collect(out chan<- prometheus.Metric) {
 	ready := func(conditions v1alpha1.Conditions) string {
 		return strconv.FormatBool(conditions.IsTrue(v1alpha1.ReadyCondition))
 	}
-	// From memory, once it has been read.
-	ctx, cancel := context.WithTimeout(context.Background(), 5*time.Second)
+	// From memory, once it has been read. Until then the liveness probe, which gathers metrics, must not wait for it.
+	ctx, cancel := context.WithTimeout(context.Background(), time.Second)
 	defer cancel()
 	stacks, releases, addons := &v1alpha1.ClusterStackList{}, &v1alpha1.ClusterStackReleaseList{}, &v1alpha1.ClusterAddonList{}
 	for _, list := range []client.ObjectList{stacks, releases, addons} {
