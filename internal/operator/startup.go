@@ -72,7 +72,8 @@ func checkKinds(cfg *rest.Config) error {
 		{clusterv1.GroupVersion, []string{"Cluster", "ClusterClass"}, installClusterAPI},
 		{runtimev1.GroupVersion, []string{"ExtensionConfig"}, installClusterAPI},
 		{
-			v1alpha1.GroupVersion, []string{v1alpha1.ClusterStackKind, v1alpha1.ClusterStackReleaseKind, v1alpha1.ClusterAddonKind},
+			v1alpha1.GroupVersion,
+			[]string{v1alpha1.ClusterStackKind, v1alpha1.ClusterStackReleaseKind, v1alpha1.ClusterAddonKind, v1alpha1.ClusterAddonSettingsKind},
 			"apply the operator's CustomResourceDefinitions",
 		},
 	} {
