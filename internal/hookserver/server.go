@@ -75,16 +75,18 @@ func New(c client.Writer, reader, live client.Reader, o Options) (*Server, error
 		return nil, fmt.Errorf("hook server: %w", err)
 	}
 	s.Server = &limited{Server: s.Server, turns: make(chan struct{}, maxCalls)}
+	// Cluster API calls for all Clusters, also for those that use no cluster stack. While nobody answers it holds them at every
+	// hook but two: an initialized control plane is seen by watch as well, and a deletion never waits for longer than its limit.
 	for _, handler := range []server.ExtensionHandler{
 		{Name: "before-cluster-create", Hook: BeforeClusterCreate, HandlerFunc: handler[*runtimehooksv1.BeforeClusterCreateResponse](h, release.BeforeClusterCreate)},
-		{Name: "after-control-plane-initialized", Hook: AfterControlPlaneInitialized, HandlerFunc: h.wakeUp},
+		{Name: "after-control-plane-initialized", Hook: AfterControlPlaneInitialized, HandlerFunc: h.wakeUp, FailurePolicy: new(runtimehooksv1.FailurePolicyIgnore)},
 		{Name: "before-cluster-upgrade", Hook: BeforeClusterUpgrade, HandlerFunc: handler[*runtimehooksv1.BeforeClusterUpgradeResponse](h, release.BeforeClusterUpgrade)},
 		{Name: "before-control-plane-upgrade", Hook: BeforeControlPlaneUpgrade, HandlerFunc: handler[*runtimehooksv1.BeforeControlPlaneUpgradeResponse](h, release.BeforeControlPlaneUpgrade)},
 		{Name: "after-control-plane-upgrade", Hook: AfterControlPlaneUpgrade, HandlerFunc: handler[*runtimehooksv1.AfterControlPlaneUpgradeResponse](h, release.AfterControlPlaneUpgrade)},
 		{Name: "before-workers-upgrade", Hook: BeforeWorkersUpgrade, HandlerFunc: handler[*runtimehooksv1.BeforeWorkersUpgradeResponse](h, release.BeforeWorkersUpgrade)},
 		{Name: "after-workers-upgrade", Hook: AfterWorkersUpgrade, HandlerFunc: handler[*runtimehooksv1.AfterWorkersUpgradeResponse](h, release.AfterWorkersUpgrade)},
 		{Name: "after-cluster-upgrade", Hook: AfterClusterUpgrade, HandlerFunc: handler[*runtimehooksv1.AfterClusterUpgradeResponse](h, release.AfterClusterUpgrade)},
-		{Name: "before-cluster-delete", Hook: BeforeClusterDelete, HandlerFunc: handler[*runtimehooksv1.BeforeClusterDeleteResponse](h, release.BeforeClusterDelete)},
+		{Name: "before-cluster-delete", Hook: BeforeClusterDelete, HandlerFunc: handler[*runtimehooksv1.BeforeClusterDeleteResponse](h, release.BeforeClusterDelete), FailurePolicy: new(runtimehooksv1.FailurePolicyIgnore)},
 	} {
 		catalog.AddHook(runtimehooksv1.GroupVersion, handler.Hook, meta)
 		if err := s.AddExtensionHandler(handler); err != nil {

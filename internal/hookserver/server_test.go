@@ -84,16 +84,20 @@ func TestServer(t *testing.T) {
 	call("discovery", "{}", &discovery)
 	var handlers []string
 	for _, h := range discovery.Handlers {
-		handlers = append(handlers, h.Name+" "+h.RequestHook.Hook)
+		text := h.Name + " " + h.RequestHook.Hook
+		if h.FailurePolicy != nil {
+			text += " " + string(*h.FailurePolicy)
+		}
+		handlers = append(handlers, text)
 	}
 	slices.Sort(handlers)
 	if diff := cmp.Diff([]string{
 		"after-cluster-upgrade AfterClusterUpgrade",
-		"after-control-plane-initialized AfterControlPlaneInitialized",
+		"after-control-plane-initialized AfterControlPlaneInitialized Ignore",
 		"after-control-plane-upgrade AfterControlPlaneUpgrade",
 		"after-workers-upgrade AfterWorkersUpgrade",
 		"before-cluster-create BeforeClusterCreate",
-		"before-cluster-delete BeforeClusterDelete",
+		"before-cluster-delete BeforeClusterDelete Ignore",
 		"before-cluster-upgrade BeforeClusterUpgrade",
 		"before-control-plane-upgrade BeforeControlPlaneUpgrade",
 		"before-workers-upgrade BeforeWorkersUpgrade",
