@@ -1,7 +1,7 @@
-//go:build long
-
 // Copyright The Cluster Stack Operator Authors.
 // SPDX-License-Identifier: Apache-2.0
+
+//go:build long
 
 package main
 

@@ -43,7 +43,7 @@ func TestMain(m *testing.M) {
 }
 
 // patience is how long a test waits for what should take moments.
-const patience = time.Minute
+const patience = 3 * time.Minute
 
 // shard are the labels of what the operator under test is to look at.
 var shard = map[string]string{clusterv1.WatchLabel: "ours"}
