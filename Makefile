@@ -78,6 +78,7 @@ generate: ## Write the generated files anew
 IMAGE ?= ghcr.io/clusterstacks/cluster-stack-operator:main
 .PHONY: manifests
 manifests: ## Render all that installs the operator, with IMAGE, into bin/cluster-stack-operator.yaml
+	@case "$(notdir $(IMAGE))" in *:*) ;; *) echo "IMAGE=$(IMAGE): must have a tag, such as $(IMAGE):v1" >&2; exit 1;; esac
 	@mkdir -p bin/manifests
 	@printf 'resources: [../../config/default]\nimages: [{name: ghcr.io/clusterstacks/cluster-stack-operator, newName: "%s", newTag: "%s"}]\n' \
 		"$(IMAGE:%:$(lastword $(subst :, ,$(IMAGE)))=%)" "$(lastword $(subst :, ,$(IMAGE)))" >bin/manifests/kustomization.yaml
