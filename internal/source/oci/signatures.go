@@ -77,6 +77,9 @@ func (s *Source) bundles(ctx context.Context, name release.Name, subject digest.
 			return nil, err
 		}
 		for _, layer := range manifest.Layers {
+			if layer.Size > maxSignatureSize {
+				continue // a statement of another kind about the release, such as a list of what is in it
+			}
 			if len(signatures) == maxSignatures {
 				return nil, fmt.Errorf("more than %d signatures", maxSignatures)
 			}
