@@ -25,16 +25,19 @@ type Origin struct {
 	// Location names the source for people: "oci://registry.example.org/stacks". Digests of the same location
 	// can be compared.
 	Location string
-	// Key is the Location and whose credentials are shown there. What was fetched under one key is not
-	// handed out under another, or a private release would be private no longer.
+	// Key is the Location, who answers there, and whose credentials are shown to him. What was fetched under
+	// one key is not handed out under another: a private release would be private no longer, and what
+	// somebody was sent without TLS would be taken for what others are sent with it.
 	Key string
 	// Stack is the ClusterStack that names the source or leaves that to the operator; nil when there is none.
 	Stack *v1alpha1.ClusterStack
 	// Poll is how often the source is asked for new releases.
 	Poll time.Duration
 
-	// spec is nil for the source of the operator.
-	spec      *v1alpha1.ReleaseSource
+	// spec is nil for the source of the operator, and for one that nobody names any more.
+	spec *v1alpha1.ReleaseSource
+	// gone says that the release was fetched for a ClusterStack that is not there any more.
+	gone      bool
 	namespace string
 	// settings tells apart sources of one key that are spoken to in different ways.
 	settings string
@@ -42,6 +45,9 @@ type Origin struct {
 
 // errNoSource is what a person sees who has named no source at all.
 var errNoSource = errors.New("no source of releases is named: set spec.source of the ClusterStack, or start the operator with --source and what belongs to it")
+
+// errStackGone is what a person sees whose release has to be fetched and whose ClusterStack was deleted.
+var errStackGone = errors.New("the ClusterStack that named this source is gone, and with it what is needed to fetch the release again: make it again, or have no Cluster use the release")
 
 // Of returns the origin of the releases of a ClusterStack.
 func (r *Releases) Of(stack *v1alpha1.ClusterStack) Origin {
@@ -55,21 +61,25 @@ func (r *Releases) Of(stack *v1alpha1.ClusterStack) Origin {
 	switch {
 	case spec.Directory != nil:
 		o.Location = DirectoryLocation(filepath.Join(r.options.Directory, spec.Directory.Path))
+		o.Key = o.Location
 		o.Poll = r.options.DirectoryPoll
 	case spec.OCI != nil:
 		o.Location = "oci://" + spec.OCI.Repository
+		o.Key = o.Location
 		if spec.OCI.PlainHTTP {
-			o.settings += " http"
+			o.Key += " without TLS"
 		}
 	case spec.GitHub != nil:
 		host := "github.com"
 		if _, rest, is := strings.Cut(spec.GitHub.APIURL, "://"); is {
 			host, _, _ = strings.Cut(rest, "/")
-			o.settings += " " + spec.GitHub.APIURL
 		}
 		o.Location = fmt.Sprintf("github://%s/%s/%s", host, spec.GitHub.Owner, spec.GitHub.Repository)
+		o.Key = o.Location
+		if spec.GitHub.APIURL != "" {
+			o.Key += " at " + spec.GitHub.APIURL
+		}
 	}
-	o.Key = o.Location
 	if spec.SecretRef != nil {
 		o.Key += " of Secret " + stack.Namespace + "/" + spec.SecretRef.Name
 	}
@@ -121,16 +131,51 @@ func (r *Releases) Origin(ctx context.Context, namespace string, name release.Na
 			}
 		}
 	}
+	pinned := PinOf(rel).Source
+	if own := r.fallback(); len(origins) == 0 && pinned != "" && pinned != own.Location {
+		// Its ClusterStack was deleted. What the operator's own source has under that name is another release.
+		return departed(pinned, own.Poll), rel, nil
+	}
+	chosen := append(origins, r.fallback())[0]
 	for _, o := range origins {
-		if PinOf(rel).Source == o.Location {
-			return o, rel, nil
+		if o.Location == pinned {
+			chosen = o
+			break
 		}
 	}
-	return append(origins, r.fallback())[0], rel, nil
+	for _, o := range origins {
+		// One of them trusts nobody else's word: then all who share the release have it verified.
+		if o.Location == chosen.Location && !demandsSignature(chosen) && demandsSignature(o) {
+			chosen = o
+		}
+	}
+	return chosen, rel, nil
+}
+
+// demandsSignature tells whether the ClusterStack of an origin refuses releases that are not signed.
+func demandsSignature(o Origin) bool {
+	if o.Stack == nil || o.Stack.Spec.Verify == nil {
+		return false
+	}
+	required := o.Stack.Spec.Verify.Required
+	return required == nil || *required
+}
+
+// departed is the origin of a release whose ClusterStack is gone. What the store has stays usable, unless
+// credentials were needed for it: nobody shows any now, and what is written on an object proves none.
+func departed(location string, poll time.Duration) Origin {
+	key := location
+	if strings.Contains(location, " ") {
+		key = "gone: " + location // the name of no source; it could be the key of one
+	}
+	return Origin{Location: location, Key: key, Poll: poll, gone: true}
 }
 
 // source returns what an origin stands for. Its credentials are read each time: they may have changed.
 func (r *Releases) source(ctx context.Context, o Origin) (source.Source, string, error) {
+	if o.gone {
+		return nil, "", errStackGone
+	}
 	if o.spec == nil {
 		if r.fixed == nil {
 			return nil, "", errNoSource

@@ -10,6 +10,7 @@ import (
 	"errors"
 	"fmt"
 	"os"
+	"strings"
 	"sync"
 	"time"
 
@@ -167,7 +168,10 @@ func (r *Releases) OpenFrom(ctx context.Context, o Origin, name release.Name, pi
 
 // signs reports whether the source of an origin keeps signatures apart from the files of releases.
 func (r *Releases) signs(o Origin) bool {
-	if o.spec != nil {
+	switch {
+	case o.gone:
+		return strings.HasPrefix(o.Location, "oci://")
+	case o.spec != nil:
 		return o.spec.OCI != nil
 	}
 	_, ok := r.fixed.(source.Signer)

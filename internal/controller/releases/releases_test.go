@@ -12,6 +12,7 @@ import (
 	"strings"
 	"sync"
 	"testing"
+	"testing/fstest"
 	"testing/synctest"
 	"time"
 
@@ -484,4 +485,88 @@ func TestDatesAreAskedForOnceAndWhereTheyDecide(t *testing.T) {
 			}
 		}
 	})
+}
+
+func TestReleaseOfDeletedStackIsNotTakenFromElsewhere(t *testing.T) {
+	var asked []time.Duration
+	var theirs, own sourcetest.Memory
+	theirs.Publish(v1, releasetest.Multistage(v1))
+	other := releasetest.Multistage(v1)
+	other["notes.txt"] = &fstest.MapFile{Data: []byte("another release of the same name")}
+	own.Publish(v1, other)
+	c := &cluster{}
+	c.setSecret(client.ObjectKey{Namespace: "private", Name: "creds"}, "1", "right")
+	st := openStore(t)
+	r := releases.NewWith(c, st, &own, "own", releases.Options{
+		Secret: c.secret,
+		Build: func(v1alpha1.ReleaseSource, map[string][]byte) (source.Source, error) {
+			return guarded{Source: &theirs, token: "right", asked: &asked}, nil
+		},
+	})
+	c.setStacks(newStack("public", "scs", registry("r.example.org/stacks", "")), newStack("private", "scs", registry("r.example.org/stacks", "creds")))
+	c.releases = map[client.ObjectKey]v1alpha1.ClusterStackRelease{}
+	digests := map[string]string{}
+	pin := func(namespace, location, digest string) {
+		key := client.ObjectKey{Namespace: namespace, Name: v1}
+		obj := v1alpha1.ClusterStackRelease{ObjectMeta: metav1.ObjectMeta{Namespace: namespace, Name: v1}}
+		obj.Annotations = map[string]string{v1alpha1.PinAnnotation: releases.Pinned{Source: location, Digest: digest}.String()}
+		c.releases[key] = obj
+	}
+	for _, namespace := range []string{"public", "private"} {
+		_, digest, err := r.Open(t.Context(), namespace, name(t, v1))
+		if err != nil {
+			t.Fatal(err)
+		}
+		digests[namespace] = digest
+		pin(namespace, "oci://r.example.org/stacks", digest)
+	}
+	c.setStacks()
+	if _, digest, err := r.Open(t.Context(), "public", name(t, v1)); err != nil || digest != digests["public"] {
+		t.Errorf("what the store has is usable: got %s, %v", digest, err)
+	}
+	pin("thief", "oci://r.example.org/stacks of Secret private/creds", digests["private"])
+	pin("lost", "oci://r.example.org/others", digests["public"])
+	for _, namespace := range []string{"thief", "lost"} {
+		if _, digest, err := r.Open(t.Context(), namespace, name(t, v1)); err == nil || !strings.Contains(err.Error(), "is gone") {
+			t.Errorf("%s: got %s, %v; want no release", namespace, digest, err)
+		}
+	}
+}
+
+func TestWhoDemandsSignaturesDecidesForAllWhoShareARelease(t *testing.T) {
+	c := &cluster{}
+	r := releases.NewWith(c, openStore(t), nil, "", releases.Options{})
+	easy, strict, elsewhere := newStack("a", "easy", registry("r.example.org/stacks", "")), newStack("a", "strict", registry("r.example.org/stacks", "")), newStack("a", "elsewhere", registry("r.example.org/others", ""))
+	strict.Spec.Verify = &v1alpha1.Verification{PublicKeys: []string{"key"}}
+	elsewhere.Spec.Verify = strict.Spec.Verify
+	c.setStacks(elsewhere, easy, strict)
+	obj := v1alpha1.ClusterStackRelease{ObjectMeta: metav1.ObjectMeta{Namespace: "a", Name: v1}}
+	for _, stack := range []*v1alpha1.ClusterStack{easy, elsewhere, strict} {
+		obj.OwnerReferences = append(obj.OwnerReferences, metav1.OwnerReference{Kind: v1alpha1.ClusterStackKind, Name: stack.Name})
+	}
+	c.releases = map[client.ObjectKey]v1alpha1.ClusterStackRelease{{Namespace: "a", Name: v1}: obj}
+	got, _, err := r.Origin(t.Context(), "a", name(t, v1))
+	if err != nil || got.Stack == nil || got.Stack.Name != "strict" {
+		t.Errorf("got %+v, %v", got, err)
+	}
+}
+
+func TestSourcesThatDifferentServersAnswerForAreKeptApart(t *testing.T) {
+	r := releases.NewWith(&cluster{}, openStore(t), nil, "", releases.Options{})
+	github := func(api string) *v1alpha1.ReleaseSource {
+		return &v1alpha1.ReleaseSource{GitHub: &v1alpha1.GitHubSource{Owner: "o", Repository: "r", APIURL: api}}
+	}
+	plain := registry("r.example.org/stacks", "")
+	plain.OCI.PlainHTTP = true
+	keys := map[string]bool{}
+	all := []*v1alpha1.ReleaseSource{
+		registry("r.example.org/stacks", ""), plain,
+		github("https://git.example.org/api/v3"), github("http://git.example.org/api/v3"), github("https://git.example.org/pages/evil"),
+	}
+	for _, src := range all {
+		keys[r.Of(newStack("a", "scs", src)).Key] = true
+	}
+	if len(keys) != len(all) {
+		t.Errorf("%d sources have the keys %v", len(all), keys)
+	}
 }
