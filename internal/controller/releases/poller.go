@@ -44,13 +44,13 @@ func (r *Releases) Listing(_ context.Context, stack *v1alpha1.ClusterStack) List
 	defer r.mu.Unlock()
 	p, ok := r.pollers[o.settings]
 	if !ok {
-		p = &poller{releases: r, origin: o, published: map[release.Name]time.Time{}}
+		p = &poller{releases: r, origin: o, published: map[release.Name]time.Time{}, hurry: make(chan struct{}, 1)}
 		r.pollers[o.settings] = p
 		if r.running != nil {
 			r.run(r.running, p) //nolint:contextcheck // a poller outlives whoever asked first
 		}
 	}
-	return p.answer()
+	return p.answer(o.Poll)
 }
 
 // Changes carries an event, about no object in particular, after each change of what a source offers.
@@ -95,13 +95,26 @@ type poller struct {
 	// published has what a source had to be asked for release by release.
 	published map[release.Name]time.Time
 
+	// hurry ends the pause between two questions.
+	hurry chan struct{}
+
 	mu   sync.Mutex
 	last Listing
+	// interval is how often the source is asked at present, zero before the first answer.
+	interval time.Duration
 }
 
-func (p *poller) answer() Listing {
+// answer returns what the source had last. Somebody who wants it asked more often does not wait for a pause to end
+// that was meant for others; a source that does not answer, or wants to be left alone, is not asked the more for it.
+func (p *poller) answer(interval time.Duration) Listing {
 	p.mu.Lock()
 	defer p.mu.Unlock()
+	if interval < p.interval && p.last.Err == nil {
+		select {
+		case p.hurry <- struct{}{}:
+		default:
+		}
+	}
 	return p.last
 }
 
@@ -124,12 +137,19 @@ func (p *poller) run(ctx context.Context) {
 		for i := range users {
 			interval = min(interval, p.releases.Of(&users[i]).Poll)
 		}
+		p.mu.Lock()
+		p.interval = interval
+		p.mu.Unlock()
 		version, err := p.ask(ctx, users)
 		next := wait.Jitter(interval, 0.1)
 		if err != nil {
 			next, pause = min(pause, interval), min(2*pause, interval)
 			// Asking sooner than it says would only make it wait longer.
 			next = max(next, source.RetryAfter(err))
+			select {
+			case <-p.hurry: // said before we knew
+			default:
+			}
 		} else {
 			pause = retry
 		}
@@ -155,7 +175,8 @@ func (p *poller) users(ctx context.Context) (users []v1alpha1.ClusterStack, ok b
 	return nil, false
 }
 
-// sleep waits for a time, or until the credentials have changed that the source did not accept.
+// sleep waits for a time, or until somebody is in a hurry, or until the credentials have changed that the source
+// did not accept.
 func (p *poller) sleep(ctx context.Context, pause time.Duration, version string, refused bool) bool {
 	end := time.Now().Add(pause)
 	refused = refused && p.origin.spec != nil && p.origin.spec.SecretRef != nil
@@ -172,6 +193,9 @@ func (p *poller) sleep(ctx context.Context, pause time.Duration, version string,
 		case <-ctx.Done():
 			timer.Stop()
 			return false
+		case <-p.hurry:
+			timer.Stop()
+			return true
 		case <-timer.C:
 		}
 		if refused {

@@ -570,3 +570,41 @@ func TestSourcesThatDifferentServersAnswerForAreKeptApart(t *testing.T) {
 		t.Errorf("%d sources have the keys %v", len(all), keys)
 	}
 }
+
+func TestShorterIntervalCountsAtOnce(t *testing.T) {
+	st := openStore(t)
+	synctest.Test(t, func(t *testing.T) {
+		var asked []time.Duration
+		var mem sourcetest.Memory
+		begin := time.Now()
+		c := &cluster{}
+		r := releases.NewWith(c, st, nil, "", releases.Options{
+			Build: func(v1alpha1.ReleaseSource, map[string][]byte) (source.Source, error) {
+				return guarded{Source: &mem, token: "right", asked: &asked, begin: begin}, nil
+			},
+		})
+		defer run(t, r)()
+		stack := newStack("a", "scs", registry("r.example.org/stacks", ""))
+		stack.Spec.Source.PollInterval = &metav1.Duration{Duration: 24 * time.Hour}
+		c.setStacks(stack)
+		r.Listing(t.Context(), stack)
+		time.Sleep(time.Minute)
+		r.Listing(t.Context(), stack)
+		time.Sleep(time.Minute)
+		if len(asked) != 1 {
+			t.Errorf("with an interval of a day, asked at %v", asked)
+		}
+		stack = stack.DeepCopy()
+		stack.Spec.Source.PollInterval.Duration = 10 * time.Minute
+		c.setStacks(stack)
+		r.Listing(t.Context(), stack)
+		synctest.Wait()
+		if len(asked) != 2 {
+			t.Errorf("with a shorter one, asked at %v", asked)
+		}
+		time.Sleep(time.Hour)
+		if n := len(asked); n < 6 || n > 9 {
+			t.Errorf("an hour later, asked at %v", asked)
+		}
+	})
+}
