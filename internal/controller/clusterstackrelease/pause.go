@@ -7,6 +7,7 @@ import (
 	"context"
 	"fmt"
 
+	"k8s.io/apimachinery/pkg/api/equality"
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
 	"k8s.io/apimachinery/pkg/runtime/schema"
 	"sigs.k8s.io/cluster-api/util/annotations"
@@ -51,14 +52,17 @@ func isPaused(stack *v1alpha1.ClusterStack) bool {
 	return stack.Spec.Paused || annotations.HasPaused(stack)
 }
 
-// pauseChanged lets pass ClusterStacks that were paused or are paused no longer.
-func pauseChanged() predicate.Predicate {
+// stackChanged lets pass what matters about a ClusterStack to its releases: that it is paused or is not any
+// longer, and where they come from and who has to have signed them.
+func stackChanged() predicate.Predicate {
 	return predicate.Funcs{
 		CreateFunc: func(event.CreateEvent) bool { return false },
 		UpdateFunc: func(e event.UpdateEvent) bool {
 			before, ok1 := e.ObjectOld.(*v1alpha1.ClusterStack)
 			after, ok2 := e.ObjectNew.(*v1alpha1.ClusterStack)
-			return ok1 && ok2 && isPaused(before) != isPaused(after)
+			return ok1 && ok2 && (isPaused(before) != isPaused(after) ||
+				!equality.Semantic.DeepEqual(before.Spec.Source, after.Spec.Source) ||
+				!equality.Semantic.DeepEqual(before.Spec.Verify, after.Spec.Verify))
 		},
 	}
 }

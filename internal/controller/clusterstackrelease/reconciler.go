@@ -136,7 +136,7 @@ func (r *Reconciler) SetupWithManager(mgr ctrl.Manager, s Setup) error {
 			predicates.ResourceHasFilterLabel(mgr.GetScheme(), log, s.WatchFilter),
 			predicate.Or(predicate.GenerationChangedPredicate{}, predicate.AnnotationChangedPredicate{}, predicate.LabelChangedPredicate{}),
 		)).
-		Watches(&v1alpha1.ClusterStack{}, handler.EnqueueRequestsFromMapFunc(r.ofStack), builder.WithPredicates(pauseChanged())).
+		Watches(&v1alpha1.ClusterStack{}, handler.EnqueueRequestsFromMapFunc(r.ofStack), builder.WithPredicates(stackChanged())).
 		Watches(&clusterv1.Cluster{}, handler.EnqueueRequestsFromMapFunc(ofCluster), builder.WithPredicates(releases.ClassChanged())).
 		Watches(&v1alpha1.ClusterAddon{}, handler.EnqueueRequestsFromMapFunc(r.ofAddon), builder.WithPredicates(releases.AppliedChanged())).
 		WatchesMetadata(OwnedClasses(), handler.EnqueueRequestsFromMapFunc(ofClass), builder.WithPredicates(
