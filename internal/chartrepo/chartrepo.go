@@ -24,6 +24,7 @@ import (
 	"sigs.k8s.io/yaml"
 
 	"github.com/clusterstacks/cluster-stack-operator/internal/release"
+	"github.com/clusterstacks/cluster-stack-operator/internal/web"
 )
 
 // Limits on bytes read. The largest indexes in public use have some 20 MiB.
@@ -85,7 +86,8 @@ func (r *Repositories) Complete(ctx context.Context, incomplete release.Incomple
 	for _, dependency := range wanted {
 		packed, version, err := call.fetch(ctx, dependency)
 		if err != nil {
-			return nil, fmt.Errorf("chart %s %s from %s: %w", dependency.Name, dependency.Version, dependency.Repository, err)
+			// Without the URL to which a server may have redirected us: its signature would open it to all readers.
+			return nil, fmt.Errorf("chart %s %s from %s: %w", dependency.Name, dependency.Version, dependency.Repository, web.Cause(err))
 		}
 		file := release.File{Name: fmt.Sprintf("%s-%s.tgz", dependency.Name, version), Data: packed}
 		if !release.ValidFileName(file.Name) {

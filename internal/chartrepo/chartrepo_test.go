@@ -256,6 +256,17 @@ func TestMirrorTakesThePlaceOfARepository(t *testing.T) {
 	}
 }
 
+func TestSignedURLsAreNotTold(t *testing.T) {
+	gone := httptest.NewServer(http.NotFoundHandler())
+	gone.Close()
+	redirects := httptest.NewServer(http.RedirectHandler(gone.URL+"/index.yaml?X-Signature=hidden", http.StatusFound))
+	t.Cleanup(redirects.Close)
+	_, err := chartrepo.New(all()).Complete(t.Context(), depending("1.2.3", redirects.URL))
+	if err == nil || strings.Contains(err.Error(), "hidden") || !strings.Contains(err.Error(), strings.TrimPrefix(gone.URL, "http://")) {
+		t.Errorf("got %v", err)
+	}
+}
+
 func TestAliasesShareOneFile(t *testing.T) {
 	repo := serve(t, charts("1.2.3"))
 	c := release.IncompleteChart{Missing: []string{"cni"}, Metadata: fmt.Appendf(nil,
