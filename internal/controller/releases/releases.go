@@ -246,9 +246,12 @@ func (r *Releases) remember(which broken, err error) {
 	digest := r.fetched[which]
 	delete(r.fetched, which)
 	var permanent interface{ Permanent() bool }
-	if err == nil || digest == "" || !errors.As(err, &permanent) || !permanent.Permanent() {
+	if err == nil || !errors.As(err, &permanent) || !permanent.Permanent() {
 		delete(r.broken, which)
 		return
+	}
+	if digest == "" {
+		return // said already by somebody else who waited for the same fetch
 	}
 	if len(r.broken) >= maxBroken {
 		clear(r.broken)

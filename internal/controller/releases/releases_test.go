@@ -398,10 +398,14 @@ func TestPrivateReleaseStaysWithThoseWhoHaveCredentials(t *testing.T) {
 type counting struct {
 	*sourcetest.Memory
 	fetched int
+	gate    chan struct{} // nothing is fetched before it is closed, unless it is nil
 }
 
 func (c *counting) Fetch(ctx context.Context, name release.Name, dst *os.Root) (string, error) {
 	c.fetched++
+	if c.gate != nil {
+		<-c.gate
+	}
 	return c.Memory.Fetch(ctx, name, dst)
 }
 
@@ -437,6 +441,30 @@ func TestMalformedReleaseIsNotFetchedAgainUntilItChanges(t *testing.T) {
 	if _, _, err := r.Open(t.Context(), "a", name(t, v1)); err != nil {
 		t.Errorf("after it was corrected: %v", err)
 	}
+}
+
+func TestMalformedReleaseIsFetchedOnceForAllWhoWaitForIt(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		src := &counting{Memory: &sourcetest.Memory{}, gate: make(chan struct{})}
+		bad := releasetest.Multistage(v1)
+		bad[release.MetadataFile].Data = []byte("versions: {}")
+		src.Publish(v1, bad)
+		r := releases.New(&cluster{}, openStore(t), src, "memory")
+		var wait sync.WaitGroup
+		for range 3 {
+			wait.Go(func() {
+				if _, _, err := r.Open(t.Context(), "a", name(t, v1)); err == nil {
+					t.Error("a malformed release was opened")
+				}
+			})
+		}
+		synctest.Wait()
+		close(src.gate)
+		wait.Wait()
+		if _, _, err := r.Open(t.Context(), "a", name(t, v1)); err == nil || src.fetched != 1 {
+			t.Errorf("fetched %d times: %v", src.fetched, err)
+		}
+	})
 }
 
 // dated is a source that has to be asked when each release was published.
