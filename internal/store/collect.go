@@ -141,11 +141,18 @@ func (s *Store) discard(folder string) error {
 	s.opened = slices.DeleteFunc(s.opened, func(e *entry) bool { return s.folder(e.ref) == folder })
 	s.mu.Unlock()
 	tmp, err := s.tmp.make()
-	if err != nil {
-		return err
+	switch {
+	case noSpace(err):
+		// A full disk has no place for a folder either. To whoever opens the release right now it looks damaged,
+		// and is fetched again.
+		err = os.RemoveAll(folder)
+	case err == nil:
+		defer func() { _ = os.RemoveAll(tmp) }() // what may stay goes with the folder of this process
+		if err = os.Rename(folder, filepath.Join(tmp, "discarded")); errors.Is(err, fs.ErrNotExist) {
+			err = nil
+		}
 	}
-	defer func() { _ = os.RemoveAll(tmp) }() // what may stay goes with the folder of this process
-	if err := os.Rename(folder, filepath.Join(tmp, "discarded")); err != nil && !errors.Is(err, fs.ErrNotExist) {
+	if err != nil {
 		return err
 	}
 	s.mu.Lock()
