@@ -38,12 +38,6 @@ type Rules struct {
 // maxPolicies bounds how many policies are remembered: each has a trusted root parsed.
 const maxPolicies = 64
 
-// policyError says what is wrong with a policy.
-type policyError struct{ err error }
-
-func (e *policyError) Error() string { return e.err.Error() }
-func (e *policyError) Unwrap() error { return e.err }
-
 // Policy returns the policy for the releases of a ClusterStack, which may be nil, and whether it is optional. The
 // policy is nil when nobody asks for signatures.
 func (r *Rules) Policy(ctx context.Context, stack *v1alpha1.ClusterStack) (policy *verify.Policy, optional bool, err error) {
@@ -60,7 +54,7 @@ func (r *Rules) Policy(ctx context.Context, stack *v1alpha1.ClusterStack) (polic
 		}
 		if spec.TrustedRootRef != nil {
 			if config.TrustedRoot, err = r.trustedRoot(ctx, client.ObjectKey{Namespace: stack.Namespace, Name: spec.TrustedRootRef.Name}); err != nil {
-				return nil, false, &policyError{fmt.Errorf("%s: trustedRootRef: %w", who, err)}
+				return nil, false, fmt.Errorf("%s: trustedRootRef: %w", who, err)
 			}
 		}
 	}
@@ -69,7 +63,7 @@ func (r *Rules) Policy(ctx context.Context, stack *v1alpha1.ClusterStack) (polic
 	}
 	policy, err = r.policy(config)
 	if err != nil {
-		return nil, false, &policyError{fmt.Errorf("%s: %w", who, err)}
+		return nil, false, fmt.Errorf("%s: %w", who, err)
 	}
 	return policy, !required, nil
 }
