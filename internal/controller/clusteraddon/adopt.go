@@ -126,7 +126,7 @@ func (w *work) learn(ctx context.Context, rel *release.Release, addon string) er
 	var broken error
 	learnt, err := render.Recover(in, func(in render.Input) (*render.Result, error) {
 		var result *render.Result
-		result, broken = w.options.Render(ctx, in)
+		result, broken = w.renderPatiently(ctx, in)
 		return result, broken
 	}, func(namespace, name string) (map[string][]byte, bool, error) {
 		return w.liveSecret(ctx, namespace, name)

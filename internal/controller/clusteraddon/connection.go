@@ -5,6 +5,7 @@ package clusteraddon
 
 import (
 	"context"
+	"crypto/sha256"
 	"fmt"
 	"math/rand/v2"
 	"net/http"
@@ -29,8 +30,12 @@ type connection struct {
 	client *http.Client
 
 	state sync.Mutex
-	// compared is the rollout for which the inventory was compared with the cluster.
-	compared rollout.Passage
+	// compared is the rollout for which the inventory was compared with the cluster, at that time.
+	compared   rollout.Passage
+	comparedAt time.Time
+	// inputs are those that a release has with certain facts about the Cluster.
+	inputs   string
+	inputsAt [sha256.Size]byte
 	// recheck is when to compare again at rest, and last when that was done.
 	recheck, last time.Time
 	// told are the changes found by then that are not to be corrected.
@@ -108,17 +113,31 @@ func (c *connections) drop(cluster client.ObjectKey) {
 	delete(c.byID, cluster)
 }
 
-// needsComparison reports, once for each rollout, that the inventory is to be compared with the cluster.
-func (c *connection) needsComparison(passage rollout.Passage) bool {
+// needsComparison reports that the inventory is to be compared with the cluster: once for each rollout, and again when
+// that was too long ago. What a stage waits for may have been deleted meanwhile.
+func (c *connection) needsComparison(passage rollout.Passage, now time.Time, recheck time.Duration) bool {
 	c.state.Lock()
 	defer c.state.Unlock()
-	return c.compared != passage
+	return c.compared != passage || now.Sub(c.comparedAt) >= recheck
 }
 
-func (c *connection) wasCompared(passage rollout.Passage) {
+func (c *connection) wasCompared(passage rollout.Passage, now time.Time) {
 	c.state.Lock()
 	defer c.state.Unlock()
-	c.compared = passage
+	c.compared, c.comparedAt = passage, now
+}
+
+// inputsOf returns what hasInputs was told last, if that was about the same facts.
+func (c *connection) inputsOf(facts [sha256.Size]byte) (string, bool) {
+	c.state.Lock()
+	defer c.state.Unlock()
+	return c.inputs, c.inputs != "" && c.inputsAt == facts
+}
+
+func (c *connection) hasInputs(facts [sha256.Size]byte, inputs string) {
+	c.state.Lock()
+	defer c.state.Unlock()
+	c.inputs, c.inputsAt = inputs, facts
 }
 
 // untilRecheck returns how long it is until the next comparison at rest, 0 when it is due.

@@ -63,7 +63,7 @@ func (w *work) begin(ctx context.Context, move rollout.Begin) error {
 	w.progress = map[string]rollout.Progress{}
 	w.failures = nil
 	// Also for a passage that was compared for before: that may be long ago.
-	w.conn.wasCompared(rollout.Passage{})
+	w.conn.wasCompared(rollout.Passage{}, now)
 	opened := move.Record.Rollout
 	ctrl.LoggerFrom(ctx).Info("Rollout started", "release", w.release.Name, "lifecyclePoint", opened.Point,
 		"from", opened.From, "to", opened.To, "hop", opened.Hop, "late", opened.Late, "inventoryRebuilt", opened.Rebuilt)
@@ -304,10 +304,10 @@ func hooks(rendered []render.Hook) []apply.Hook {
 }
 
 // verified tells which objects of the inventory are known to be as they were applied last. The cluster is asked
-// once in each rollout, and not at all about an empty inventory.
+// when a rollout begins and, while that lasts, as often as one at rest, and not at all about an empty inventory.
 func (w *work) verified(ctx context.Context) (func(apply.ID) bool, error) {
 	passage := w.record.Rollout.Passage
-	if !w.conn.needsComparison(passage) {
+	if !w.conn.needsComparison(passage, w.options.Clock.Now(), w.options.Recheck) {
 		return func(apply.ID) bool { return true }, nil
 	}
 	drift, err := w.conn.applier.Drift(ctx, w.inventory)
@@ -334,7 +334,7 @@ func (w *work) verified(ctx context.Context) (func(apply.ID) bool, error) {
 			return nil, fmt.Errorf("save the inventory: %w", err)
 		}
 	}
-	w.conn.wasCompared(passage)
+	w.conn.wasCompared(passage, w.options.Clock.Now())
 	return func(apply.ID) bool { return true }, nil
 }
 
@@ -359,7 +359,7 @@ func (w *work) render(ctx context.Context, rel *release.Release, addon string) (
 			return nil, fmt.Errorf("render addon %s: %w", addon, err)
 		}
 	}
-	result, err := w.options.Render(ctx, in)
+	result, err := w.renderPatiently(ctx, in)
 	if err != nil {
 		return nil, w.values.hide(err)
 	}
@@ -582,33 +582,45 @@ func (w *work) pruneInventory(ctx context.Context, addons, behind []string) ([]s
 	return kept, nil
 }
 
-// inputs identifies the values that the addons of a release are rendered with. What a template generates by
+// identifyInputs identifies the values that the addons of the release are rendered with. What a template generates by
 // chance is left out: it differs each time, and is replayed when it is rendered.
-func inputs(rel *release.Release, facts render.Facts) string {
+func (w *work) identifyInputs(ctx context.Context) (string, error) {
+	facts, err := json.Marshal(w.facts)
+	if err != nil {
+		return "", fmt.Errorf("write the facts of the Cluster as JSON: %w", err)
+	}
+	// At rest nothing has to be rendered to know that nothing has changed.
+	of := sha256.Sum256(fmt.Appendf(nil, "%v\n%s", w.target(), facts))
+	if known, is := w.conn.inputsOf(of); is {
+		return known, nil
+	}
 	hash := sha256.New()
-	for _, addon := range rel.Addons() {
-		text, has := rel.ValuesTemplate(addon)
-		if !has {
-			continue
+	for _, addon := range w.release.Addons() {
+		in, has, err := render.ValuesInput(w.release, addon, w.facts)
+		if err != nil || !has {
+			continue // its stage reports what is wrong
 		}
-		fmt.Fprintf(hash, "%s\n", addon)
-		if first := valuesText(text, facts); first == valuesText(text, facts) {
-			fmt.Fprintf(hash, "%s\n", first)
+		result, err := w.renderPatiently(ctx, in)
+		switch {
+		case err == nil:
+			fmt.Fprintf(hash, "%s\n%s\n", addon, render.ValuesDigest(result))
+		case step.Permanent(err):
+			fmt.Fprintf(hash, "%s\n%v\n", addon, err) // its stage reports it
+		default:
+			return "", step.Because(v1alpha1.RenderFailedReason, fmt.Errorf("make the values of addon %s: %w", addon, err))
 		}
 	}
-	return hex.EncodeToString(hash.Sum(nil)[:8])
+	inputs := hex.EncodeToString(hash.Sum(nil)[:8])
+	w.conn.hasInputs(of, inputs)
+	return inputs, nil
 }
 
-func valuesText(template []byte, facts render.Facts) string {
-	values, err := render.Values(template, facts)
-	if err != nil {
-		return err.Error() // the stage reports it
-	}
-	data, err := json.Marshal(values)
-	if err != nil {
-		return err.Error()
-	}
-	return string(data)
+// renderPatiently renders. While that takes long, as it does where charts wait for one another that overstay, others
+// have the turn.
+func (w *work) renderPatiently(ctx context.Context, in render.Input) (*render.Result, error) {
+	aside := time.AfterFunc(longRender, func() { w.turn.stepAside() })
+	defer aside.Stop()
+	return w.options.Render(ctx, in)
 }
 
 // bequeath makes the Cluster the owner of the Secrets that the ClusterAddon owns.

@@ -21,6 +21,9 @@ import (
 const (
 	// stall is for how long a pass waits for an answer on its turn.
 	stall = 500 * time.Millisecond
+	// longRender is for how long a pass renders on its turn. A render does not take so long, unless its chart is one
+	// that is going to be killed, or waits behind some.
+	longRender = 5 * time.Second
 	// waiters is how many passes may wait for answers for each one that works.
 	waiters = 7
 	// firstPause and longestPause bound for how long a cluster is left alone that did not answer.

@@ -305,7 +305,10 @@ func (w *work) gather(ctx context.Context) error {
 	if w.values, err = w.readValues(ctx); err != nil {
 		return err
 	}
-	w.inputs = inputs(w.release, w.facts) + w.values.id
+	if w.inputs, err = w.identifyInputs(ctx); err != nil {
+		return err
+	}
+	w.inputs += w.values.id
 	w.facts.Values = w.values.of
 
 	w.journal = &journal{ledger.New(w.client, w.live, w.addon, addonKind, "inventory")}
