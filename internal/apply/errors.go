@@ -48,6 +48,9 @@ func (e *PanicError) Error() string {
 	return "a defect of the operator; please report what its log says about it"
 }
 
+// Panicked returns what there was a panic with, which may be anything, a secret too, and where.
+func (e *PanicError) Panicked() (with any, stack []byte) { return e.Value, e.Stack }
+
 // shown is how many objects an error names one by one.
 const shown = 5
 

@@ -183,6 +183,7 @@ func Run(ctx context.Context, c client.Client, obj Object, parts ...Part) (ctrl.
 		}
 		results[i].reached = true
 		results[i].outcome, results[i].err = s.try(ctx)
+		trace(ctx, s.condition, results[i].err)
 		if results[i].err == nil && results[i].outcome.answer == none {
 			results[i].err = fmt.Errorf("step %s neither finished, nor waited, nor failed", s.condition)
 		}
@@ -231,13 +232,29 @@ func Run(ctx context.Context, c client.Client, obj Object, parts ...Part) (ctrl.
 func (s step) try(ctx context.Context) (o Outcome, err error) {
 	defer func() {
 		if cause := recover(); cause != nil {
-			// What was panicked with may be anything, a secret too; what the language itself says is harmless.
-			what, _ := cause.(goruntime.Error)
-			ctrl.LoggerFrom(ctx).Error(what, "The step panicked", "step", s.condition, "with", fmt.Sprintf("%T", cause), "stack", string(debug.Stack()))
+			logPanic(ctx, s.condition, cause, debug.Stack())
 			o, err = Outcome{}, errors.New("a fault in the operator itself; its log has the details, which are worth a report")
 		}
 	}()
 	return s.run(ctx)
+}
+
+// trace logs where an error comes from that was a panic in a goroutine of the step. Its text, which is for people who
+// use the object, does not tell.
+func trace(ctx context.Context, condition string, err error) {
+	var panicked interface {
+		Panicked() (with any, stack []byte)
+	}
+	if errors.As(err, &panicked) {
+		with, stack := panicked.Panicked()
+		logPanic(ctx, condition, with, stack)
+	}
+}
+
+func logPanic(ctx context.Context, condition string, with any, stack []byte) {
+	// What was panicked with may be anything, a secret too; what the language itself says is harmless.
+	what, _ := with.(goruntime.Error)
+	ctrl.LoggerFrom(ctx).Error(what, "The step panicked", "step", condition, "with", fmt.Sprintf("%T", with), "stack", string(stack))
 }
 
 // restart is how long a run waits that saw an old state of its object. The watch that brings the
