@@ -45,6 +45,17 @@ var exempt = []struct{ page, begin, why string }{
 	{"docs/how-to/move-clusters.md", "clusterctl describe cluster", "names a cluster that the reader has"},
 }
 
+// silent are the pages on which nothing is typed that can run here, and where what they say is tested.
+var silent = map[string]string{
+	"docs/how-to/addons-of-one-cluster.md": "its manifests are applied here; the controller's tests have the effect",
+	"docs/how-to/air-gap.md":               "it takes registries that the reader has",
+	"docs/how-to/choose-releases.md":       "its manifest is applied here",
+	"docs/how-to/install.md":               "test/deploy installs what it renders",
+	"docs/how-to/subscribe-to-releases.md": "its manifests are applied here; the sources' tests have registries",
+	"docs/how-to/take-over.md":             "it takes an installation of the other operator; the controller's tests make its state",
+	"docs/how-to/verify-releases.md":       "its manifest is applied here; signing takes cosign",
+}
+
 // beforehand is what a page takes for granted.
 var beforehand = map[string]string{
 	"docs/how-to/sandbox.md":           `export PATH="$PWD/bin:$PATH"`, // that csctl is on the path
@@ -133,8 +144,11 @@ func (r *reader) walk(t *testing.T, p page) {
 			script += fmt.Sprintf("printf '%%(%%T)T $ %%s\\n' -1 %s\n%s\n", quote(command), command)
 		}
 	}
-	if typed == 0 {
-		t.Fatalf("%s has no command to run", p.path)
+	if why := silent[p.path]; (typed == 0) != (why != "") {
+		t.Fatalf("%s has %d commands to run; want some, or a reason why there are none", p.path, typed)
+	} else if why != "" {
+		t.Logf("nothing to run, because %s", why)
+		return
 	}
 
 	ctx := t.Context()

@@ -516,7 +516,7 @@ func TestDatesAreAskedForOnceAndWhereTheyDecide(t *testing.T) {
 }
 
 func TestReleaseOfDeletedStackIsNotTakenFromElsewhere(t *testing.T) {
-	var asked []time.Duration
+	asked := &moments{}
 	var theirs, own sourcetest.Memory
 	theirs.Publish(v1, releasetest.Multistage(v1))
 	other := releasetest.Multistage(v1)
@@ -528,7 +528,7 @@ func TestReleaseOfDeletedStackIsNotTakenFromElsewhere(t *testing.T) {
 	r := releases.NewWith(c, st, &own, "own", releases.Options{
 		Secret: c.secret,
 		Build: func(v1alpha1.ReleaseSource, map[string][]byte) (source.Source, error) {
-			return guarded{Source: &theirs, token: "right", asked: &asked}, nil
+			return guarded{Source: &theirs, token: "right", asked: asked}, nil
 		},
 	})
 	c.setStacks(newStack("public", "scs", registry("r.example.org/stacks", "")), newStack("private", "scs", registry("r.example.org/stacks", "creds")))
@@ -602,13 +602,12 @@ func TestSourcesThatDifferentServersAnswerForAreKeptApart(t *testing.T) {
 func TestShorterIntervalCountsAtOnce(t *testing.T) {
 	st := openStore(t)
 	synctest.Test(t, func(t *testing.T) {
-		var asked []time.Duration
+		asked := &moments{}
 		var mem sourcetest.Memory
-		begin := time.Now()
 		c := &cluster{}
 		r := releases.NewWith(c, st, nil, "", releases.Options{
 			Build: func(v1alpha1.ReleaseSource, map[string][]byte) (source.Source, error) {
-				return guarded{Source: &mem, token: "right", asked: &asked, begin: begin}, nil
+				return guarded{Source: &mem, token: "right", asked: asked}, nil
 			},
 		})
 		defer run(t, r)()
@@ -619,20 +618,20 @@ func TestShorterIntervalCountsAtOnce(t *testing.T) {
 		time.Sleep(time.Minute)
 		r.Listing(t.Context(), stack)
 		time.Sleep(time.Minute)
-		if len(asked) != 1 {
-			t.Errorf("with an interval of a day, asked at %v", asked)
+		if asked.count() != 1 {
+			t.Errorf("with an interval of a day, asked %d times", asked.count())
 		}
 		stack = stack.DeepCopy()
 		stack.Spec.Source.PollInterval.Duration = 10 * time.Minute
 		c.setStacks(stack)
 		r.Listing(t.Context(), stack)
 		synctest.Wait()
-		if len(asked) != 2 {
-			t.Errorf("with a shorter one, asked at %v", asked)
+		if asked.count() != 2 {
+			t.Errorf("with a shorter one, asked %d times", asked.count())
 		}
 		time.Sleep(time.Hour)
-		if n := len(asked); n < 6 || n > 9 {
-			t.Errorf("an hour later, asked at %v", asked)
+		if n := asked.count(); n < 6 || n > 9 {
+			t.Errorf("an hour later, asked %d times", n)
 		}
 	})
 }
