@@ -249,20 +249,21 @@ func (s *Store) Get(ctx context.Context, want Want) (Got, error) {
 	}
 	select {
 	case <-f.over:
-		s.mu.Lock()
-		defer s.mu.Unlock()
-		if s.flights[id] == f {
-			delete(s.flights, id)
-		}
-		return f.got, f.err
 	case <-ctx.Done():
 		return Got{}, context.Cause(ctx)
 	case <-late:
-		s.mu.Lock()
-		defer s.mu.Unlock()
+	}
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if f.overAt.IsZero() {
 		f.awaited = false
 		return Got{}, &PendingError{Source: want.Key, Name: want.Name}
 	}
+	// Also when it came late: nobody is told of what ended while he waited.
+	if s.flights[id] == f {
+		delete(s.flights, id)
+	}
+	return f.got, f.err
 }
 
 // start begins to get a release, unless that is going on already.
