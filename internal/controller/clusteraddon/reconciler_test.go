@@ -574,6 +574,29 @@ func testCorrectsDrift(e *env) {
 	e.wantEvent("DriftCorrected")
 }
 
+// statuses watches the ClusterAddon, and returns what gives every status that it had from now on.
+func (e *env) statuses() func() []v1alpha1.ClusterAddonStatus {
+	e.Helper()
+	watch, err := e.client.Watch(e.Context(), &v1alpha1.ClusterAddonList{}, client.InNamespace(e.ns))
+	if err != nil {
+		e.Fatal(err)
+	}
+	return func() []v1alpha1.ClusterAddonStatus {
+		defer watch.Stop()
+		var all []v1alpha1.ClusterAddonStatus
+		for last := e.addon().ResourceVersion; ; {
+			addon, ok := (<-watch.ResultChan()).Object.(*v1alpha1.ClusterAddon)
+			if !ok {
+				e.Fatal("the watch has ended")
+			}
+			all = append(all, addon.Status)
+			if addon.ResourceVersion == last {
+				return all
+			}
+		}
+	}
+}
+
 // wantEvent looks for an event among those that were recorded so far.
 func (e *env) wantEvent(reason string) {
 	e.Helper()
@@ -770,10 +793,17 @@ func testPrunesWhatMoved(e *env) {
 	o.settle()
 	e.wantObjects("cni: 1", "given: 1", "logs: 1", "metrics: 1", "moved: 1")
 	uids := e.uid("metrics") + e.uid("given")
+	told := e.statuses()
 
 	e.use(v2, k135)
 	o.settle()
 	e.wantReady()
+	for _, status := range told() {
+		pruned := status.Conditions.IsTrue(v1alpha1.LeftoversPrunedCondition)
+		if status.Ready && pruned && status.AppliedRelease.Name == v2 && status.Inventory.Objects != 4 {
+			e.Errorf("says that leftovers are gone, and at the same time counts %d objects, want 4", status.Inventory.Objects)
+		}
+	}
 	e.wantObjects("cni: 1", "given: 2", "metrics: 2")
 	if e.uid("metrics")+e.uid("given") != uids {
 		e.Error("what only went to another addon was made anew")

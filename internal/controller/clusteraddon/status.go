@@ -22,10 +22,7 @@ func (w *work) report() {
 	if applied := w.record.Applied; applied != nil {
 		status.AppliedRelease = addonRelease(tagOf(applied.Class), applied.Digest, applied.Version)
 	}
-	if w.inventory != nil {
-		objects, shared := w.inventory.Counts()
-		status.Inventory = &v1alpha1.InventorySummary{Objects: int32(objects), Shared: int32(shared)} //nolint:gosec // a cluster has fewer
-	}
+	w.count()
 	if w.record.Rollout != nil && w.record.Rollout.Release == w.target() {
 		status.Stages = w.stages()
 	}
@@ -33,6 +30,15 @@ func (w *work) report() {
 		status.Resources = nil
 	}
 	w.remember()
+}
+
+// count tells how many objects the inventory has.
+func (w *work) count() {
+	if w.inventory == nil {
+		return
+	}
+	objects, shared := w.inventory.Counts()
+	w.addon.Status.Inventory = &v1alpha1.InventorySummary{Objects: int32(objects), Shared: int32(shared)} //nolint:gosec // a cluster has fewer
 }
 
 // historyLimit is how many rollouts the status remembers.

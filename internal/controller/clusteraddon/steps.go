@@ -386,6 +386,7 @@ func (w *work) prune(ctx context.Context) (step.Outcome, error) {
 	ctx, end := w.conn.begin(ctx, w.turn)
 	defer end()
 	outcome, err := w.tidy(ctx)
+	w.count() // again: now without what was pruned
 	if w.conn.lost() {
 		return w.silent(), nil
 	}
