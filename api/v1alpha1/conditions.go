@@ -44,8 +44,9 @@ const (
 	// InSyncCondition of a ClusterAddon: nobody has changed or deleted objects of its addons, as far as
 	// that is only to be told and not corrected. It has no part in Ready.
 	InSyncCondition = "InSync"
-	// PausedCondition is there, and True, while the object or, of a ClusterAddon, its Cluster is paused. It
-	// is the one condition that is not a state to wish for; the name is the one that all of Cluster API uses.
+	// PausedCondition is there, and True, while the object or, of a ClusterAddon, its Cluster or, of a
+	// ClusterStackRelease, its ClusterClass is paused. It is the one condition that is not a state to wish
+	// for; the name is the one that all of Cluster API uses.
 	PausedCondition = "Paused"
 )
 
@@ -58,7 +59,7 @@ const (
 	// InternalErrorReason: something failed that has no reason of its own; it is tried again. See the
 	// message and the log of the operator.
 	InternalErrorReason = "InternalError"
-	// PausedReason: the object or its Cluster is paused. Remove the annotation
+	// PausedReason: the object, its Cluster or its ClusterClass is paused. Remove the annotation
 	// cluster.x-k8s.io/paused, or set spec.paused of the ClusterStack or Cluster to false.
 	PausedReason = "Paused"
 	// DeletingReason: the object is being deleted. See the message for what it waits for.

@@ -16,8 +16,10 @@ import (
 	admissionregistrationv1 "k8s.io/api/admissionregistration/v1"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/apis/meta/v1/unstructured"
+	"k8s.io/apimachinery/pkg/types"
 	"k8s.io/apimachinery/pkg/util/wait"
 	clusterv1 "sigs.k8s.io/cluster-api/api/core/v1beta2"
+	clusterctlv1 "sigs.k8s.io/cluster-api/cmd/clusterctl/api/v1alpha3"
 	ctrl "sigs.k8s.io/controller-runtime"
 	"sigs.k8s.io/controller-runtime/pkg/client"
 	"sigs.k8s.io/controller-runtime/pkg/webhook"
@@ -115,6 +117,20 @@ func TestWebhooks(t *testing.T) {
 		for _, obj := range []client.Object{stack, rel} {
 			if err := c.Delete(t.Context(), obj); err == nil || !strings.Contains(err.Error(), "release "+v1of35+" is used by Cluster "+users+"/c") {
 				t.Errorf("delete %T in use: %v", obj, err)
+			}
+		}
+		// clusterctl deletes here what it has made in another management cluster, releases before the Clusters.
+		for _, obj := range []client.Object{stack, rel} {
+			moved := client.RawPatch(types.MergePatchType, []byte(`{"metadata": {"annotations": {"`+clusterctlv1.DeleteForMoveAnnotation+`": ""}}}`))
+			if err := c.Patch(t.Context(), obj, moved); err != nil {
+				t.Fatal(err)
+			}
+			if err := client.NewDryRunClient(c).Delete(t.Context(), obj); err != nil {
+				t.Errorf("delete %T that was moved: %v", obj, err)
+			}
+			stays := client.RawPatch(types.MergePatchType, []byte(`{"metadata": {"annotations": null}}`))
+			if err := c.Patch(t.Context(), obj, stays); err != nil {
+				t.Fatal(err)
 			}
 		}
 		other := apitest.ClusterStackRelease(classes, v1of36)

@@ -102,9 +102,9 @@ func (r *Reconciler) SetupWithManager(mgr ctrl.Manager, s Setup) error {
 			predicates.ResourceHasFilterLabel(mgr.GetScheme(), log, s.WatchFilter),
 			predicate.Or(predicate.GenerationChangedPredicate{}, predicate.AnnotationChangedPredicate{}, predicate.LabelChangedPredicate{}),
 		)).
-		Watches(&v1alpha1.ClusterStackRelease{}, handler.EnqueueRequestsFromMapFunc(owners)).
-		Watches(&clusterv1.Cluster{}, handler.EnqueueRequestsFromMapFunc(r.ofCluster), builder.WithPredicates(releases.ClassChanged())).
-		Watches(&v1alpha1.ClusterAddon{}, handler.EnqueueRequestsFromMapFunc(r.ofAddon), builder.WithPredicates(releases.AppliedChanged())).
+		Watches(&v1alpha1.ClusterStackRelease{}, handler.EnqueueRequestsFromMapFunc(owners), builder.WithPredicates(releases.Stays())).
+		Watches(&clusterv1.Cluster{}, handler.EnqueueRequestsFromMapFunc(r.ofCluster), builder.WithPredicates(releases.Stays(), releases.ClassChanged())).
+		Watches(&v1alpha1.ClusterAddon{}, handler.EnqueueRequestsFromMapFunc(r.ofAddon), builder.WithPredicates(releases.Stays(), releases.AppliedChanged())).
 		WithOptions(s.Controller)
 	if s.Offers != nil {
 		b = b.WatchesRawSource(s.Offers)
@@ -122,7 +122,7 @@ func (r *Reconciler) SetupWithManager(mgr ctrl.Manager, s Setup) error {
 
 // Reconcile makes the releases that a ClusterStack asks for and deletes those that nobody needs.
 func (r *Reconciler) Reconcile(ctx context.Context, stack *v1alpha1.ClusterStack) (ctrl.Result, error) {
-	if !stack.DeletionTimestamp.IsZero() || !releases.InShard(stack, r.watchFilter) {
+	if !stack.DeletionTimestamp.IsZero() || releases.MovedAway(stack) || !releases.InShard(stack, r.watchFilter) {
 		return ctrl.Result{}, nil // what it owns is collected with it
 	}
 	if stack.Spec.Paused || annotations.HasPaused(stack) {

@@ -19,7 +19,9 @@ import (
 	"k8s.io/apimachinery/pkg/apis/meta/v1/unstructured"
 	"k8s.io/client-go/tools/events"
 	clusterv1 "sigs.k8s.io/cluster-api/api/core/v1beta2"
+	clusterctlv1 "sigs.k8s.io/cluster-api/cmd/clusterctl/api/v1alpha3"
 	"sigs.k8s.io/controller-runtime/pkg/client"
+	"sigs.k8s.io/controller-runtime/pkg/event"
 
 	"github.com/clusterstacks/cluster-stack-operator/api/v1alpha1"
 	"github.com/clusterstacks/cluster-stack-operator/internal/apitest/kinds"
@@ -525,6 +527,28 @@ func TestDeletedIsLeftAlone(t *testing.T) {
 	stack = w.get("s")
 	stack.Finalizers = nil
 	w.must(w.Update(t.Context(), stack))
+}
+
+// What clusterctl takes to another management cluster, and so deletes here, is not made anew: neither a moment before the
+// ClusterStack goes, nor because its releases went.
+func TestMovedAwayIsLeftAlone(t *testing.T) {
+	w := newWorld(t)
+	w.offers.set(t, v1)
+	w.create("s", nil)
+	stack := w.get("s")
+	stack.Annotations = map[string]string{clusterctlv1.DeleteForMoveAnnotation: ""}
+	w.must(w.Update(t.Context(), stack))
+	w.run("s")
+	w.wantReleases()
+	stays := releases.Stays()
+	for name, passes := range map[string]bool{
+		"Updated": stays.Update(event.UpdateEvent{ObjectOld: w.get("s"), ObjectNew: stack}),
+		"Deleted": stays.Delete(event.DeleteEvent{Object: stack}),
+	} {
+		if passes {
+			t.Errorf("%s: an event about what is moved away wakes somebody", name)
+		}
+	}
 }
 
 // Somebody shows an old list of releases, or takes the newest one away.

@@ -18,15 +18,28 @@ import (
 	"sigs.k8s.io/controller-runtime/pkg/reconcile"
 
 	"github.com/clusterstacks/cluster-stack-operator/api/v1alpha1"
+	"github.com/clusterstacks/cluster-stack-operator/internal/release"
 )
 
 // +kubebuilder:rbac:groups=clusterstack.x-k8s.io,resources=clusterstacks,verbs=get;list;watch
 
-// paused says why a release is to be left as it is, and nothing if it is not: it is paused itself, or all
-// ClusterStacks are that ask for it.
+// paused says why a release is to be left as it is, and nothing if it is not: it is paused itself, its ClusterClass is,
+// or all ClusterStacks are that ask for it.
 func (r *Reconciler) paused(ctx context.Context, obj *v1alpha1.ClusterStackRelease) (string, error) {
 	if annotations.HasPaused(obj) {
 		return "the ClusterStackRelease is paused", nil
+	}
+	// clusterctl pauses classes while it moves them. What it has made here already must not be taken for somebody
+	// else's, only because the inventory that names it is not here yet.
+	if name, err := release.ParseName(obj.Name); err == nil {
+		class := OwnedClasses()
+		err := r.client.Get(ctx, client.ObjectKey{Namespace: obj.Namespace, Name: name.ClassName()}, class)
+		if client.IgnoreNotFound(err) != nil {
+			return "", fmt.Errorf("get ClusterClass %s: %w", name.ClassName(), err)
+		}
+		if err == nil && annotations.HasPaused(class) {
+			return fmt.Sprintf("the ClusterClass %s is paused", class.GetName()), nil
+		}
 	}
 	reason := ""
 	for _, ref := range obj.OwnerReferences {

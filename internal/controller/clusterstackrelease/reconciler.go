@@ -164,7 +164,7 @@ func OwnedClasses() *metav1.PartialObjectMetadata {
 
 // Reconcile keeps the cluster class of a release applied, or takes it out when the release is deleted.
 func (r *Reconciler) Reconcile(ctx context.Context, obj *v1alpha1.ClusterStackRelease) (ctrl.Result, error) {
-	if !releases.InShard(obj, r.watchFilter) {
+	if releases.MovedAway(obj) || !releases.InShard(obj, r.watchFilter) {
 		return ctrl.Result{}, nil
 	}
 	if why, err := r.paused(ctx, obj); err != nil {

@@ -5,6 +5,7 @@ package releases
 
 import (
 	clusterv1 "sigs.k8s.io/cluster-api/api/core/v1beta2"
+	clusterctlv1 "sigs.k8s.io/cluster-api/cmd/clusterctl/api/v1alpha3"
 	"sigs.k8s.io/controller-runtime/pkg/client"
 	"sigs.k8s.io/controller-runtime/pkg/event"
 	"sigs.k8s.io/controller-runtime/pkg/predicate"
@@ -33,6 +34,19 @@ func AppliedChanged() predicate.Predicate {
 			return ok1 && ok2 && before.Spec.ClusterStack != after.Spec.ClusterStack
 		},
 	}
+}
+
+// MovedAway tells whether an object is deleted here because `clusterctl move` has made it in another management cluster.
+// Whoever missed it here, and made it or what depends on it anew, or took away what it stands for, would be in the way.
+// clusterctl removes finalizers itself.
+func MovedAway(obj client.Object) bool {
+	_, marked := obj.GetAnnotations()[clusterctlv1.DeleteForMoveAnnotation]
+	return marked
+}
+
+// Stays lets nothing pass about objects that are moved away.
+func Stays() predicate.Predicate {
+	return predicate.NewPredicateFuncs(func(obj client.Object) bool { return !MovedAway(obj) })
 }
 
 // InShard tells whether an object is for an operator with this --watch-filter, which may be empty. Events of
