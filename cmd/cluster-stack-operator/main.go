@@ -14,10 +14,12 @@ import (
 	"log/slog"
 	"os"
 	"os/signal"
+	"runtime"
 	"syscall"
 
 	"github.com/spf13/pflag"
 	_ "golang.org/x/crypto/x509roots/fallback" // our image has no file with authorities
+	"k8s.io/component-base/featuregate"
 	"k8s.io/component-base/logs"
 	logsv1 "k8s.io/component-base/logs/api/v1"
 	"k8s.io/klog/v2"
@@ -49,11 +51,18 @@ func run(args []string, stdout, stderr io.Writer) int {
 	if err == nil {
 		err = c.Validate()
 	}
+	var features featuregate.FeatureGate
 	if err == nil {
-		err = logsv1.ValidateAndApply(c.Logs, nil)
+		features, err = c.Features()
+	}
+	if err == nil {
+		err = logsv1.ValidateAndApply(c.Logs, features)
 	}
 	if err == nil {
 		defer logs.FlushLogs()
+		if c.ContentionProfiling {
+			runtime.SetBlockProfileRate(1)
+		}
 		ctrl.SetLogger(klog.Background())
 		// Helm warns through the standard loggers, and its warnings quote values, which may be secret.
 		slog.SetDefault(slog.New(slog.DiscardHandler))

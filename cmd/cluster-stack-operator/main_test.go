@@ -20,6 +20,8 @@ func TestRun(t *testing.T) {
 		"Argument":      {[]string{"run"}, 1, "", "Error: unexpected argument \"run\"\n"},
 		"UnknownSource": {[]string{"-source", "tape"}, 1, "", "--source=tape: must be"},
 		"BadVerbosity":  {[]string{"--log-level=loud"}, 1, "", "must be debug, info or error"},
+		"AlphaOfTheLog": {[]string{"--source=directory", "--log-text-split-stream"}, 1, "", "LoggingAlphaOptions"},
+		"UnknownGate":   {[]string{"--source=directory", "--feature-gates=Colour=true"}, 1, "", "--feature-gates: unrecognized feature gate: Colour"},
 		"NoKubeconfig":  {[]string{"--source=directory", "--kubeconfig=/does/not/exist"}, 1, "", "find the management cluster"},
 	} {
 		t.Run(name, func(t *testing.T) {

@@ -128,6 +128,16 @@ func operatorPage() []byte {
 	flags := pflag.NewFlagSet("cluster-stack-operator", pflag.ContinueOnError)
 	settings.AddFlags(flags)
 	flagTable(&page, flags)
+
+	page.WriteString("\n## Ports\n\nOf an operator that is started without flags.\n\n| address | flag | for |\n|---|---|---|\n")
+	for _, port := range settings.Ports() {
+		fmt.Fprintf(&page, "| `%s` | `--%s` | %s |\n", port.Address, port.Flag, port.Meaning)
+	}
+	page.WriteString("\n## Environment\n\nWhere the releases of ClusterStacks come from that name no source. White space around a value is ignored.\n\n| variable | meaning |\n|---|---|\n")
+	for _, v := range operator.Variables() {
+		fmt.Fprintf(&page, "| `%s` | %s |\n", v.Name, v.Meaning)
+	}
+	page.WriteString("\n## Exit codes\n\n0 after it was asked to stop, or with `--help`; 1 when it cannot start or go on, with a sentence on what to do as its last line.\n")
 	return page.Bytes()
 }
 

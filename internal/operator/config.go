@@ -7,13 +7,17 @@ package operator
 import (
 	"errors"
 	"fmt"
+	"net"
 	"os"
 	"path/filepath"
+	"strconv"
 	"strings"
 	"time"
 
 	"github.com/spf13/pflag"
 	"k8s.io/apimachinery/pkg/api/resource"
+	cliflag "k8s.io/component-base/cli/flag"
+	"k8s.io/component-base/featuregate"
 	logsv1 "k8s.io/component-base/logs/api/v1"
 	_ "k8s.io/component-base/logs/json/register" // makes --logging-format=json known
 	"sigs.k8s.io/cluster-api/util/flags"
@@ -102,11 +106,33 @@ type Config struct {
 
 	HealthAddress   string
 	ProfilerAddress string
+	// ContentionProfiling has the profiler tell where goroutines wait for one another. It is a setting of the process.
+	ContentionProfiling bool
 	// Diagnostics says where and how metrics are served.
 	Diagnostics flags.ManagerOptions
 
 	// Logs are settings of the process, not of what Run does.
 	Logs *logsv1.LoggingConfiguration
+	// FeatureGates turn features on or off that are not settled yet. Today they are all of the log.
+	FeatureGates map[string]bool
+}
+
+// Features returns which features are on.
+func (c *Config) Features() (featuregate.FeatureGate, error) {
+	gate, err := features()
+	if err != nil {
+		return nil, err
+	}
+	if err := gate.SetFromMap(c.FeatureGates); err != nil {
+		return nil, fmt.Errorf("--feature-gates: %w", err)
+	}
+	return gate, nil
+}
+
+// features returns the features that there are, as they are by default.
+func features() (featuregate.MutableVersionedFeatureGate, error) {
+	gate := featuregate.NewFeatureGate()
+	return gate, logsv1.AddFeatureGates(gate)
 }
 
 // Sources of releases.
@@ -224,7 +250,12 @@ func (c *Config) AddFlags(fs *pflag.FlagSet) {
 
 	fs.StringVar(&c.HealthAddress, "health-addr", c.HealthAddress, "Address of /healthz and /readyz.")
 	fs.StringVar(&c.ProfilerAddress, "profiler-address", c.ProfilerAddress, "Address of pprof, for example localhost:6060. Default: none.")
+	fs.BoolVar(&c.ContentionProfiling, "contention-profiling", c.ContentionProfiling, "Have the profiler tell where goroutines wait for one another.")
 	flags.AddManagerOptions(fs, &c.Diagnostics)
+	// Cluster API's text lacks a space, and says less.
+	fs.Lookup("diagnostics-address").Usage = "Address of /metrics, pprof and the level of the log, over TLS and for those who have the right to get these URLs."
+	fs.Lookup("insecure-diagnostics").Usage = "Serve metrics, and nothing else, over HTTP to everybody."
+	fs.Var(cliflag.NewMapStringBool(&c.FeatureGates), "feature-gates", "Features to turn on or off, as <name>=true|false. There are:\n"+knownFeatures())
 	logsv1.AddFlags(c.Logs, fs)
 	fs.Var(logLevel{c.Logs}, "log-level", "debug, info or error.")
 	_ = fs.MarkDeprecated("log-level", "use --v")
@@ -235,6 +266,15 @@ func (c *Config) AddFlags(fs *pflag.FlagSet) {
 		}
 		return pflag.NormalizedName(name)
 	})
+}
+
+// knownFeatures describes the features, a line for each.
+func knownFeatures() string {
+	gate, err := features()
+	if err != nil {
+		panic(err) // two features of one name, in code that never varies
+	}
+	return strings.Join(gate.KnownFeatures(), "\n")
 }
 
 // formerNames are flags of the operator that existing installations start, by the names that they have here.
@@ -275,6 +315,20 @@ func (l logLevel) Set(level string) error {
 	return nil
 }
 
+// Port is an address on which the operator is called.
+type Port struct{ Address, Flag, Meaning string }
+
+// Ports returns the addresses on which the operator is called.
+func (c *Config) Ports() []Port {
+	of := func(host string, port int) string { return net.JoinHostPort(host, strconv.Itoa(port)) }
+	return []Port{
+		{of(c.WebhookBindAddress, c.WebhookPort), "webhook-port", "Webhooks, TLS, called by the API server."},
+		{of(c.HookBindAddress, c.HookPort), "hook-port", "Lifecycle hooks, TLS, called by Cluster API."},
+		{c.Diagnostics.DiagnosticsAddress, "diagnostics-address", "`/metrics`, TLS, for those who may `get` that URL: bind them to the ClusterRole `cso-metrics-reader`."},
+		{c.HealthAddress, "health-addr", "`/healthz` and `/readyz`."},
+	}
+}
+
 // DoubleDashes gives arguments that are written with one dash, such as -source, the second one, if there
 // is a flag of that name. Charts of existing installations write them so.
 func DoubleDashes(fs *pflag.FlagSet, args []string) []string {
@@ -303,6 +357,9 @@ func (c *Config) Validate() error {
 		errs = append(errs, err)
 	}
 	if _, err := c.guard(); err != nil {
+		errs = append(errs, err)
+	}
+	if _, err := c.Features(); err != nil {
 		errs = append(errs, err)
 	}
 	if c.StoreDir == "" {

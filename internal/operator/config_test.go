@@ -54,6 +54,12 @@ func TestFlags(t *testing.T) {
 				c.HookPort, c.HookCertDir = 9, "/c"
 			},
 		},
+		"Features": {
+			args: []string{"--feature-gates=LoggingAlphaOptions=true,ContextualLogging=false", "--contention-profiling"},
+			want: func(c *operator.Config) {
+				c.FeatureGates, c.ContentionProfiling = map[string]bool{"LoggingAlphaOptions": true, "ContextualLogging": false}, true
+			},
+		},
 		"ShortVerbosityStays": {
 			args: []string{"-v", "4"},
 			want: func(c *operator.Config) { c.Logs.Verbosity = 4 },
@@ -87,6 +93,8 @@ func TestValidate(t *testing.T) {
 		"NoNetwork":     {[]string{"--local", "--allow-networks=10.0.0.1"}, "10.0.0.0/8"},
 		"Unknown":       {[]string{"--source=ftp"}, "must be directory, github or oci"},
 		"NoStore":       {[]string{"--local", "--store-dir="}, "--store-dir"},
+		"UnknownGate":   {[]string{"--local", "--feature-gates=Colour=true"}, "--feature-gates: unrecognized feature gate: Colour"},
+		"KnownGate":     {[]string{"--local", "--feature-gates=LoggingAlphaOptions=true"}, ""},
 		"NoConcurrency": {[]string{"--local", "--clusteraddon-concurrency=0"}, "--clusteraddon-concurrency"},
 	} {
 		t.Run(name, func(t *testing.T) {

@@ -39,15 +39,30 @@ const (
 	envOCIPassword   = "OCI_PASSWORD"
 )
 
+// Variable is a variable of the environment that the operator reads.
+type Variable struct{ Name, Meaning string }
+
+// Variables returns the variables of the environment that the operator reads.
+func Variables() []Variable {
+	return []Variable{
+		{envGitProvider, "github, or nothing."},
+		{envGitOwner, "User or organisation on GitHub, for --source=github."},
+		{envGitRepository, "Repository on GitHub with the releases."},
+		{envGitToken, "Token for GitHub's API. Without one, GitHub answers little and only about what is public."},
+		{envOCIRegistry, "Host of the registry, for --source=oci, if the next one lacks it."},
+		{envOCIRepository, "Repository with the releases, such as registry.example.com/cluster-stacks."},
+		{envOCIToken, "Token for the registry."},
+		{envOCIUsername, "User at the registry, in place of a token."},
+		{envOCIPassword, "Password of that user."},
+	}
+}
+
 // sourceEnvironment reads the variables. Encoded in a Secret by hand, many a value ends with a line break.
 func sourceEnvironment(getenv func(string) string) map[string]string {
 	values := map[string]string{}
-	for _, name := range []string{
-		envGitProvider, envGitOwner, envGitRepository, envGitToken,
-		envOCIRegistry, envOCIRepository, envOCIToken, envOCIUsername, envOCIPassword,
-	} {
-		if value := strings.TrimSpace(getenv(name)); value != "" {
-			values[name] = value
+	for _, v := range Variables() {
+		if value := strings.TrimSpace(getenv(v.Name)); value != "" {
+			values[v.Name] = value
 		}
 	}
 	return values
