@@ -10,6 +10,7 @@ import (
 	"net/http"
 	"os"
 	"path/filepath"
+	"slices"
 	"strings"
 	"testing"
 	"testing/fstest"
@@ -18,8 +19,11 @@ import (
 	"github.com/go-logr/logr"
 	corev1 "k8s.io/api/core/v1"
 	rbacv1 "k8s.io/api/rbac/v1"
+	apiextensionsv1 "k8s.io/apiextensions-apiserver/pkg/apis/apiextensions/v1"
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"k8s.io/apimachinery/pkg/util/wait"
+	"k8s.io/client-go/discovery"
 	"k8s.io/client-go/rest"
 	"k8s.io/client-go/tools/clientcmd"
 	clientcmdapi "k8s.io/client-go/tools/clientcmd/api"
@@ -147,12 +151,85 @@ func TestWatchesWakeTheControllers(t *testing.T) {
 	}
 }
 
+// One API server, which lacks one thing after the other. What only Cluster API's managers can say, such as which features
+// are on, is tried with these in test/deploy.
 func TestStartSaysWhatIsMissing(t *testing.T) {
 	cfg := sandboxtest.NewAPIServer(t)
-	c := settings(t, kubeconfig(t, cfg, ""), t.TempDir())
-	if err := operator.Run(t.Context(), c); err == nil || !strings.Contains(err.Error(), "install Cluster API") {
-		t.Errorf("Run without Cluster API: %v", err)
+	settings := settings(t, kubeconfig(t, cfg, ""), t.TempDir())
+	says := func(state, want string) {
+		t.Helper()
+		ctx, cancel := context.WithTimeout(t.Context(), patience)
+		defer cancel()
+		if err := operator.Run(ctx, settings); err == nil || !strings.Contains(err.Error(), want) {
+			t.Errorf("%s: got %v, want %q", state, err, want)
+		}
 	}
+	says("no Cluster API", "does not serve the kind Cluster of cluster.x-k8s.io/v1beta2: install Cluster API 1.12 or newer")
+
+	c := kinds.Client(t, cfg)
+	with := func(name string, change func(*apiextensionsv1.CustomResourceDefinition), test func()) {
+		t.Helper()
+		crd := &apiextensionsv1.CustomResourceDefinition{}
+		if err := c.Get(t.Context(), client.ObjectKey{Name: name}, crd); err != nil {
+			t.Fatal(err)
+		}
+		before := crd.DeepCopy()
+		change(crd)
+		if err := c.Update(t.Context(), crd); err != nil {
+			t.Fatal(err)
+		}
+		test()
+		before.ResourceVersion = crd.ResourceVersion
+		if err := c.Update(t.Context(), before); err != nil {
+			t.Fatal(err)
+		}
+	}
+	lookups, err := discovery.NewDiscoveryClientForConfig(cfg)
+	if err != nil {
+		t.Fatal(err)
+	}
+	serves := func(groupVersion, kind string, want bool) {
+		t.Helper()
+		if err := wait.PollUntilContextTimeout(t.Context(), 50*time.Millisecond, patience, true, func(context.Context) (bool, error) {
+			list, err := lookups.ServerResourcesForGroupVersion(groupVersion)
+			if apierrors.IsNotFound(err) { // none of its kinds is
+				return !want, nil
+			}
+			return err == nil && slices.ContainsFunc(list.APIResources, func(r metav1.APIResource) bool { return r.Kind == kind }) == want, nil
+		}); err != nil {
+			t.Fatalf("%s of %s is served: want %t: %v", kind, groupVersion, want, err)
+		}
+	}
+	of := func(crd *apiextensionsv1.CustomResourceDefinition, version string) *apiextensionsv1.CustomResourceDefinitionVersion {
+		for i := range crd.Spec.Versions {
+			if crd.Spec.Versions[i].Name == version {
+				return &crd.Spec.Versions[i]
+			}
+		}
+		t.Fatalf("%s has no version %s", crd.Name, version)
+		return nil
+	}
+	with("clusters.cluster.x-k8s.io", func(crd *apiextensionsv1.CustomResourceDefinition) { of(crd, "v1beta2").Served = false }, func() {
+		serves("cluster.x-k8s.io/v1beta2", "Cluster", false)
+		says("Cluster API before v1beta2", "does not serve the kind Cluster of cluster.x-k8s.io/v1beta2: upgrade Cluster API to 1.12 or newer")
+	})
+	serves("cluster.x-k8s.io/v1beta2", "Cluster", true)
+	with("clusterclasses.cluster.x-k8s.io", func(crd *apiextensionsv1.CustomResourceDefinition) {
+		delete(of(crd, "v1beta2").Schema.OpenAPIV3Schema.Properties["spec"].Properties, "kubernetesVersions")
+	}, func() {
+		says("Cluster API 1.11", "has a Cluster API older than 1.12: upgrade Cluster API to 1.12 or newer, for example by: clusterctl upgrade apply")
+	})
+	with("extensionconfigs.runtime.cluster.x-k8s.io", func(crd *apiextensionsv1.CustomResourceDefinition) { of(crd, "v1beta2").Served = false }, func() {
+		serves("runtime.cluster.x-k8s.io/v1beta2", "ExtensionConfig", false)
+		says("no ExtensionConfigs", "does not serve the kind ExtensionConfig of runtime.cluster.x-k8s.io/v1beta2: install Cluster API 1.12 or newer")
+	})
+	serves("runtime.cluster.x-k8s.io/v1beta2", "ExtensionConfig", true)
+	own := &apiextensionsv1.CustomResourceDefinition{ObjectMeta: metav1.ObjectMeta{Name: "clusteraddonsettings.clusterstack.x-k8s.io"}}
+	if err := c.Delete(t.Context(), own); err != nil {
+		t.Fatal(err)
+	}
+	serves("clusterstack.x-k8s.io/v1alpha1", v1alpha1.ClusterAddonSettingsKind, false)
+	says("definitions of an older operator", "does not serve the kind ClusterAddonSettings of clusterstack.x-k8s.io/v1alpha1: apply the operator's CustomResourceDefinitions")
 }
 
 // user is who the operator is, with exactly the rights of its ClusterRole.

@@ -82,9 +82,16 @@ func checkKinds(cfg *rest.Config) error {
 			return fmt.Errorf("ask the management cluster for its kinds: %w", err)
 		}
 		for _, kind := range need.kinds {
-			if served == nil || !slices.ContainsFunc(served.APIResources, func(r metav1.APIResource) bool { return r.Kind == kind }) {
-				return fmt.Errorf("the management cluster does not serve the kind %s of %s: %s", kind, need.version, need.cure)
+			if served != nil && slices.ContainsFunc(served.APIResources, func(r metav1.APIResource) bool { return r.Kind == kind }) {
+				continue
 			}
+			cure := need.cure
+			if need.version == clusterv1.GroupVersion {
+				if _, err := server.ServerResourcesForGroupVersion(need.version.Group + "/v1beta1"); err == nil {
+					cure = upgradeClusterAPI
+				}
+			}
+			return fmt.Errorf("the management cluster does not serve the kind %s of %s: %s", kind, need.version, cure)
 		}
 	}
 	return nil
