@@ -28,7 +28,10 @@ var (
 	}, []string{"hook"})
 )
 
-func init() { metrics.Registry.MustRegister(answers, latency, blocked) }
+func init() {
+	metrics.Registry.MustRegister(answers, latency, blocked)
+	blocked.WithLabelValues(string(release.BeforeClusterUpgrade)) // from zero, so that the first wait is an increase
+}
 
 // observe counts an answer.
 func observe(point release.Point, d decision, took time.Duration) {

@@ -97,11 +97,12 @@ func RunIn(ctx context.Context, cfg *rest.Config, c Config) error {
 			return errors.Join(err, st.Close())
 		}
 	}
-	if err := errors.Join(setUp(ctx, mgr, cfg, guard, st, fetched, renders, c), ctx.Err()); err != nil {
+	report := &standing{reader: mgr.GetCache(), renders: renders, store: st, expiry: map[string]func() time.Time{}}
+	if err := errors.Join(setUp(ctx, mgr, cfg, guard, st, fetched, timed(renders.Render), report.expiry, c), ctx.Err()); err != nil {
 		return errors.Join(err, st.Close())
 	}
 	// While it runs, and of several operators in one process, as tests have them, by the first.
-	if report := (fleet{mgr.GetCache()}); metrics.Registry.Register(report) == nil {
+	if metrics.Registry.Register(report) == nil {
 		defer metrics.Registry.Unregister(report)
 	}
 	return errors.Join(mgr.Start(ctx), st.Close())
@@ -200,8 +201,9 @@ func newManager(cfg *rest.Config, c Config) (ctrl.Manager, guard, error) {
 	return mgr, guarded, nil
 }
 
-// setUp adds all that runs to the manager. Of the management cluster, cfg may change what every replica may.
-func setUp(ctx context.Context, mgr ctrl.Manager, cfg *rest.Config, guard guard, st *store.Store, fetched <-chan event.GenericEvent, renders *renderworker.Pool, c Config) error {
+// setUp adds all that runs to the manager. Of the management cluster, cfg may change what every replica may. When the
+// certificates of the servers expire it enters in expiry.
+func setUp(ctx context.Context, mgr ctrl.Manager, cfg *rest.Config, guard guard, st *store.Store, fetched <-chan event.GenericEvent, render renderer, expiry map[string]func() time.Time, c Config) error {
 	recorder := mgr.GetEventRecorder(name)
 	// Secrets are read past the cache: to cache them means to hold all of all namespaces.
 	opener, err := newReleases(mgr.GetClient(), mgr.GetAPIReader(), st, c)
@@ -226,7 +228,7 @@ func setUp(ctx context.Context, mgr ctrl.Manager, cfg *rest.Config, guard guard,
 	}
 	if err := clusterstackrelease.New(mgr.GetClient(), mgr.GetAPIReader(), opener, applier, recorder, clusterstackrelease.Options{
 		Kinds:  c.ClassGroups,
-		Render: renders.Render,
+		Render: render,
 	}).SetupWithManager(mgr, clusterstackrelease.Setup{
 		Fetched:     fetched,
 		Controller:  controllerOptions(c.ClusterStackReleaseConcurrency),
@@ -239,7 +241,7 @@ func setUp(ctx context.Context, mgr ctrl.Manager, cfg *rest.Config, guard guard,
 	if err != nil {
 		return err
 	}
-	addonOptions := clusteraddon.Options{Render: renders.Render, Guard: guard}
+	addonOptions := clusteraddon.Options{Render: render, Guard: guard}
 	if err := clusteraddon.New(mgr.GetClient(), mgr.GetAPIReader(), clusters, opener, recorder, addonOptions).SetupWithManager(mgr, clusteraddon.Setup{
 		Controller:  controllerOptions(c.ClusterAddonConcurrency),
 		WatchFilter: c.WatchFilter,
@@ -253,7 +255,7 @@ func setUp(ctx context.Context, mgr ctrl.Manager, cfg *rest.Config, guard guard,
 		return err
 	}
 	return errors.Join(
-		addServers(ctx, mgr, cfg, c),
+		addServers(ctx, mgr, cfg, expiry, c),
 		mgr.AddHealthzCheck("watchdog", watchdog(metrics.Registry, stuckAfter)),
 		mgr.AddReadyzCheck("caches", caches),
 	)

@@ -10,6 +10,7 @@ import (
 	"os"
 	"path/filepath"
 	"strings"
+	"time"
 
 	"k8s.io/apimachinery/pkg/types"
 	"k8s.io/client-go/rest"
@@ -29,8 +30,9 @@ const (
 	validatingWebhooks = "cso-validating-webhook-configuration"
 )
 
-// addServers adds what answers others: Cluster API's hooks and the API server's webhooks, on every replica.
-func addServers(ctx context.Context, mgr ctrl.Manager, cfg *rest.Config, c Config) error {
+// addServers adds what answers others: Cluster API's hooks and the API server's webhooks, on every replica. It enters in
+// expiry when their certificates expire.
+func addServers(ctx context.Context, mgr ctrl.Manager, cfg *rest.Config, expiry map[string]func() time.Time, c Config) error {
 	tlsOptions, _, err := flags.GetManagerOptions(c.Diagnostics)
 	if err != nil {
 		return err
@@ -43,6 +45,10 @@ func addServers(ctx context.Context, mgr ctrl.Manager, cfg *rest.Config, c Confi
 		return err
 	}
 
+	expiry["hooks"] = fileExpiry(c.HookCertDir)
+	if c.WebhookPort != 0 {
+		expiry["webhooks"] = fileExpiry(c.WebhookCertDir)
+	}
 	if c.CertificateSecret != "" {
 		secret, err := namespacedName("certificate-secret", c.CertificateSecret)
 		if err != nil {
@@ -61,6 +67,9 @@ func addServers(ctx context.Context, mgr ctrl.Manager, cfg *rest.Config, c Confi
 			return err
 		}
 		tlsOptions = append(tlsOptions, keeper.TLS)
+		for server := range expiry {
+			expiry[server] = keeper.Expires
+		}
 	} else if err := certificateFiles(c); err != nil {
 		return err
 	}

@@ -150,6 +150,13 @@ func (p *Pool) Render(ctx context.Context, in render.Input) (*render.Result, err
 	}
 }
 
+// Load returns how many renders wait for a worker, and how many have one.
+func (p *Pool) Load() (waiting, running int) {
+	p.queue.mu.Lock()
+	defer p.queue.mu.Unlock()
+	return len(p.queue.waiting), p.options.Workers - p.queue.free
+}
+
 // Check reports whether this machine lets workers work.
 func (p *Pool) Check(ctx context.Context) error {
 	w, err := p.take(ctx)

@@ -108,6 +108,14 @@ func (k *Keeper) Ready(*http.Request) error {
 	return nil
 }
 
+// Expires returns when the certificate expires that callers are shown now, zero if there is none yet.
+func (k *Keeper) Expires() time.Time {
+	if g := k.serving.Load(); g != nil {
+		return g.cert.NotAfter
+	}
+	return time.Time{}
+}
+
 // Ensure makes the certificate if there is none, takes it up, and has it trusted. A server can be started afterwards.
 func (k *Keeper) Ensure(ctx context.Context) error {
 	for {

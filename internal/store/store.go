@@ -64,6 +64,8 @@ type Want struct {
 	// Signatures asks for the signatures of a release at a source that keeps them apart from its files. It is nil
 	// for all others: their releases bring a list of checksums along.
 	Signatures func(ctx context.Context, name release.Name, digest string) ([]verify.Signature, error)
+	// Judged, if set, is told each time that the policy was asked how long that took, and why it refused, if it did.
+	Judged func(took time.Duration, refused error)
 }
 
 // Got is a release that the store has.
@@ -217,6 +219,26 @@ func Open(root string, o Options) (*Store, error) {
 	}
 	s.running, s.stop = context.WithCancel(context.Background())
 	return s, nil
+}
+
+// Fetching returns how many releases are being fetched now.
+func (s *Store) Fetching() int {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	n := 0
+	for _, f := range s.flights {
+		if f.overAt.IsZero() {
+			n++
+		}
+	}
+	return n
+}
+
+// Size returns how many bytes the releases in the store take.
+func (s *Store) Size() int64 {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return s.size
 }
 
 // Close ends all fetches and removes temporary files. Releases that were opened stay usable, the store does not.
@@ -503,10 +525,14 @@ func judge(want Want, digest string, rec *record) (*verify.Signer, error) {
 		signer verify.Signer
 		err    error
 	)
+	began := time.Now()
 	if want.Signatures != nil {
 		signer, err = want.Policy.Verify(verify.Subject{Digest: digest}, rec.Signatures)
 	} else {
 		signer, err = want.Policy.VerifySums(rec.sums())
+	}
+	if want.Judged != nil {
+		want.Judged(time.Since(began), err)
 	}
 	var refused *verify.RefusedError
 	if errors.As(err, &refused) && want.Optional {

@@ -51,6 +51,7 @@ var silent = map[string]string{
 	"docs/how-to/air-gap.md":               "it takes registries that the reader has",
 	"docs/how-to/choose-releases.md":       "its manifest is applied here",
 	"docs/how-to/install.md":               "test/deploy installs what it renders",
+	"docs/how-to/on-call.md":              "it looks at clusters that the reader has; alerts_test.go ties it to the alerts",
 	"docs/how-to/subscribe-to-releases.md": "its manifests are applied here; the sources' tests have registries",
 	"docs/how-to/take-over.md":             "it takes an installation of the other operator; the controller's tests make its state",
 	"docs/how-to/verify-releases.md":       "its manifest is applied here; signing takes cosign",

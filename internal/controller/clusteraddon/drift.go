@@ -78,7 +78,9 @@ func (w *work) correctDrift(ctx context.Context) error {
 		if !slices.Contains(w.record.Applied.Addons, d.Set) {
 			continue
 		}
-		switch w.policy(d) {
+		policy := w.policy(d)
+		driftFound.WithLabelValues(string(policy)).Inc()
+		switch policy {
 		case v1alpha1.DriftCorrect:
 			sets[d.Set] = append(sets[d.Set], d.String())
 		case v1alpha1.DriftWarn:
@@ -96,6 +98,7 @@ func (w *work) correctDrift(ctx context.Context) error {
 			errs = append(errs, fmt.Errorf("addon %s: %w", addon, err))
 			continue
 		}
+		driftCorrected.Add(float64(len(sets[addon])))
 		w.tell(v1alpha1.DriftCorrectedReason,
 			fmt.Sprintf("addon %s: applied again what was changed or deleted: %s", addon, strings.Join(sets[addon], ", ")))
 	}

@@ -269,7 +269,9 @@ func (w *work) apply(ctx context.Context, addon string, rendered *render.Result,
 	defer cancel()
 	set := apply.Set{Name: addon, Objects: rendered.Objects, Hooks: hooks(rendered.Hooks), Namespace: render.AddonNamespace,
 		RollBack: w.rollsBack(), Verified: verified}
+	began := w.options.Clock.Now()
 	report, err := w.conn.applier.Apply(ctx, set, w.inventory, w.journal)
+	observeApply(addon, w.options.Clock.Since(began), err)
 	w.resources(report)
 	return w.values.hide(err)
 }

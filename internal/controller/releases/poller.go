@@ -208,6 +208,7 @@ func (p *poller) sleep(ctx context.Context, pause time.Duration, version string,
 
 // ask asks the source now and returns the version of the credentials that it was asked with.
 func (p *poller) ask(ctx context.Context, users []v1alpha1.ClusterStack) (string, error) {
+	began := time.Now()
 	src, version, err := p.releases.source(ctx, p.origin)
 	var offers []source.Offer
 	if err == nil {
@@ -218,6 +219,7 @@ func (p *poller) ask(ctx context.Context, users []v1alpha1.ClusterStack) (string
 	if ctx.Err() != nil {
 		return version, ctx.Err() // being stopped says nothing about the source
 	}
+	observeSource(p.origin, "list", began, err)
 	p.mu.Lock()
 	before := p.last
 	p.last.Asked, p.last.Err = true, err

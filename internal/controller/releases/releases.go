@@ -141,6 +141,7 @@ func (r *Releases) OpenFrom(ctx context.Context, o Origin, name release.Name, pi
 	if want.Policy, want.Optional, err = r.options.Rules.Policy(ctx, o.Stack); err != nil {
 		return Opened{}, err
 	}
+	want.Judged = observeVerification
 	if r.signs(o) {
 		want.Signatures = func(ctx context.Context, name release.Name, digest string) ([]verify.Signature, error) {
 			src, _, err := r.source(ctx, o)
@@ -206,7 +207,9 @@ func (f *fetcher) Fetch(ctx context.Context, name release.Name, dst *os.Root) (d
 	if err != nil {
 		return "", err
 	}
+	began := time.Now()
 	defer func() {
+		observeSource(f.origin, "fetch", began, err)
 		f.releases.mu.Lock()
 		defer f.releases.mu.Unlock()
 		f.releases.fetched[f.which] = digest
