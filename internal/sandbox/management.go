@@ -223,14 +223,25 @@ func (s *Sandbox) startManager(ctx context.Context, index int) (string, error) {
 	if err != nil {
 		return "", err
 	}
+	args := []string{
+		"--kubeconfig=" + s.kubeconfig, "--leader-elect=false",
+		"--webhook-port=" + strconv.Itoa(m.webhookPort), "--webhook-cert-dir=" + s.path("certs", "webhook"),
+		"--health-addr=" + health, "--diagnostics-address=127.0.0.1:0", "--insecure-diagnostics",
+		"--feature-gates=" + m.featureGates,
+	}
+	if m.config == "core" { // which calls hooks, and shows the operator who it is
+		caller, err := s.ca.Issue(pki.Request{CommonName: m.name, Client: true})
+		if err != nil {
+			return "", err
+		}
+		cert, key := s.path("certs", "hooks.crt"), s.path("certs", "hooks.key")
+		if err := caller.WriteFiles(cert, key); err != nil {
+			return "", err
+		}
+		args = append(args, "--runtime-extension-client-cert-file="+cert, "--runtime-extension-client-key-file="+key)
+	}
 	webhook := net.JoinHostPort(s.ip, strconv.Itoa(m.webhookPort))
 	return webhook, s.supervisor.start(ctx, program{
-		name: m.name, address: webhook, path: m.path, ready: ready,
-		args: []string{
-			"--kubeconfig=" + s.kubeconfig, "--leader-elect=false",
-			"--webhook-port=" + strconv.Itoa(m.webhookPort), "--webhook-cert-dir=" + s.path("certs", "webhook"),
-			"--health-addr=" + health, "--diagnostics-address=127.0.0.1:0", "--insecure-diagnostics",
-			"--feature-gates=" + m.featureGates,
-		},
+		name: m.name, address: webhook, path: m.path, ready: ready, args: args,
 	})
 }

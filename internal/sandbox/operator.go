@@ -95,6 +95,11 @@ func (s *Sandbox) startOperator(ctx context.Context) (string, error) {
 	if err := pair.WriteFiles(filepath.Join(certs, "tls.crt"), filepath.Join(certs, "tls.key")); err != nil {
 		return "", err
 	}
+	// Hooks are for Cluster API, which has a certificate to show.
+	const callers = "callers.crt"
+	if err := os.WriteFile(filepath.Join(certs, callers), s.ca.CertPEM(), 0o600); err != nil {
+		return "", err
+	}
 	healthPort, err := s.ports.take(operatorName+"-health", s.ip, 9081)
 	if err != nil {
 		return "", err
@@ -117,7 +122,7 @@ func (s *Sandbox) startOperator(ctx context.Context) (string, error) {
 		args: []string{
 			"--kubeconfig=" + kubeconfig, "--leader-elect=false",
 			"--health-addr=" + health, "--diagnostics-address=127.0.0.1:0", "--insecure-diagnostics",
-			"--hook-bind-address=" + s.ip, "--hook-port=" + strconv.Itoa(hookPort), "--hook-cert-dir=" + certs,
+			"--hook-bind-address=" + s.ip, "--hook-port=" + strconv.Itoa(hookPort), "--hook-cert-dir=" + certs, "--hook-client-ca-name=" + callers,
 			"--webhook-bind-address=" + s.ip, "--webhook-port=" + strconv.Itoa(webhookPort), "--webhook-cert-dir=" + certs,
 			"--source=directory", "--release-dir=" + s.opts.Releases, "--allow-networks=127.0.0.0/8", "--store-dir=" + filepath.Join(dir, "store"),
 		},

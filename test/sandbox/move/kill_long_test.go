@@ -77,7 +77,7 @@ func TestKilledSandboxes(t *testing.T) {
 			source := blue.management(t)
 			source.Namespace(t, cluster.Namespace)
 			clustertest.CreateClass(t, source, cluster.Namespace)
-			wanted := clustertest.NewCluster(cluster, version, 1, 1)
+			wanted := clustertest.NewCluster(cluster, "v1.36.3", 1, 1)
 			wanted.Annotations = map[string]string{"sandbox.clusterstack.x-k8s.io/control-plane": "lite"}
 			if err := source.Create(t.Context(), wanted); err != nil {
 				t.Fatal(err)
