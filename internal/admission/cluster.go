@@ -21,6 +21,8 @@ type topology struct {
 	// release is what the class comes from, if ours is true.
 	release release.Name
 	ours    bool
+	// unchecked says that the user has turned off what Cluster API checks about a change of the version.
+	unchecked bool
 }
 
 // topologyOf reads what a Cluster asks for. Neither a Cluster without topology nor one of a foreign class is ours.
@@ -31,6 +33,7 @@ func topologyOf(cluster *clusterv1.Cluster) topology {
 	t := topology{class: cluster.GetClassKey(), version: cluster.Spec.Topology.Version}
 	name, err := release.ParseClassName(t.class.Name)
 	t.release, t.ours = name, err == nil
+	_, t.unchecked = cluster.Annotations[clusterv1.ClusterTopologyUnsafeUpdateVersionAnnotation]
 	return t
 }
 
@@ -89,7 +92,7 @@ func judge(before, now topology, target offer) (warning string, denied error) {
 		return "", nil
 	}
 	if before.ours {
-		if err := moved(before.release, now.release); err != nil {
+		if err := moved(before.release, now.release, now.unchecked); err != nil {
 			return "", err
 		}
 	}
@@ -116,8 +119,9 @@ func fits(target offer, version string) bool {
 // same compares versions as Cluster API does, which puts up with a missing "v".
 func same(a, b string) bool { return strings.TrimPrefix(a, "v") == strings.TrimPrefix(b, "v") }
 
-// moved returns why a Cluster cannot go from one release to another.
-func moved(from, to release.Name) error {
+// moved returns why a Cluster cannot go from one release to another. Where Cluster API was told not to check versions, to
+// take back an upgrade that is held for one, we do not either.
+func moved(from, to release.Name, unchecked bool) error {
 	const stay = "; create a new Cluster for it, and move the workload"
 	if from.Provider != to.Provider {
 		return fmt.Errorf("spec.topology.classRef changes the provider from %s to %s, which cannot be done in place%s", from.Provider, to.Provider, stay)
@@ -128,6 +132,7 @@ func moved(from, to release.Name) error {
 	fromMajor, fromMinor := minor(from.Kubernetes)
 	toMajor, toMinor := minor(to.Kubernetes)
 	switch {
+	case unchecked:
 	case fromMajor != toMajor:
 		return fmt.Errorf("spec.topology.classRef changes the major version of Kubernetes from %s to %s, which cannot be done in place%s", from.Kubernetes, to.Kubernetes, stay)
 	case toMinor < fromMinor:

@@ -29,6 +29,11 @@ func asks(class, version string) topology {
 	return topologyOf(apitest.Cluster("n", "c", class, version))
 }
 
+func unchecked(t topology) topology {
+	t.unchecked = true
+	return t
+}
+
 func TestVersionIsFilledIn(t *testing.T) {
 	for name, tc := range map[string]struct {
 		why             string
@@ -96,6 +101,11 @@ func TestClusterIsJudgedByItsRelease(t *testing.T) {
 		"StackBefore":    {why: "Rolling back is an ordinary flow.", before: asks(v2of35, "v1.35.4"), now: asks(v1of35, "v1.35.4"), target: offer1of35},
 		"NextMinor":      {before: asks(v1of35, "v1.35.4"), now: asks(v1of36, "v1.36.3"), target: offer1of36},
 		"MinorBefore":    {before: asks(v1of36, "v1.36.3"), now: asks(v1of35, "v1.35.4"), target: offer1of35, want: "goes back from Kubernetes 1.36 to 1.35"},
+		"MinorBeforeUnchecked": {
+			why:    "An upgrade that is held has changed no machine yet, and may be taken back.",
+			before: asks(v1of36, "v1.36.3"), now: unchecked(asks(v1of35, "v1.35.4")), target: offer1of35,
+		},
+		"StackUnchecked": {before: asks(v1of35, "v1.35.4"), now: unchecked(asks("docker-scs-1-35-v1", "v1.35.4")), want: "changes the cluster stack from starter to scs"},
 		"TwoMinors":      {before: asks("docker-starter-1-34-v1", "v1.34.1"), now: asks(v1of36, "v1.36.3"), target: offer1of36, want: "first to a release for 1.35"},
 		"AnotherMajor":   {before: asks(v1of35, "v1.35.4"), now: asks("docker-starter-2-36-v1", "v2.36.0"), want: "major version"},
 		"Provider":       {before: asks(v1of35, "v1.35.4"), now: asks("openstack-starter-1-35-v1", "v1.35.4"), want: "changes the provider from docker to openstack"},
