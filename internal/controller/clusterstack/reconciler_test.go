@@ -311,8 +311,17 @@ func TestAddonsInUseKeepTheirRelease(t *testing.T) {
 	w.run("s")
 	w.wantReleases(v1, v2)
 
-	addon.Spec.ClusterStack = v2
+	// It goes to a class of its own namespace, and what it has is still from this one.
+	cluster.Spec.Topology.ClassRef.Namespace = ""
+	w.must(w.Update(t.Context(), cluster))
+	addon.Annotations = map[string]string{v1alpha1.RolloutAnnotation: `{"applied": {"namespace": "` + w.namespace + `", "class": "` + v1 + `"}}`}
 	w.must(w.Update(t.Context(), addon))
+	w.run("s")
+	w.wantReleases(v1, v2)
+
+	// To a class that is none of ours it goes without its addons.
+	cluster.Spec.Topology.ClassRef.Name = "quick-start"
+	w.must(w.Update(t.Context(), cluster))
 	w.run("s")
 	w.wantReleases(v2)
 }

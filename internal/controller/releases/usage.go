@@ -13,6 +13,7 @@ import (
 
 	"github.com/clusterstacks/cluster-stack-operator/api/v1alpha1"
 	"github.com/clusterstacks/cluster-stack-operator/internal/release"
+	"github.com/clusterstacks/cluster-stack-operator/internal/rollout"
 )
 
 // Key says which release, in the namespace of its ClusterStackRelease and ClusterClass.
@@ -40,7 +41,8 @@ func UsedBy(cluster *clusterv1.Cluster) (Key, bool) {
 
 // FindUsage finds out which Clusters of all namespaces use which release. A release whose addons are
 // still those of a Cluster counts as used by it, because until the move to another class is finished
-// the Cluster may go back to the class it came from.
+// the Cluster may go back to the class it came from. A Cluster that has left for a class that is none of
+// ours counts no more: nobody takes its addons any further.
 //
 // Whoever deletes on the strength of the answer passes a reader that does not read from a cache.
 func FindUsage(ctx context.Context, reader client.Reader) (Usage, error) {
@@ -68,9 +70,15 @@ func FindUsage(ctx context.Context, reader client.Reader) (Usage, error) {
 			continue // nothing applied yet
 		}
 		cluster := client.ObjectKey{Namespace: addon.Namespace, Name: addon.Spec.ClusterRef.Name}
-		if namespace, ok := classNamespace[cluster]; ok {
-			usage.add(Key{Namespace: namespace, Name: name}, cluster)
+		namespace, ok := classNamespace[cluster]
+		if !ok {
+			continue // its addons are left as they are, and need no release for that
 		}
+		// The Cluster may be on its way to a class of another namespace.
+		if record, err := rollout.ParseRecord(addon.Annotations[v1alpha1.RolloutAnnotation]); err == nil && record.Applied != nil && record.Applied.Class == addon.Spec.ClusterStack {
+			namespace = record.Applied.Namespace
+		}
+		usage.add(Key{Namespace: namespace, Name: name}, cluster)
 	}
 	for key, users := range usage {
 		slices.Sort(users)
