@@ -9,6 +9,8 @@ import (
 	"testing"
 
 	"github.com/rogpeppe/go-internal/testscript"
+
+	"github.com/clusterstacks/cluster-stack-operator/internal/source/oci/registrytest"
 )
 
 func TestMain(m *testing.M) {
@@ -21,12 +23,14 @@ func TestScripts(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
+	registry := registrytest.Start(t, registrytest.Options{})
 	testscript.Run(t, testscript.Params{
 		Dir:                 "testdata/script",
 		RequireExplicitExec: true,
 		RequireUniqueNames:  true,
 		Setup: func(env *testscript.Env) error {
 			env.Setenv("STACKS", stacks)
+			env.Setenv("REGISTRY", registry.Host)
 			// For sessions that change the path.
 			path, err := exec.LookPath("csctl")
 			env.Setenv("CSCTL", path)

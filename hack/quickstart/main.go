@@ -2,8 +2,8 @@
 // SPDX-License-Identifier: Apache-2.0
 
 // Command quickstart does the main job before a person's eyes, with the commands that the person would
-// type: it brings up a sandbox with the operator, builds releases of the starter stack, makes a cluster of
-// it and upgrades that twice. It leaves everything running.
+// type: it brings up a sandbox with the operator and a registry, publishes releases of the starter stack there,
+// makes a cluster of it and upgrades that twice. It leaves everything running.
 //
 // It is run from the root of the repository, by `make quickstart`, which builds what it calls.
 package main
@@ -15,12 +15,15 @@ import (
 	"flag"
 	"fmt"
 	"io"
+	"io/fs"
 	"os"
 	"os/exec"
 	"os/signal"
 	"path/filepath"
+	"slices"
 	"strings"
 	"syscall"
+	"testing/fstest"
 	"time"
 
 	"k8s.io/client-go/tools/clientcmd"
@@ -42,7 +45,7 @@ func run(ctx context.Context, args []string, stdout, stderr io.Writer) int {
 	q := &quickstart{out: stdout, errOut: stderr}
 	flags.StringVar(&q.name, "name", "quickstart", "name of the sandbox")
 	flags.StringVar(&q.bin, "bin", "bin", "folder with csctl and cluster-stack-operator")
-	flags.StringVar(&q.releases, "releases", filepath.Join("bin", "quickstart-releases"), "folder that releases are published into; emptied first")
+	flags.StringVar(&q.releases, "releases", filepath.Join("bin", "quickstart-releases"), "folder that releases are built in; emptied first")
 	if err := flags.Parse(args); err != nil {
 		return 2
 	}
@@ -56,12 +59,13 @@ func run(ctx context.Context, args []string, stdout, stderr io.Writer) int {
 
 type quickstart struct {
 	name, bin, releases string
+	registry            string // host and port
 	out, errOut         io.Writer
 }
 
 const (
 	namespace = "quickstart"
-	manifests = "docs/tutorial/quickstart"
+	tutorial  = "docs/tutorial/quickstart"
 	stack     = "stacks/docker/starter"
 	nodes     = 3
 )
@@ -75,18 +79,21 @@ func (q *quickstart) walk(ctx context.Context) error {
 	if err := q.fresh(ctx); err != nil {
 		return err
 	}
-	report.Chapter("A management cluster: real etcd, API server and Cluster API, and the operator")
-	if err := q.csctlRun(ctx, "sandbox", "up", "--name", q.name, "--releases", q.releases); err != nil {
+	report.Chapter("A management cluster: real etcd, API server and Cluster API, the operator, and a registry for releases")
+	if err := q.csctlRun(ctx, nil, "sandbox", "up", "--name", q.name, "--registry"); err != nil {
 		return err
 	}
 	s, err := q.connect(ctx, report)
 	if err != nil {
 		return err
 	}
-	files := os.DirFS(manifests)
+	files, err := q.manifests()
+	if err != nil {
+		return err
+	}
 
-	report.Chapter("A release of a cluster stack becomes a ClusterClass")
-	if err := q.build(ctx, "1-35", "v1"); err != nil {
+	report.Chapter("A release of a cluster stack is published, and becomes a ClusterClass for those who have subscribed")
+	if err := q.publish(ctx, "1-35", "v1"); err != nil {
 		return err
 	}
 	if err := s.Apply(ctx, files, "clusterstack-1-35.yaml"); err != nil {
@@ -106,12 +113,10 @@ func (q *quickstart) walk(ctx context.Context) error {
 	}
 
 	report.Chapter("A new version of the stack, same Kubernetes: machines roll at once, addons move beside them")
-	if err := q.build(ctx, "1-35", "v2"); err != nil {
+	if err := q.publish(ctx, "1-35", "v2"); err != nil {
 		return err
 	}
-	if err := s.Apply(ctx, files, "clusterstack-1-35-v2.yaml"); err != nil {
-		return err
-	}
+	report.Say("the ClusterStack has subscribed: nothing is applied, the operator finds the release by itself")
 	if err := s.Released(ctx, namespace, "docker-starter-1-35-v2", "docker-starter-1-35-v2"); err != nil {
 		return err
 	}
@@ -123,7 +128,7 @@ func (q *quickstart) walk(ctx context.Context) error {
 	}
 
 	report.Chapter("The next minor of Kubernetes: addons first, Cluster API waits for them, then machines")
-	if err := q.build(ctx, "1-36", "v1"); err != nil {
+	if err := q.publish(ctx, "1-36", "v1"); err != nil {
 		return err
 	}
 	if err := s.Apply(ctx, files, "clusterstack-1-36.yaml"); err != nil {
@@ -140,7 +145,7 @@ func (q *quickstart) walk(ctx context.Context) error {
 	}
 
 	report.Chapter("What is there now")
-	if err := q.csctlRun(ctx, "sandbox", "status", "--name", q.name); err != nil {
+	if err := q.csctlRun(ctx, nil, "sandbox", "status", "--name", q.name); err != nil {
 		return err
 	}
 	report.Summary()
@@ -161,9 +166,11 @@ func (q *quickstart) fresh(ctx context.Context) error {
 
 func (q *quickstart) csctl() string { return filepath.Join(q.bin, "csctl") }
 
-func (q *quickstart) csctlRun(ctx context.Context, args ...string) error {
-	fmt.Fprintf(q.out, "   $ %s %s\n", q.csctl(), strings.Join(args, " "))
+// csctlRun runs csctl with further variables in its environment.
+func (q *quickstart) csctlRun(ctx context.Context, env []string, args ...string) error {
+	fmt.Fprintf(q.out, "   $ %s\n", strings.Join(slices.Concat(env, []string{q.csctl()}, args), " "))
 	cmd := exec.CommandContext(ctx, q.csctl(), args...)
+	cmd.Env = append(os.Environ(), env...)
 	cmd.Stdout, cmd.Stderr = indent(q.out), indent(q.errOut)
 	cmd.Cancel = func() error { return cmd.Process.Signal(os.Interrupt) }
 	cmd.WaitDelay = 20 * time.Second
@@ -173,17 +180,44 @@ func (q *quickstart) csctlRun(ctx context.Context, args ...string) error {
 	return nil
 }
 
-func (q *quickstart) build(ctx context.Context, minor, version string) error {
-	return q.csctlRun(ctx, "create", filepath.Join(stack, minor), "--output", q.releases, "--mode", "custom",
+// publish builds a release and puts it into the registry.
+func (q *quickstart) publish(ctx context.Context, minor, version string) error {
+	return q.csctlRun(ctx, []string{"OCI_REPOSITORY=" + q.registry + "/cluster-stacks"},
+		"create", filepath.Join(stack, minor), "--output", q.releases, "--remote", "oci", "--publish", "--plain-http", "--mode", "custom",
 		"--cluster-stack-version", version, "--cluster-addon-version", version, "--node-image-version", version)
 }
 
-func (q *quickstart) connect(ctx context.Context, report *story.Report) (*story.Story, error) {
-	out, err := exec.CommandContext(ctx, q.csctl(), "sandbox", "kubeconfig", "--name", q.name).Output()
+// manifests returns those of the tutorial, with the registry of this sandbox in them.
+func (q *quickstart) manifests() (fs.FS, error) {
+	files := fstest.MapFS{}
+	for _, name := range []string{"clusterstack-1-35.yaml", "clusterstack-1-36.yaml", "cluster.yaml"} {
+		data, err := os.ReadFile(filepath.Join(tutorial, name))
+		if err != nil {
+			return nil, err
+		}
+		files[name] = &fstest.MapFile{Data: bytes.ReplaceAll(data, []byte("registry.example.org"), []byte(q.registry))}
+	}
+	return files, nil
+}
+
+// ask returns what csctl prints about the sandbox.
+func (q *quickstart) ask(ctx context.Context, what string) ([]byte, error) {
+	out, err := exec.CommandContext(ctx, q.csctl(), "sandbox", what, "--name", q.name).Output()
 	var failed *exec.ExitError
 	if errors.As(err, &failed) {
-		return nil, fmt.Errorf("read the sandbox's kubeconfig: %s", failed.Stderr)
+		return nil, fmt.Errorf("ask for the sandbox's %s: %s", what, failed.Stderr)
 	}
+	return out, err
+}
+
+// connect finds out where the API server and the registry are.
+func (q *quickstart) connect(ctx context.Context, report *story.Report) (*story.Story, error) {
+	registry, err := q.ask(ctx, "registry")
+	if err != nil {
+		return nil, err
+	}
+	q.registry = strings.TrimSpace(string(registry))
+	out, err := q.ask(ctx, "kubeconfig")
 	if err != nil {
 		return nil, err
 	}

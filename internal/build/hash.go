@@ -31,6 +31,9 @@ type Hashes struct {
 	NodeImageDir       string `json:"nodeImageDir,omitempty"`
 }
 
+// Short returns as much of the hash over the whole stack as tells releases apart.
+func (h Hashes) Short() string { return h.ClusterStack[:hashLength] }
+
 // Hash returns the hashes of the stack. The first 7 characters of the first one make the version of a
 // release in hash mode, so that the same files give the same version everywhere.
 func (s *Stack) Hash() (Hashes, error) {

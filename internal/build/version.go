@@ -29,7 +29,7 @@ func (s *Stack) HashVersions() (Versions, error) {
 	if err != nil {
 		return Versions{}, err
 	}
-	version := release.Version{Channel: "sha", Suffix: hashes.ClusterStack[:hashLength]}
+	version := release.Version{Channel: "sha", Suffix: hashes.Short()}
 	return Versions{ClusterStack: version, ClusterAddon: version, NodeImage: version}, nil
 }
 

@@ -11,12 +11,17 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"strings"
+	"time"
 
 	"github.com/spf13/cobra"
 
 	"github.com/clusterstacks/cluster-stack-operator/internal/build"
 	"github.com/clusterstacks/cluster-stack-operator/internal/release"
+	"github.com/clusterstacks/cluster-stack-operator/internal/source"
 	"github.com/clusterstacks/cluster-stack-operator/internal/source/dir"
+	"github.com/clusterstacks/cluster-stack-operator/internal/source/oci"
+	"github.com/clusterstacks/cluster-stack-operator/internal/web"
 )
 
 type createOptions struct {
@@ -28,7 +33,14 @@ type createOptions struct {
 	imageVersion      string
 	remote            string
 	publish           bool
+	plainHTTP         bool
 }
+
+// Places where releases live, by the names that --remote has for them.
+const (
+	remoteDirectory = "directory"
+	remoteOCI       = "oci"
+)
 
 func newCreateCommand() *cobra.Command {
 	var options createOptions
@@ -46,9 +58,13 @@ Modes:
   hash    v0-sha.<hash>: called after the contents of the folder.
   custom  the versions that you give.
 
-Stable and beta need to know the earlier releases. With --remote directory these are the ones in <output>.`,
+Stable and beta need to know the earlier releases. With --remote directory these are the ones in <output>, with
+--remote oci those in a repository of a registry, into which --publish puts the new one. Variables of the environment
+say which: OCI_REPOSITORY, with the registry in front, and OCI_USERNAME with OCI_PASSWORD, or OCI_ACCESS_TOKEN, where the
+registry asks for them.`,
 		Example: `  csctl create stacks/docker/starter/1-35 --mode hash
-  csctl create stacks/docker/starter/1-35 --remote directory --output releases`,
+  csctl create stacks/docker/starter/1-35 --remote directory --output releases
+  OCI_REPOSITORY=registry.example.org/kaas/cluster-stacks csctl create stacks/docker/starter/1-35 --remote oci --publish`,
 		Args: cobra.ExactArgs(1),
 		RunE: func(cmd *cobra.Command, args []string) error {
 			return create(cmd.Context(), args[0], options, cmd.OutOrStdout(), cmd.ErrOrStderr())
@@ -62,13 +78,21 @@ Stable and beta need to know the earlier releases. With --remote directory these
 	flags.StringVar(&options.addonVersion, "cluster-addon-version", "", "version of the cluster addons in custom mode")
 	flags.StringVar(&options.imageVersion, "node-image-version", "", "version of the node images in custom mode")
 	flags.StringVar(&options.remote, "remote", "github", "where earlier releases are looked up in stable and beta mode: directory, github or oci")
-	flags.BoolVar(&options.publish, "publish", false, "publish the release after building it")
+	flags.BoolVar(&options.publish, "publish", false, "publish the release after building it, with --remote oci. The same release again changes nothing; another one under its name is refused")
+	flags.BoolVar(&options.plainHTTP, "plain-http", false, "speak to the registry without TLS, such as to that of a sandbox")
 	return cmd
 }
 
 func create(ctx context.Context, folder string, options createOptions, stdout, stderr io.Writer) error {
-	if options.publish {
-		return errors.New("--publish is not supported by this version: copy the release's folder to where the operator reads releases")
+	if options.publish && options.remote != remoteOCI {
+		return fmt.Errorf("--publish is for --remote oci: for --remote %s copy the release's folder to where the operator reads releases", options.remote)
+	}
+	var repository *oci.Source
+	if options.remote == remoteOCI {
+		var err error
+		if repository, err = openRepository(options); err != nil {
+			return err
+		}
 	}
 	stack, err := readStack(folder)
 	if err != nil {
@@ -78,7 +102,7 @@ func create(ctx context.Context, folder string, options createOptions, stdout, s
 	if err != nil {
 		return err
 	}
-	versions, err := chooseVersions(ctx, stack, options)
+	versions, err := chooseVersions(ctx, stack, repository, options)
 	if err != nil {
 		return err
 	}
@@ -100,7 +124,43 @@ func create(ctx context.Context, folder string, options createOptions, stdout, s
 			return err
 		}
 	}
-	return printWritten(stdout, rel, versions, written)
+	if err := printWritten(stdout, rel, versions, written); err != nil || !options.publish {
+		return err
+	}
+	return publish(ctx, repository, stack, rel.Name, written.Folder, stdout)
+}
+
+// openRepository returns the repository that the environment names.
+func openRepository(options createOptions) (*oci.Source, error) {
+	env := func(name string) string { return strings.TrimSpace(os.Getenv(name)) }
+	name := oci.Repository(env("OCI_REGISTRY"), env("OCI_REPOSITORY"))
+	if name == "" {
+		return nil, errors.New("--remote oci: set OCI_REPOSITORY to the repository of the releases, such as registry.example.org/kaas/cluster-stacks")
+	}
+	repository, err := oci.New(name, oci.Options{
+		Credentials: oci.Credentials{Username: env("OCI_USERNAME"), Password: env("OCI_PASSWORD"), Token: env("OCI_ACCESS_TOKEN")},
+		Web:         web.Options{PlainHTTP: options.plainHTTP, UserAgent: "csctl/" + version},
+	})
+	if err != nil {
+		return nil, fmt.Errorf("--remote oci: %w", err)
+	}
+	return repository, nil
+}
+
+// publish puts a release that was written to a folder into a repository.
+func publish(ctx context.Context, to *oci.Source, stack *build.Stack, name release.Name, folder string, stdout io.Writer) error {
+	hashes, err := stack.Hash()
+	if err != nil {
+		return err
+	}
+	// What others have always been told about a release besides its files.
+	annotations := map[string]string{"kubernetesVersion": stack.Config.Kubernetes, "hash": hashes.Short()}
+	digest, err := to.Publish(ctx, name, os.DirFS(folder), time.Now(), annotations)
+	if err != nil {
+		return err
+	}
+	_, err = fmt.Fprintf(stdout, "%s is in %s: %s\n", name, to, digest)
+	return err
 }
 
 func printWritten(w io.Writer, rel *build.Release, versions build.Versions, written build.Written) error {
@@ -130,12 +190,12 @@ func readStack(folder string) (*build.Stack, error) {
 	return build.Read(root.FS(), filepath.Base(path))
 }
 
-func chooseVersions(ctx context.Context, stack *build.Stack, options createOptions) (build.Versions, error) {
+func chooseVersions(ctx context.Context, stack *build.Stack, repository *oci.Source, options createOptions) (build.Versions, error) {
 	switch options.mode {
 	case "stable":
-		return nextVersions(ctx, stack, "", options)
+		return nextVersions(ctx, stack, "", repository, options)
 	case "beta":
-		return nextVersions(ctx, stack, "beta", options)
+		return nextVersions(ctx, stack, "beta", repository, options)
 	case "hash":
 		return stack.HashVersions()
 	case "custom":
@@ -165,15 +225,23 @@ func customVersions(options createOptions) (versions build.Versions, err error) 
 }
 
 // nextVersions returns the versions that follow those of the latest release in a channel.
-func nextVersions(ctx context.Context, stack *build.Stack, channel string, options createOptions) (build.Versions, error) {
-	if options.remote != "directory" {
-		return build.Versions{}, fmt.Errorf("--remote %s is not supported by this version: use --remote directory, which looks for earlier releases in --output, or --mode hash or custom, which need none", options.remote)
+func nextVersions(ctx context.Context, stack *build.Stack, channel string, repository *oci.Source, options createOptions) (build.Versions, error) {
+	var earlier source.Source
+	switch options.remote {
+	case remoteDirectory:
+		if err := os.MkdirAll(options.output, 0o755); err != nil {
+			return build.Versions{}, err
+		}
+		earlier = dir.New(options.output)
+	case remoteOCI:
+		earlier = repository
+	default:
+		return build.Versions{}, fmt.Errorf("--remote %s is not supported by this version: use --remote directory, which looks for earlier releases in --output, --remote oci, or --mode hash or custom, which need none", options.remote)
 	}
-	if err := os.MkdirAll(options.output, 0o755); err != nil {
-		return build.Versions{}, err
-	}
-	earlier := dir.New(options.output)
 	offers, err := earlier.List(ctx)
+	if errors.Is(err, oci.ErrNoRepository) {
+		err = nil // the first release makes it
+	}
 	if err != nil {
 		return build.Versions{}, err
 	}

@@ -184,8 +184,13 @@ func flagsOf(s daemon.Options) string {
 			flags = append(flags, "--"+f.name+" "+f.value)
 		}
 	}
-	if s.Lite != nil {
-		flags = append(flags, fmt.Sprintf("--lite=%t", *s.Lite))
+	for _, f := range []struct {
+		name  string
+		value *bool
+	}{{"registry", s.Registry}, {"lite", s.Lite}} {
+		if f.value != nil {
+			flags = append(flags, fmt.Sprintf("--%s=%t", f.name, *f.value))
+		}
 	}
 	return strings.Join(flags, " ")
 }

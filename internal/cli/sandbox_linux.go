@@ -55,6 +55,7 @@ cluster in it has a real API server too; only machines and kubelets are simulate
 		newSandboxStatusCommand(),
 		newSandboxDescribeCommand(),
 		newSandboxKubeconfigCommand(),
+		newSandboxRegistryCommand(),
 		newSandboxLogsCommand(),
 		newSandboxProxyCommand(),
 		newSandboxFailCommand(),
@@ -105,6 +106,7 @@ to use programs that are there already.`,
 	mustComplete(cmd, "kubernetes", cobra.FixedCompletions(binaries.Minors(), cobra.ShellCompDirectiveNoFileComp))
 	flags.StringVar(&opts.Operator, "operator", "", "path of the cluster-stack-operator to run, or none (default: the one beside csctl, if it is there)")
 	flags.StringVar(&opts.Releases, "releases", "", "folder that the operator reads releases of cluster stacks from (default: releases in the sandbox's own folder)")
+	registry := flags.Bool("registry", false, "run an OCI registry in the sandbox, for releases; csctl sandbox registry prints where it is")
 	lite := flags.Bool("lite", false, "make workload clusters lite: etcd and API server only, without controllers, scheduler and pods; the annotation "+infra.ControlPlaneAnnotation+" of a Cluster, lite or full, says otherwise")
 	timeout := flags.Duration("wait-timeout", 5*time.Minute, "how long the sandbox may take to become ready, without the time that it takes to build the programs")
 	cmd.RunE = func(cmd *cobra.Command, _ []string) error {
@@ -119,6 +121,9 @@ to use programs that are there already.`,
 		if flags.Changed("lite") {
 			opts.Lite = lite
 		}
+		if flags.Changed("registry") {
+			opts.Registry = registry
+		}
 		out := cmd.OutOrStdout()
 		p := &progress{out: out, live: isTerminal(out)}
 		begin := time.Now()
@@ -127,7 +132,7 @@ to use programs that are there already.`,
 			return err
 		}
 		if outcome == daemon.Running {
-			if err := printRunning(out, state, flags.Changed("kubernetes") || flags.Changed("operator") || flags.Changed("releases") || flags.Changed("lite")); err != nil {
+			if err := printRunning(out, state, flags.Changed("kubernetes") || flags.Changed("operator") || flags.Changed("releases") || flags.Changed("registry") || flags.Changed("lite")); err != nil {
 				return err
 			}
 			return addCRDs(cmd.Context(), out, state, opts.CRDs)
@@ -271,12 +276,40 @@ func isFile(path string) bool {
 	return err == nil && info.Mode().IsRegular()
 }
 
+func newSandboxRegistryCommand() *cobra.Command {
+	cmd := &cobra.Command{
+		Use:   "registry",
+		Short: "Print host and port of the OCI registry of a sandbox",
+		Long: `Print host and port of the OCI registry of a sandbox, which csctl sandbox up --registry starts.
+
+It has no TLS and asks for no credentials, and can be reached from this machine only. What was pushed stays until the
+sandbox is removed.`,
+		Example: `  export OCI_REPOSITORY=$(csctl sandbox registry)/cluster-stacks
+  csctl create stacks/docker/starter/1-35 --remote oci --publish --plain-http`,
+		Args:              cobra.NoArgs,
+		ValidArgsFunction: cobra.NoFileCompletions,
+	}
+	name := nameFlag(cmd)
+	cmd.RunE = func(cmd *cobra.Command, _ []string) error {
+		state, err := readySandbox(*name)
+		if err != nil {
+			return err
+		}
+		if state.Registry == "" {
+			return fmt.Errorf("sandbox %[1]s runs no registry; csctl sandbox down --keep%[2]s and csctl sandbox up --registry%[2]s start it with one", state.Name, nameArgument(state.Name))
+		}
+		_, err = fmt.Fprintln(cmd.OutOrStdout(), state.Registry)
+		return err
+	}
+	return cmd
+}
+
 func newSandboxDownCommand() *cobra.Command {
 	cmd := &cobra.Command{
 		Use:   "down",
 		Short: "End a sandbox and remove all that it made, or keep it for later",
-		Long: `End a sandbox and remove all that it made: programs, data, logs, and the releases in its own folder. The
-cache of programs stays. A sandbox that was killed or did not come up is removed in the same way. Contexts that
+		Long: `End a sandbox and remove all that it made: programs, data, logs, and the releases in its own folder and its registry.
+The cache of programs stays. A sandbox that was killed or did not come up is removed in the same way. Contexts that
 csctl sandbox kubeconfig --merge has written are taken out again.
 
 With --keep only its programs end. The next csctl sandbox up goes on with all clusters, at the same addresses.`,
@@ -430,6 +463,7 @@ func writeHead(text *strings.Builder, s sandboxStatus, now time.Time, further []
 				{"API server", fmt.Sprintf("%s (Kubernetes %s, Cluster API %s)", s.Endpoint, kubernetesVersion(s.State), s.Versions.ClusterAPI)},
 				{"KUBECONFIG", s.Kubeconfig},
 				{"Releases", s.Releases},
+				{"Registry", s.Registry},
 			}
 		}
 	default:

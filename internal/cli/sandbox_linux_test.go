@@ -144,6 +144,7 @@ func TestSandbox(t *testing.T) {
 	if strings.Contains(out, "\033[") {
 		t.Errorf("control sequences in what is no terminal:\n%q", out)
 	}
+	fails(t, "csctl sandbox up --registry", "sandbox", "registry")
 	if again := csctl(t, "sandbox", "up"); !strings.Contains(again, "is running already") || strings.Contains(again, "settings") {
 		t.Errorf("second up: %q", again)
 	}

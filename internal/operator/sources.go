@@ -138,7 +138,7 @@ func (c *Config) ownSource() (src source.Source, key, location string, err error
 		location = releases.DirectoryLocation(folder)
 		return dir.New(folder), location, location, nil
 	case c.Source == SourceOCI && env[envOCIRepository] != "":
-		s, err := oci.New(repository(env[envOCIRegistry], env[envOCIRepository]), oci.Options{
+		s, err := oci.New(oci.Repository(env[envOCIRegistry], env[envOCIRepository]), oci.Options{
 			Credentials: oci.Credentials{Username: env[envOCIUsername], Password: env[envOCIPassword], Token: env[envOCIToken]},
 			Web:         settings,
 		})
@@ -162,23 +162,6 @@ func (c *Config) ownSource() (src source.Source, key, location string, err error
 // ownKey keeps what was fetched with the credentials of the operator from those who name the same source
 // without having any.
 const ownKey = " of the operator"
-
-// repository returns the full name of a repository from the two variables for it. The second one should be
-// full already.
-func repository(registry, repository string) string {
-	cut := func(s string) string {
-		for _, scheme := range []string{"oci://", "https://"} {
-			s = strings.TrimPrefix(s, scheme)
-		}
-		return strings.Trim(s, "/")
-	}
-	registry, repository = cut(registry), cut(repository)
-	first, _, _ := strings.Cut(repository, "/")
-	if registry == "" || first == registry || strings.ContainsAny(first, ".:") || first == "localhost" {
-		return repository
-	}
-	return registry + "/" + repository
-}
 
 // buildSource makes the source that a ClusterStack names.
 func buildSource(spec v1alpha1.ReleaseSource, secret map[string][]byte, folder string, guard *web.Guard) (source.Source, error) {

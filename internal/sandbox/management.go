@@ -23,6 +23,7 @@ import (
 
 	"github.com/clusterstacks/cluster-stack-operator/internal/sandbox/crds"
 	"github.com/clusterstacks/cluster-stack-operator/internal/sandbox/pki"
+	"github.com/clusterstacks/cluster-stack-operator/internal/sandbox/registry"
 	"github.com/clusterstacks/cluster-stack-operator/internal/sandbox/simulator"
 )
 
@@ -182,13 +183,33 @@ func (s *Sandbox) installWebhooks(ctx context.Context) (string, error) {
 // managerNames are the managers in the order that they are shown.
 var managerNames = []string{"capi-controller-manager", "capi-kubeadm-bootstrap-controller-manager", "capi-kubeadm-control-plane-controller-manager"}
 
-// managerSteps starts the managers at once, and the simulator beside them.
+// managerSteps starts the managers at once, and the simulator and a registry beside them.
 func (s *Sandbox) managerSteps() []step {
 	var steps []step
 	for i, name := range managerNames {
 		steps = append(steps, step{name, func(ctx context.Context) (string, error) { return s.startManager(ctx, i) }})
 	}
+	if s.opts.Registry {
+		steps = append(steps, step{registryName, s.startRegistry})
+	}
 	return append(steps, step{"simulator", s.startSimulator})
+}
+
+const registryName = "registry"
+
+// startRegistry serves an OCI registry in this process, until Stop. Like etcd it asks nobody who he is: whoever is on
+// this machine may read and write.
+func (s *Sandbox) startRegistry(ctx context.Context) (string, error) {
+	port, err := s.ports.take(registryName, s.ip, 5000)
+	if err != nil {
+		return "", err
+	}
+	s.registry = net.JoinHostPort(s.ip, strconv.Itoa(port))
+	return s.registry, s.supervisor.startFunc(ctx, registryName, s.registry, func(ctx context.Context, ready func()) error {
+		return registry.Run(ctx, registry.Options{
+			Address: s.registry, Dir: s.path(registryName), LogFile: s.path("logs", registryName+".log"), Ready: ready,
+		})
+	})
 }
 
 // machinesDir is the folder with the workload clusters in a state folder.

@@ -52,6 +52,8 @@ type Options struct {
 	// Operator is the path of cluster-stack-operator; empty runs none. Releases is the folder that it reads
 	// releases of cluster stacks from.
 	Operator, Releases string
+	// Registry runs an OCI registry beside the managers, which keeps what was pushed in the state folder.
+	Registry bool
 	// WithoutFeatures are feature gates of Cluster API that are off, such as RuntimeSDK.
 	WithoutFeatures []string
 	// AuditGroup is the group of users whose requests to the management cluster are written to AuditLog, none by default.
@@ -95,6 +97,7 @@ type Sandbox struct {
 	ca         *pki.CA
 	etcd       etcd
 	endpoint   string
+	registry   string
 	config     *rest.Config
 	kubeconfig string
 	managers   []manager
@@ -192,6 +195,9 @@ func (s *Sandbox) Config() *rest.Config { return rest.CopyConfig(s.config) }
 
 // Kubeconfig is the path of a kubeconfig file that says the same.
 func (s *Sandbox) Kubeconfig() string { return s.kubeconfig }
+
+// Registry is host and port of the OCI registry, which is spoken to without TLS; empty when there is none.
+func (s *Sandbox) Registry() string { return s.registry }
 
 // Endpoint is the URL of the management API server.
 func (s *Sandbox) Endpoint() string { return s.endpoint }

@@ -77,7 +77,7 @@ func TestInstallation(t *testing.T) {
 	o := install(t, s.Client, management.Config(), releases)
 	o.run(t, management)
 
-	tutorial := os.DirFS(filepath.Join(root, "docs/tutorial/quickstart"))
+	manifests := os.DirFS(filepath.Join(root, "docs/how-to/run-the-operator"))
 	do := func(steps ...func() error) {
 		t.Helper()
 		for _, step := range steps {
@@ -87,9 +87,9 @@ func TestInstallation(t *testing.T) {
 		}
 	}
 	do(
-		func() error { return s.Apply(t.Context(), tutorial, "clusterstack-1-35.yaml") },
+		func() error { return s.Apply(t.Context(), manifests, "clusterstack-1-35.yaml") },
 		func() error { return s.Released(t.Context(), demo.Namespace, minor35, minor35) },
-		func() error { return s.Apply(t.Context(), tutorial, "clusterstack-1-36.yaml") },
+		func() error { return s.Apply(t.Context(), manifests, "clusterstack-1-36.yaml") },
 		func() error { return s.Released(t.Context(), demo.Namespace, minor36, minor36) },
 	)
 

@@ -8,9 +8,12 @@ import (
 	"context"
 	"errors"
 	"io/fs"
+	"maps"
+	"net"
 	"os"
 	"os/exec"
 	"path/filepath"
+	"strings"
 	"testing"
 	"time"
 
@@ -20,6 +23,8 @@ import (
 	"sigs.k8s.io/controller-runtime/pkg/client"
 
 	"github.com/clusterstacks/cluster-stack-operator/api/v1alpha1"
+	"github.com/clusterstacks/cluster-stack-operator/internal/source/oci"
+	"github.com/clusterstacks/cluster-stack-operator/internal/web"
 )
 
 // TestQuickstart does what `make quickstart` and `make quickstart-down` do, with the same programs, and
@@ -66,6 +71,16 @@ func TestQuickstart(t *testing.T) {
 		t.Errorf("when Cluster API gave the control plane v1.36.3, the addons in the cluster were those of %q; they move first, so want %q", seen.addons, want)
 	}
 
+	// The registry lives as long as the sandbox, not as long as the quickstart.
+	where, err := exec.Command(filepath.Join(bin, "csctl"), "sandbox", "registry", "--name", name).Output()
+	if err != nil {
+		t.Fatalf("csctl sandbox registry: %v", err)
+	}
+	registry := strings.TrimSpace(string(where))
+	if want := publishedIn(t, registry); !maps.Equal(seen.digests, want) || len(want) != 3 {
+		t.Errorf("the ClusterStackReleases have the digests %v, the registry has %v", seen.digests, want)
+	}
+
 	if len(processesNaming(t, state)) == 0 {
 		t.Error("the sandbox's processes do not name its folder; nothing can be said about what is left of them")
 	}
@@ -82,6 +97,29 @@ func TestQuickstart(t *testing.T) {
 	for _, line := range processesNaming(t, state) {
 		t.Errorf("csctl sandbox down left a process: %s", line)
 	}
+	if conn, err := net.DialTimeout("tcp", registry, time.Second); err == nil {
+		t.Error("csctl sandbox down left the registry", conn.Close())
+	}
+}
+
+// publishedIn returns the digests of the releases in a registry.
+func publishedIn(t *testing.T, registry string) map[string]string {
+	t.Helper()
+	repository, err := oci.New(registry+"/cluster-stacks", oci.Options{Web: web.Options{PlainHTTP: true}})
+	if err != nil {
+		t.Fatal(err)
+	}
+	offers, err := repository.List(t.Context())
+	if err != nil {
+		t.Fatal(err)
+	}
+	digests := map[string]string{}
+	for _, offer := range offers {
+		if digests[offer.Name.String()], err = repository.Resolve(t.Context(), offer.Name); err != nil {
+			t.Fatal(err)
+		}
+	}
+	return digests
 }
 
 // processesNaming are the command lines of all processes that name a folder.
@@ -107,7 +145,8 @@ func processesNaming(t *testing.T, folder string) []string {
 // order is what somebody saw who watched the control plane of the demo cluster.
 type order struct {
 	upgraded bool
-	addons   string // the class whose addons the ClusterAddon named when the control plane was upgraded
+	addons   string            // the class whose addons the ClusterAddon named when the control plane was upgraded
+	digests  map[string]string // of the ClusterStackReleases at that time
 	err      error
 }
 
@@ -152,6 +191,12 @@ func watchOrder(ctx context.Context, csctl, name string) (seen order) {
 		seen.upgraded = true
 		seen.err = c.Get(ctx, client.ObjectKey{Namespace: "quickstart", Name: "cluster-addon-demo"}, addon)
 		seen.addons = addon.Spec.ClusterStack
+		releases := &v1alpha1.ClusterStackReleaseList{}
+		seen.err = errors.Join(seen.err, c.List(ctx, releases, client.InNamespace("quickstart")))
+		seen.digests = map[string]string{}
+		for i := range releases.Items {
+			seen.digests[releases.Items[i].Name] = releases.Items[i].Status.Digest
+		}
 		return seen
 	}
 }

@@ -136,6 +136,9 @@ func (s *Story) Released(ctx context.Context, namespace, release, class string) 
 		}
 		if err == nil {
 			facts["ClusterStackRelease "+release] = ready(cskr.GetConditions(), cskr.Status.Ready)
+			if cskr.Status.Digest != "" {
+				facts["Release "+release] = fmt.Sprintf("%s from %s", cskr.Status.Digest, cskr.Status.Source)
+			}
 		}
 		clusterClass := &clusterv1.ClusterClass{}
 		err = s.Client.Get(ctx, client.ObjectKey{Namespace: namespace, Name: class}, clusterClass)

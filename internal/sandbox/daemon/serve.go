@@ -40,6 +40,8 @@ type Options struct {
 	Operator string `json:"operator,omitempty"`
 	// Releases is the folder that the operator reads releases from; by default one in the state folder.
 	Releases string `json:"releases,omitempty"`
+	// Registry runs an OCI registry.
+	Registry *bool `json:"registry,omitempty"`
 	// Lite makes workload clusters lite that do not say otherwise themselves.
 	Lite *bool `json:"lite,omitempty"`
 }
@@ -54,6 +56,7 @@ func (o Options) over(before Options) Options {
 		Kubernetes: cmp.Or(o.Kubernetes, before.Kubernetes),
 		Operator:   cmp.Or(o.Operator, before.Operator),
 		Releases:   cmp.Or(o.Releases, before.Releases),
+		Registry:   cmp.Or(o.Registry, before.Registry),
 		Lite:       cmp.Or(o.Lite, before.Lite),
 	}
 }
@@ -168,7 +171,8 @@ func (d *daemon) start(ctx context.Context) (*sandbox.Sandbox, error) {
 	d.update(func(s *State) { s.Addresses = block.Prefix + addressesOfABlock })
 	s, err := sandbox.Start(ctx, sandbox.Options{
 		Dir: d.dir, Block: block, Binaries: d.Programs,
-		Kubernetes: d.Settings.Kubernetes, CRDs: d.CRDs, Operator: d.Operator, Releases: d.Releases, Lite: ptr.Deref(d.Settings.Lite, false),
+		Kubernetes: d.Settings.Kubernetes, CRDs: d.CRDs, Operator: d.Operator, Releases: d.Releases,
+		Registry: ptr.Deref(d.Settings.Registry, false), Lite: ptr.Deref(d.Settings.Lite, false),
 		Log:      d.log,
 		Progress: func(e sandbox.Event) { d.tell(message{Event: &e}) },
 		Changed:  func(c []sandbox.Component) { d.update(func(s *State) { s.Components = c }) },
@@ -177,7 +181,7 @@ func (d *daemon) start(ctx context.Context) (*sandbox.Sandbox, error) {
 		return nil, err
 	}
 	d.update(func(st *State) {
-		st.Phase, st.Endpoint, st.Kubeconfig, st.Lasting = PhaseReady, s.Endpoint(), s.Kubeconfig(), true
+		st.Phase, st.Endpoint, st.Kubeconfig, st.Registry, st.Lasting = PhaseReady, s.Endpoint(), s.Kubeconfig(), s.Registry(), true
 	})
 	return s, nil
 }

@@ -48,13 +48,15 @@ type State struct {
 	PID   int    `json:"pid"`
 	// StartTicks is the start time of the process, as the kernel counts: a later process of the same number
 	// has another.
-	StartTicks uint64            `json:"startTicks"`
-	Since      time.Time         `json:"since"`
-	Addresses  string            `json:"addresses,omitempty"`
-	Endpoint   string            `json:"endpoint,omitempty"`
-	Kubeconfig string            `json:"kubeconfig,omitempty"`
-	Releases   string            `json:"releases,omitempty"`
-	Versions   binaries.Versions `json:"versions"`
+	StartTicks uint64    `json:"startTicks"`
+	Since      time.Time `json:"since"`
+	Addresses  string    `json:"addresses,omitempty"`
+	Endpoint   string    `json:"endpoint,omitempty"`
+	Kubeconfig string    `json:"kubeconfig,omitempty"`
+	Releases   string    `json:"releases,omitempty"`
+	// Registry is host and port of the OCI registry, empty when there is none.
+	Registry string            `json:"registry,omitempty"`
+	Versions binaries.Versions `json:"versions"`
 	// Emulated is the minor that the Kubernetes of the management cluster behaves like, if not its own.
 	Emulated   string              `json:"emulatedKubernetes,omitempty"`
 	Components []sandbox.Component `json:"components,omitempty"`

@@ -64,6 +64,9 @@ var _ interface {
 	source.Signer
 } = (*Source)(nil)
 
+// ErrNoRepository is wrapped by errors that say that the registry does not know the repository.
+var ErrNoRepository = errors.New("the registry has no such repository: check its name, or publish the first release")
+
 // New returns the source of the releases in a repository, such as "registry.example.org/stacks".
 // It makes no request.
 func New(repository string, o Options) (*Source, error) {
@@ -99,6 +102,23 @@ func New(repository string, o Options) (*Source, error) {
 		s.timeout = 10 * time.Minute
 	}
 	return s, nil
+}
+
+// Repository returns the full name of a repository from the two variables of the environment that have named it from
+// the first: OCI_REGISTRY and OCI_REPOSITORY. The second one should be full already.
+func Repository(registry, repository string) string {
+	cut := func(s string) string {
+		for _, scheme := range []string{"oci://", "https://"} {
+			s = strings.TrimPrefix(s, scheme)
+		}
+		return strings.Trim(s, "/")
+	}
+	registry, repository = cut(registry), cut(repository)
+	first, _, _ := strings.Cut(repository, "/")
+	if registry == "" || first == registry || strings.ContainsAny(first, ".:") || first == "localhost" {
+		return repository
+	}
+	return registry + "/" + repository
 }
 
 // List implements source.Source.
@@ -342,7 +362,7 @@ func sorted(answer *errcode.ErrorResponse) error {
 		return fmt.Errorf("%w: the registry answered %d (%s): check the name of the repository and the credentials", source.ErrUnauthorized, answer.StatusCode, text)
 	case http.StatusNotFound:
 		if has(errcode.ErrorCodeNameUnknown) {
-			return errors.New("the registry has no such repository: check its name, or publish the first release")
+			return ErrNoRepository
 		}
 		return source.ErrNotFound
 	case http.StatusTooManyRequests:

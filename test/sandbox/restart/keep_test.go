@@ -15,6 +15,10 @@ import (
 	clusterv1 "sigs.k8s.io/cluster-api/api/core/v1beta2"
 	"sigs.k8s.io/controller-runtime/pkg/client"
 
+	"github.com/clusterstacks/cluster-stack-operator/internal/release"
+	"github.com/clusterstacks/cluster-stack-operator/internal/release/releasetest"
+	"github.com/clusterstacks/cluster-stack-operator/internal/source/oci"
+	"github.com/clusterstacks/cluster-stack-operator/internal/web"
 	"github.com/clusterstacks/cluster-stack-operator/test/sandbox/clustertest"
 )
 
@@ -27,10 +31,19 @@ func TestKeep(t *testing.T) {
 	})
 }
 
-// goesOn proves that a cluster, and what was written to it, is there again after the end of its sandbox.
+// goesOn proves that a cluster, what was written to it, and what was published in the sandbox's registry are there again
+// after the end of its sandbox.
 func goesOn(t *testing.T, controlPlanes int32, end func(*testing.T, *sandbox)) {
 	s := newSandbox(t)
-	s.csctl(t, "up")
+	s.csctl(t, "up", "--registry")
+	name, err := release.ParseName("docker-starter-1-36-v1")
+	if err != nil {
+		t.Fatal(err)
+	}
+	published, err := s.registry(t).Publish(t.Context(), name, releasetest.Multistage(name.String()), time.Now(), nil)
+	if err != nil {
+		t.Fatal(err)
+	}
 	m := s.management(t)
 	cluster := types.NamespacedName{Namespace: "default", Name: "one"}
 	clustertest.CreateClass(t, m, cluster.Namespace)
@@ -50,6 +63,9 @@ func goesOn(t *testing.T, controlPlanes int32, end func(*testing.T, *sandbox)) {
 	stopped := time.Now()
 	if out := s.csctl(t, "up"); !strings.Contains(out, "with 1 cluster") {
 		t.Errorf("up does not tell with what it goes on:\n%s", out)
+	}
+	if found, err := s.registry(t).Resolve(t.Context(), name); err != nil || found != published {
+		t.Errorf("the registry has %s, %v; want %s", found, err, published)
 	}
 	// Asked with what a user had before.
 	clustertest.Await(t, workload, limit, &corev1.ConfigMapList{}, func(found *corev1.ConfigMapList) error {
@@ -85,4 +101,14 @@ func goesOn(t *testing.T, controlPlanes int32, end func(*testing.T, *sandbox)) {
 		return nil
 	})
 	s.csctl(t, "down")
+}
+
+// registry is a repository in the registry of the sandbox.
+func (s *sandbox) registry(t *testing.T) *oci.Source {
+	t.Helper()
+	source, err := oci.New(strings.TrimSpace(s.csctl(t, "registry"))+"/cluster-stacks", oci.Options{Web: web.Options{PlainHTTP: true}})
+	if err != nil {
+		t.Fatal(err)
+	}
+	return source
 }
