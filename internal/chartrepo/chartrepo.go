@@ -21,6 +21,7 @@ import (
 	"strings"
 
 	chart "helm.sh/helm/v4/pkg/chart/v2"
+	"oras.land/oras-go/v2/registry/remote/auth"
 	"sigs.k8s.io/yaml"
 
 	"github.com/clusterstacks/cluster-stack-operator/internal/release"
@@ -50,6 +51,9 @@ type Options struct {
 	Client *http.Client
 	// MirrorClient talks to mirrors, which an administrator has chosen.
 	MirrorClient *http.Client
+	// MirrorCredential says who to be at a mirror, by its host and port; nil is nobody anywhere. Repositories that charts
+	// name are never shown credentials: whoever publishes a release could read what only the administrator may.
+	MirrorCredential auth.CredentialFunc
 	// Allowed are the repositories that may be asked: "https://" and "oci://" stand for all of these, any other one
 	// for itself and what is below it.
 	Allowed []string
@@ -170,15 +174,15 @@ type call struct {
 
 // fetch returns the package of a chart, and its exact version.
 func (c *call) fetch(ctx context.Context, dependency *chart.Dependency) ([]byte, string, error) {
-	repository, client, err := c.locate(dependency.Repository)
+	repository, err := c.locate(dependency.Repository)
 	if err != nil {
 		return nil, "", err
 	}
 	var packed []byte
-	if isOCI(repository) {
-		packed, err = pull(ctx, client, repository, dependency.Name, dependency.Version)
+	if isOCI(repository.url) {
+		packed, err = pull(ctx, repository, dependency.Name, dependency.Version)
 	} else {
-		packed, err = c.download(ctx, client, repository, dependency.Name, dependency.Version)
+		packed, err = c.download(ctx, repository, dependency.Name, dependency.Version)
 	}
 	if err != nil {
 		return nil, "", err
@@ -200,25 +204,32 @@ func isOCI(url string) bool {
 	return strings.HasPrefix(url, "oci://") || strings.HasPrefix(url, "oci+http://")
 }
 
-// locate returns the URL at which the charts of a repository are to be had, and who may ask there.
-func (r *Repositories) locate(repository string) (string, *http.Client, error) {
+// place is where something is to be had, and who asks there.
+type place struct {
+	url        string
+	client     *http.Client
+	credential auth.CredentialFunc
+}
+
+// locate returns the place at which the charts of a repository are to be had.
+func (r *Repositories) locate(repository string) (place, error) {
 	for _, mirror := range r.options.Mirrors {
 		if rest, ok := below(mirror.From, repository); ok {
-			return strings.TrimSuffix(mirror.To, "/") + rest, r.options.MirrorClient, nil
+			return place{strings.TrimSuffix(mirror.To, "/") + rest, r.options.MirrorClient, r.options.MirrorCredential}, nil
 		}
 	}
 	switch {
 	case repository == "" || strings.HasPrefix(repository, "file:"):
-		return "", nil, refused("it lies beside the chart, and the release did not bring it along: pack it into charts/ before you publish the release (helm dependency build)")
+		return place{}, refused("it lies beside the chart, and the release did not bring it along: pack it into charts/ before you publish the release (helm dependency build)")
 	case !strings.Contains(repository, "://"):
-		return "", nil, refused("%q is a name that only somebody's own Helm knows: write the URL of the repository, or have the administrator map the name to one (--chart-mirrors)", repository)
+		return place{}, refused("%q is a name that only somebody's own Helm knows: write the URL of the repository, or have the administrator map the name to one (--chart-mirrors)", repository)
 	}
 	for _, allowed := range r.options.Allowed {
 		if _, ok := below(allowed, repository); ok {
-			return repository, r.options.Client, nil
+			return place{url: repository, client: r.options.Client}, nil
 		}
 	}
-	return "", nil, refused("the repository is not allowed: pack the chart into charts/ before you publish the release, or have the administrator allow the repository (--chart-repositories) or map it to a mirror (--chart-mirrors)")
+	return place{}, refused("the repository is not allowed: pack the chart into charts/ before you publish the release, or have the administrator allow the repository (--chart-repositories) or map it to a mirror (--chart-mirrors)")
 }
 
 // below reports whether url is base or below it, and what comes after base. A base such as "https://" has everything

@@ -20,6 +20,8 @@ import (
 	"oras.land/oras-go/v2/registry/remote"
 	"oras.land/oras-go/v2/registry/remote/auth"
 	"sigs.k8s.io/yaml"
+
+	"github.com/clusterstacks/cluster-stack-operator/internal/web"
 )
 
 // index is what we need of index.yaml.
@@ -34,9 +36,9 @@ type indexed struct {
 }
 
 // download fetches a chart from a repository of the HTTP kind.
-func (c *call) download(ctx context.Context, client *http.Client, repository, name, version string) ([]byte, error) {
-	base := strings.TrimSuffix(repository, "/") + "/"
-	list, err := c.index(ctx, client, base)
+func (c *call) download(ctx context.Context, repository place, name, version string) ([]byte, error) {
+	repository.url = strings.TrimSuffix(repository.url, "/") + "/"
+	list, err := c.index(ctx, repository)
 	if err != nil {
 		return nil, err
 	}
@@ -44,31 +46,34 @@ func (c *call) download(ctx context.Context, client *http.Client, repository, na
 	if err != nil {
 		return nil, err
 	}
-	where, err := resolveURL(base, entry.URLs)
+	where, err := resolveURL(repository.url, entry.URLs)
 	if err != nil {
 		return nil, err
 	}
-	if !strings.HasPrefix(where, base) {
+	from := repository
+	if from.url = where; !strings.HasPrefix(where, repository.url) {
 		// An index may send us anywhere, so that has to be allowed like any other repository.
-		if where, client, err = c.locate(where); err != nil {
+		if from, err = c.locate(where); err != nil {
 			return nil, fmt.Errorf("the index leads to %s: %w", entry.URLs[0], err)
 		}
 	}
-	packed, err := get(ctx, client, where, maxChart)
+	packed, err := from.get(ctx, maxChart)
 	if err != nil {
 		return nil, err
 	}
 	if want := strings.TrimPrefix(entry.Digest, "sha256:"); want != "" && "sha256:"+want != digestOf(packed) {
-		return nil, fmt.Errorf("%s has another checksum than the index says", where)
+		return nil, fmt.Errorf("%s has another checksum than the index says", from.url)
 	}
 	return packed, nil
 }
 
-func (c *call) index(ctx context.Context, client *http.Client, base string) (*index, error) {
+func (c *call) index(ctx context.Context, repository place) (*index, error) {
+	base := repository.url
 	if known := c.indexes[base]; known != nil {
 		return known, nil
 	}
-	data, err := get(ctx, client, base+"index.yaml", maxIndex)
+	repository.url += "index.yaml"
+	data, err := repository.get(ctx, maxIndex)
 	if err != nil {
 		return nil, err
 	}
@@ -156,13 +161,23 @@ func resolveURL(base string, urls []string) (string, error) {
 	return where.String(), nil
 }
 
-// get returns what a server answers, at most limit bytes.
-func get(ctx context.Context, client *http.Client, where string, limit int64) ([]byte, error) {
+// get returns what is at a place, at most limit bytes.
+func (p place) get(ctx context.Context, limit int64) ([]byte, error) {
+	where := p.url
 	req, err := http.NewRequestWithContext(ctx, http.MethodGet, where, http.NoBody)
 	if err != nil {
 		return nil, err
 	}
-	resp, err := client.Do(req)
+	if p.credential != nil {
+		credential, err := p.credential(ctx, req.URL.Host)
+		if err != nil {
+			return nil, err
+		}
+		if credential.Username != "" {
+			req.SetBasicAuth(credential.Username, credential.Password)
+		}
+	}
+	resp, err := p.client.Do(req)
 	if err != nil {
 		return nil, err
 	}
@@ -183,13 +198,15 @@ func get(ctx context.Context, client *http.Client, where string, limit int64) ([
 const chartLayer = "application/vnd.cncf.helm.chart.content.v1.tar+gzip"
 
 // pull fetches a chart from a registry.
-func pull(ctx context.Context, client *http.Client, repository, name, version string) ([]byte, error) {
-	scheme, path, _ := strings.Cut(strings.TrimSuffix(repository, "/"), "://")
+func pull(ctx context.Context, from place, name, version string) ([]byte, error) {
+	scheme, path, _ := strings.Cut(strings.TrimSuffix(from.url, "/"), "://")
 	repo, err := remote.NewRepository(path + "/" + name)
 	if err != nil {
 		return nil, refused("%v", err)
 	}
-	repo.Client = &auth.Client{Client: client, Cache: auth.NewCache()}
+	client := *from.client
+	client.Transport = web.TokenServers(client.Transport)
+	repo.Client = &auth.Client{Client: &client, Cache: auth.NewCache(), Credential: from.credential}
 	repo.PlainHTTP = scheme == "oci+http"
 	repo.MaxMetadataBytes = maxManifest
 

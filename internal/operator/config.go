@@ -69,6 +69,8 @@ type Config struct {
 	// ChartRepositories are those from which charts may be fetched that a release depends on and does not bring
 	// along; ChartMirrors, as repository=mirror, are where they are to be had instead.
 	ChartRepositories, ChartMirrors []string
+	// ChartMirrorCredentials is a config.json of Docker with credentials for ChartMirrors.
+	ChartMirrorCredentials string
 	// SourcePollInterval is how often a source is asked for new releases, 0 means as suits the source.
 	SourcePollInterval time.Duration
 	// AllowNetworks are networks inside, such as 10.0.0.0/8, in which sources may be that ClusterStacks name.
@@ -228,6 +230,7 @@ func (c *Config) AddFlags(fs *pflag.FlagSet) {
 	fs.StringVar(&c.VerifyTrustedRoot, "verify-trusted-root", c.VerifyTrustedRoot, "File trusted_root.json of the sigstore instance that certifies the identities in --verify-policy, and those in ClusterStacks that name no other.")
 	fs.StringSliceVar(&c.ChartRepositories, "chart-repositories", c.ChartRepositories, "Chart repositories and registries from which charts may be fetched that a release depends on and does not bring along. https:// and oci:// stand for all of these, an empty value for none.")
 	fs.StringSliceVar(&c.ChartMirrors, "chart-mirrors", c.ChartMirrors, "Mirrors of chart repositories, as <repository>=<mirror>. A mirror may be http://, https://, oci:// or, without TLS, oci+http://, and in any network.")
+	fs.StringVar(&c.ChartMirrorCredentials, "chart-mirror-credentials", c.ChartMirrorCredentials, "File in the form of Docker's config.json with credentials for the hosts of --chart-mirrors. Repositories that charts name themselves never see them.")
 	fs.DurationVar(&c.SourcePollInterval, "source-poll-interval", c.SourcePollInterval, "How often a source is asked for new releases. Default: 2s for a directory, 5m for all others.")
 	fs.StringSliceVar(&c.AllowNetworks, "allow-networks", c.AllowNetworks, "Private and local networks, such as 10.0.0.0/8, in which sources may be that ClusterStacks name. Default: none.")
 	fs.StringSliceVar(&c.ProviderGroups, "provider-api-groups", c.ProviderGroups, "API groups that spec.providerRef of a ClusterStack may name. The ClusterRole of the operator has to allow them, too.")
@@ -353,7 +356,7 @@ func (c *Config) Validate() error {
 	var errs []error
 	if c.Source != SourceDirectory && c.Source != SourceGitHub && c.Source != SourceOCI {
 		errs = append(errs, fmt.Errorf("--source=%s: must be directory, github or oci", c.Source))
-	} else if _, _, _, err := c.ownSource(); err != nil {
+	} else if _, _, _, err := c.ownSource(nil); err != nil {
 		errs = append(errs, err)
 	}
 	if _, err := c.guard(); err != nil {

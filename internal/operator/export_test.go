@@ -5,6 +5,6 @@ package operator
 
 // Location names the source of the operator.
 func Location(c *Config) (string, error) {
-	_, _, location, err := c.ownSource()
+	_, _, location, err := c.ownSource(nil)
 	return location, err
 }

@@ -76,7 +76,8 @@ const (
 
 // newReleases sets up the source of the operator and those that ClusterStacks may name.
 func newReleases(reader client.Reader, secrets client.Reader, st *store.Store, c Config) (*releases.Releases, error) {
-	src, key, location, err := c.ownSource()
+	hosts := &web.Hosts{}
+	src, key, location, err := c.ownSource(hosts)
 	if err != nil {
 		return nil, err
 	}
@@ -99,7 +100,7 @@ func newReleases(reader client.Reader, secrets client.Reader, st *store.Store, c
 	return releases.NewWith(reader, st, src, key, releases.Options{
 		Rules: rules,
 		Build: func(spec v1alpha1.ReleaseSource, secret map[string][]byte) (source.Source, error) {
-			return buildSource(spec, secret, folder, guard)
+			return buildSource(spec, secret, folder, web.Options{Guard: guard, Hosts: hosts, UserAgent: name})
 		},
 		Secret: func(ctx context.Context, key client.ObjectKey) (*corev1.Secret, error) {
 			secret := &corev1.Secret{}
@@ -127,8 +128,8 @@ func (c *Config) isDirectory() bool { return c.Local || c.Source == SourceDirect
 // people. It is nil when the environment says nothing about it: then each ClusterStack has to name one.
 //
 // No network is out of reach for it: an administrator has named it.
-func (c *Config) ownSource() (src source.Source, key, location string, err error) {
-	env, settings := c.Environment, web.Options{UserAgent: name}
+func (c *Config) ownSource(hosts *web.Hosts) (src source.Source, key, location string, err error) {
+	env := c.Environment
 	switch {
 	case c.isDirectory():
 		folder, err := filepath.Abs(c.directory())
@@ -140,7 +141,7 @@ func (c *Config) ownSource() (src source.Source, key, location string, err error
 	case c.Source == SourceOCI && env[envOCIRepository] != "":
 		s, err := oci.New(oci.Repository(env[envOCIRegistry], env[envOCIRepository]), oci.Options{
 			Credentials: oci.Credentials{Username: env[envOCIUsername], Password: env[envOCIPassword], Token: env[envOCIToken]},
-			Web:         settings,
+			Web:         web.Options{Hosts: hosts, UserAgent: name},
 		})
 		if err != nil {
 			return nil, "", "", fmt.Errorf("%s: %w", envOCIRepository, err)
@@ -150,7 +151,7 @@ func (c *Config) ownSource() (src source.Source, key, location string, err error
 		if provider := env[envGitProvider]; provider != "" && !strings.EqualFold(provider, "github") {
 			return nil, "", "", fmt.Errorf("%s is %q: only github is known", envGitProvider, provider)
 		}
-		s, err := github.New(env[envGitOwner], env[envGitRepository], github.Options{Token: env[envGitToken], Web: settings})
+		s, err := github.New(env[envGitOwner], env[envGitRepository], github.Options{Token: env[envGitToken], Web: web.Options{UserAgent: name}})
 		if err != nil {
 			return nil, "", "", fmt.Errorf("%s and %s: %w", envGitOwner, envGitRepository, err)
 		}
@@ -164,8 +165,8 @@ func (c *Config) ownSource() (src source.Source, key, location string, err error
 const ownKey = " of the operator"
 
 // buildSource makes the source that a ClusterStack names.
-func buildSource(spec v1alpha1.ReleaseSource, secret map[string][]byte, folder string, guard *web.Guard) (source.Source, error) {
-	settings := web.Options{CA: secret["ca.crt"], Guard: guard, UserAgent: name}
+func buildSource(spec v1alpha1.ReleaseSource, secret map[string][]byte, folder string, settings web.Options) (source.Source, error) {
+	settings.CA = secret["ca.crt"]
 	text := func(key string) string { return strings.TrimSpace(string(secret[key])) }
 	var timeout time.Duration
 	if spec.Timeout != nil {
@@ -192,6 +193,7 @@ func buildSource(spec v1alpha1.ReleaseSource, secret map[string][]byte, folder s
 			token = text("password")
 		}
 		settings.PlainHTTP = strings.HasPrefix(spec.GitHub.APIURL, "http://")
+		settings.Hosts = nil // its limits are those of a token
 		return github.New(spec.GitHub.Owner, spec.GitHub.Repository, github.Options{
 			Token: token, APIURL: spec.GitHub.APIURL, Web: settings, Timeout: timeout,
 		})

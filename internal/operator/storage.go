@@ -5,10 +5,12 @@ package operator
 
 import (
 	"fmt"
+	"os"
 	"strings"
 	"time"
 
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"oras.land/oras-go/v2/registry/remote/credentials"
 	ctrl "sigs.k8s.io/controller-runtime"
 	"sigs.k8s.io/controller-runtime/pkg/event"
 
@@ -64,6 +66,18 @@ func (c *Config) chartRepositories() (*chartrepo.Repositories, error) {
 		return nil, err
 	}
 	o := chartrepo.Options{Client: client, MirrorClient: mirror, Allowed: c.ChartRepositories}
+	if c.ChartMirrorCredentials != "" {
+		text, err := os.ReadFile(c.ChartMirrorCredentials)
+		if err != nil {
+			return nil, fmt.Errorf("--chart-mirror-credentials: %w", err)
+		}
+		known, err := credentials.NewMemoryStoreFromDockerConfig(text)
+		if err != nil {
+			// The error of the parser may quote what it could not read.
+			return nil, fmt.Errorf("--chart-mirror-credentials=%s: this is not a configuration of Docker", c.ChartMirrorCredentials)
+		}
+		o.MirrorCredential = credentials.Credential(known)
+	}
 	for _, text := range c.ChartMirrors {
 		from, to, ok := strings.Cut(text, "=")
 		if !ok || from == "" || !strings.Contains(to, "://") {

@@ -8,8 +8,6 @@ import (
 	"encoding/hex"
 	"encoding/json"
 	"encoding/pem"
-	"fmt"
-	"strings"
 	"testing"
 	"testing/fstest"
 	"time"
@@ -89,7 +87,7 @@ func (a *authority) withCertificateLog(t testing.TB) verify.Config {
 // bundle signs a statement about a digest.
 func (a *authority) bundle(t testing.TB, digest, predicate string) verify.Signature {
 	t.Helper()
-	entity, err := a.AttestAtTime(subject, issuer, statement(digest, predicate), time.Now().Add(5*time.Minute), true)
+	entity, err := a.AttestAtTime(subject, issuer, verifytest.Statement(digest, predicate), time.Now().Add(5*time.Minute), true)
 	must(t, err)
 	content, err := entity.SignatureContent()
 	must(t, err)
@@ -197,29 +195,6 @@ func (a *authority) entry(t testing.TB, e *tlog.Entry) *protorekor.TransparencyL
 	must(t, err)
 	entry.InclusionPromise = &protorekor.InclusionPromise{SignedEntryTimestamp: set}
 	return entry
-}
-
-// keyBundle signs a statement with a key.
-func keyBundle(t testing.TB, k *verifytest.Key, body []byte) verify.Signature {
-	t.Helper()
-	sig, err := base64.StdEncoding.DecodeString(string(k.Sign(dsse.PAE(statementType, body))))
-	must(t, err)
-	return verify.Signature{Bundle: marshal(t, &protobundle.Bundle{
-		MediaType: "application/vnd.dev.sigstore.bundle.v0.3+json",
-		VerificationMaterial: &protobundle.VerificationMaterial{
-			Content: &protobundle.VerificationMaterial_PublicKey{PublicKey: &protocommon.PublicKeyIdentifier{Hint: "whatever"}},
-		},
-		Content: &protobundle.Bundle_DsseEnvelope{DsseEnvelope: &protodsse.Envelope{
-			PayloadType: statementType, Payload: body, Signatures: []*protodsse.Signature{{Sig: sig}},
-		}},
-	})}
-}
-
-const statementType = "application/vnd.in-toto+json"
-
-func statement(digest, predicate string) []byte {
-	return fmt.Appendf(nil, `{"_type":"https://in-toto.io/Statement/v1","subject":[{"name":"","digest":{"sha256":%q}}],"predicateType":%q,"predicate":{}}`,
-		strings.TrimPrefix(digest, "sha256:"), predicate)
 }
 
 func envelope(t testing.TB, e *dsse.Envelope) *protodsse.Envelope {

@@ -97,11 +97,11 @@ func TestWhichSignaturesCount(t *testing.T) {
 		"FloodHidesAGoodOne":         {trustKey, append(slices.Repeat(sig(f.stranger.SignDigest(digest)), 64), signed), "no only the first 64 of 65"},
 
 		// With a key, in a bundle.
-		"KeyBundle":                 {trustKey, sig(keyBundle(t, f.key, statement(digest, signPredicate))), "key sha256:"},
-		"KeyBundleRSA":              {trusting(rsa), sig(keyBundle(t, rsa, statement(digest, signPredicate))), "key sha256:"},
-		"KeyBundleOfAnotherDigest":  {trustKey, sig(keyBundle(t, f.key, statement(other, signPredicate))), "no digest"},
-		"KeyBundleOfAttestation":    {trustKey, sig(keyBundle(t, f.key, statement(digest, "https://spdx.dev/Document"))), "no is no signature"},
-		"KeyBundleByStranger":       {trustKey, sig(keyBundle(t, f.stranger, statement(digest, signPredicate))), "no could not verify"},
+		"KeyBundle":                 {trustKey, sig(f.key.Bundle(digest, signPredicate)), "key sha256:"},
+		"KeyBundleRSA":              {trusting(rsa), sig(rsa.Bundle(digest, signPredicate)), "key sha256:"},
+		"KeyBundleOfAnotherDigest":  {trustKey, sig(f.key.Bundle(other, signPredicate)), "no digest"},
+		"KeyBundleOfAttestation":    {trustKey, sig(f.key.Bundle(digest, "https://spdx.dev/Document")), "no is no signature"},
+		"KeyBundleByStranger":       {trustKey, sig(f.stranger.Bundle(digest, signPredicate)), "no could not verify"},
 		"BundleIsNotJSON":           {trustKey, sig(verify.Signature{Bundle: []byte("x")}), "no cannot be read"},
 		"BundleOfUnknownVersion":    {trustKey, sig(verify.Signature{Bundle: []byte(`{"mediaType":"application/vnd.dev.sigstore.bundle.v9.0+json"}`)}), "no cannot be read"},
 		"BundleWithoutVerification": {trustKey, sig(verify.Signature{Bundle: []byte(`{"mediaType":"application/vnd.dev.sigstore.bundle.v0.3+json","messageSignature":{}}`)}), "no cannot be read"},
@@ -348,7 +348,7 @@ func FuzzSignature(f *testing.F) {
 		f.Fatal(err)
 	}
 	good := root.simple(f, verifytest.SimplePayload(f, other))
-	f.Add(keyBundle(f, key, statement(other, signPredicate)).Bundle, good.Payload, good.Annotations["dev.cosignproject.cosign/signature"], good.Annotations["dev.sigstore.cosign/certificate"], good.Annotations["dev.sigstore.cosign/bundle"])
+	f.Add(key.Bundle(other, signPredicate).Bundle, good.Payload, good.Annotations["dev.cosignproject.cosign/signature"], good.Annotations["dev.sigstore.cosign/certificate"], good.Annotations["dev.sigstore.cosign/bundle"])
 	f.Add(root.bundle(f, other, signPredicate).Bundle, []byte(nil), "", "", "")
 	f.Fuzz(func(t *testing.T, bundle, payload []byte, sig, cert, log string) {
 		for _, s := range []verify.Signature{

@@ -29,6 +29,9 @@ type Options struct {
 	PlainHTTP bool
 	// Guard keeps the client away from networks, nil from none.
 	Guard *Guard
+	// Hosts are the servers that want to be left alone; clients that share it tell each other. Without it, each client
+	// finds out anew.
+	Hosts *Hosts
 	// UserAgent is told to servers that are asked without one.
 	UserAgent string
 
@@ -87,6 +90,9 @@ func Client(o Options) (*http.Client, error) {
 	var rt http.RoundTripper = transport
 	rt = &patience{next: rt, window: o.Window, min: o.MinPerWindow}
 	rt = &retry{next: rt, attempts: o.Attempts, backoff: o.Backoff}
+	if o.Hosts != nil {
+		rt = &considerate{next: rt, hosts: o.Hosts}
+	}
 	rt = &manners{next: rt, plainHTTP: o.PlainHTTP, userAgent: o.UserAgent}
 	return &http.Client{Transport: rt, CheckRedirect: checkRedirect}, nil
 }

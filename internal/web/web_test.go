@@ -205,3 +205,30 @@ func TestRetryAfter(t *testing.T) {
 		}
 	}
 }
+
+func TestServersThatWantToBeLeftAloneAre(t *testing.T) {
+	var asked atomic.Int32
+	busy := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, _ *http.Request) {
+		asked.Add(1)
+		w.Header().Set("Retry-After", "99999")
+		w.WriteHeader(http.StatusTooManyRequests)
+	}))
+	defer busy.Close()
+	other := httptest.NewServer(http.HandlerFunc(func(http.ResponseWriter, *http.Request) {}))
+	defer other.Close()
+	hosts := &web.Hosts{}
+	if _, err := get(t, web.Options{PlainHTTP: true, Hosts: hosts}, busy.URL); err != nil || asked.Load() != 1 {
+		t.Fatalf("asked %d times, %v; the caller is to have the answer", asked.Load(), err)
+	}
+	_, err := get(t, web.Options{PlainHTTP: true, Hosts: hosts}, busy.URL+"/else") // another client
+	var refused *web.BusyError
+	if !errors.As(err, &refused) || asked.Load() != 1 || refused.After <= 0 || refused.After > 15*time.Minute {
+		t.Errorf("asked %d times, %v", asked.Load(), err)
+	}
+	if _, err := get(t, web.Options{PlainHTTP: true, Hosts: hosts}, other.URL); err != nil {
+		t.Errorf("another server: %v", err)
+	}
+	if _, err := get(t, web.Options{PlainHTTP: true, Hosts: &web.Hosts{}}, busy.URL); err != nil || asked.Load() != 2 {
+		t.Errorf("who does not share it: asked %d times, %v", asked.Load(), err)
+	}
+}

@@ -77,8 +77,10 @@ func TestQuickstart(t *testing.T) {
 		t.Fatalf("csctl sandbox registry: %v", err)
 	}
 	registry := strings.TrimSpace(string(where))
-	if want := publishedIn(t, registry); !maps.Equal(seen.digests, want) || len(want) != 3 {
-		t.Errorf("the ClusterStackReleases have the digests %v, the registry has %v", seen.digests, want)
+	published := publishedIn(t, registry)
+	delete(published, "docker-starter-1-35-v1") // it is not the newest any more, and when the cluster had left it nobody used it
+	if !maps.Equal(seen.digests, published) || len(published) != 2 {
+		t.Errorf("the ClusterStackReleases have the digests %v, the registry has %v", seen.digests, published)
 	}
 
 	if len(processesNaming(t, state)) == 0 {

@@ -53,6 +53,7 @@ type Options struct {
 // Source reads releases from a repository, and can publish them there.
 type Source struct {
 	repository *remote.Repository
+	hosts      *web.Hosts
 	timeout    time.Duration
 }
 
@@ -74,6 +75,9 @@ func New(repository string, o Options) (*Source, error) {
 	if err != nil || ref.Reference != "" {
 		return nil, fmt.Errorf("%q is not a repository of the form <host>/<path>, without a tag", repository)
 	}
+	if o.Web.Hosts == nil {
+		o.Web.Hosts = &web.Hosts{}
+	}
 	client, err := web.Client(o.Web)
 	if err != nil {
 		return nil, err
@@ -85,6 +89,7 @@ func New(repository string, o Options) (*Source, error) {
 	if o.Credentials.Token != "" {
 		client.Transport = &tokenForms{next: client.Transport, host: ref.Host(), token: o.Credentials.Token}
 	}
+	client.Transport = web.TokenServers(client.Transport)
 	repo := &remote.Repository{
 		Reference:        ref,
 		PlainHTTP:        o.Web.PlainHTTP,
@@ -97,7 +102,7 @@ func New(repository string, o Options) (*Source, error) {
 			Credential: credential,
 		},
 	}
-	s := &Source{repository: repo, timeout: o.Timeout}
+	s := &Source{repository: repo, hosts: o.Web.Hosts, timeout: o.Timeout}
 	if s.timeout <= 0 {
 		s.timeout = 10 * time.Minute
 	}
@@ -327,9 +332,12 @@ func (s *Source) failed(ctx context.Context, what string, err error) error {
 		return fmt.Errorf("%s: %w", s, err)
 	}
 	var answer *errcode.ErrorResponse
+	var busy *web.BusyError
 	switch {
 	case errors.As(err, &answer):
-		err = sorted(answer)
+		err = s.sorted(answer)
+	case errors.As(err, &busy):
+		err = &source.LaterError{After: busy.After, Err: busy}
 	case errors.Is(err, errdef.ErrNotFound):
 		err = source.ErrNotFound
 	case errors.Is(err, auth.ErrBasicCredentialNotFound):
@@ -343,7 +351,7 @@ func (s *Source) failed(ctx context.Context, what string, err error) error {
 // maxMessage is how much of what a registry says about an error is passed on.
 const maxMessage = 300
 
-func sorted(answer *errcode.ErrorResponse) error {
+func (s *Source) sorted(answer *errcode.ErrorResponse) error {
 	text := http.StatusText(answer.StatusCode)
 	if len(answer.Errors) > 0 {
 		// Its details can be anything, and change from one answer to the next.
@@ -365,8 +373,12 @@ func sorted(answer *errcode.ErrorResponse) error {
 			return ErrNoRepository
 		}
 		return source.ErrNotFound
-	case http.StatusTooManyRequests:
-		return &source.LaterError{After: time.Minute, Err: fmt.Errorf("the registry answered %d (%s)", answer.StatusCode, text)}
 	}
-	return fmt.Errorf("the registry answered %d (%s)", answer.StatusCode, text)
+	err := fmt.Errorf("the registry answered %d (%s)", answer.StatusCode, text)
+	if answer.URL != nil {
+		if left := s.hosts.Left(answer.URL.Host); left > 0 {
+			return &source.LaterError{After: left, Err: err}
+		}
+	}
+	return err
 }

@@ -12,9 +12,11 @@ import (
 	"io/fs"
 	"net/http"
 	"net/http/httptest"
+	"net/netip"
 	"os"
 	"strings"
 	"sync"
+	"sync/atomic"
 	"testing"
 	"testing/fstest"
 	"time"
@@ -273,6 +275,7 @@ func TestFaultsOfTheRegistryAreErrors(t *testing.T) {
 		"Forbidden":    {status(403), source.ErrUnauthorized, "403"},
 		"Gone":         {status(404), source.ErrNotFound, ""},
 		"TooMany":      {status(429, "Retry-After", "3600"), nil, "429"},
+		"TooManyJust":  {status(429), nil, "429"},
 		"Unavailable":  {status(503), nil, "503"},
 		"CutOff": {blob(func(w http.ResponseWriter, _ *http.Request, body []byte) {
 			w.Header().Set("Content-Length", fmt.Sprint(len(body)))
@@ -326,8 +329,8 @@ func TestFaultsOfTheRegistryAreErrors(t *testing.T) {
 			if err == nil || !strings.Contains(err.Error(), tc.want) || tc.is != nil && !errors.Is(err, tc.is) {
 				t.Errorf("got %v; want %q, %v", err, tc.want, tc.is)
 			}
-			if name == "TooMany" && source.RetryAfter(err) == 0 {
-				t.Error("the wish to be left alone was lost")
+			if after := source.RetryAfter(err); (name == "TooMany") != (after > 0) {
+				t.Errorf("it is left alone for %s", after)
 			}
 		})
 	}
@@ -567,6 +570,148 @@ func TestErrorsAreTellingAndStable(t *testing.T) {
 	for _, bad := range []string{"", "r.example.org", "r.example.org/a:v1", "r.example.org/A", "a b/c"} {
 		if _, err := oci.New(bad, oci.Options{}); err == nil {
 			t.Errorf("%q is a repository", bad)
+		}
+	}
+}
+
+func TestServerOfTokensIsAskedWhereTheGuardAllows(t *testing.T) {
+	inside := func(networks ...string) *web.Guard {
+		guard := &web.Guard{}
+		for _, network := range networks {
+			guard.Allowed = append(guard.Allowed, netip.MustParsePrefix(network))
+		}
+		return guard
+	}
+	for name, tc := range map[string]struct {
+		tokens string
+		guard  *web.Guard
+		want   string
+	}{
+		"UnderAnotherName":        {"localhost", inside("127.0.0.0/8", "::1/128"), ""},
+		"NetworkIsNotAllowed":     {"127.0.0.2", inside("127.0.0.1/32"), "127.0.0.2 is in a network that must not be reached from here"},
+		"AdministratorNamedItAll": {"localhost", nil, ""},
+	} {
+		t.Run(name, func(t *testing.T) {
+			r := registrytest.Start(t, registrytest.Options{Username: "u", Password: "p", Token: true, TokenHost: tc.tokens})
+			o := oci.Options{Credentials: oci.Credentials{Username: "u", Password: "p"}, Web: quick}
+			o.Web.PlainHTTP, o.Web.Guard = true, tc.guard
+			src, err := oci.New(r.Host+"/x", o)
+			must(t, err)
+			_, err = src.Publish(t.Context(), parse(t, tag), releasetest.Multistage(tag), created, nil)
+			if tc.want == "" && err != nil || tc.want != "" && (err == nil || !strings.Contains(err.Error(), tc.want)) {
+				t.Errorf("got %v, want %q", err, tc.want)
+			}
+		})
+	}
+}
+
+func TestRegistryThatWantsToBeLeftAloneIs(t *testing.T) {
+	var asked atomic.Int32
+	r := registrytest.Start(t, registrytest.Options{Wrap: func(http.Handler) http.Handler {
+		return http.HandlerFunc(func(w http.ResponseWriter, _ *http.Request) {
+			asked.Add(1)
+			w.Header().Set("Retry-After", "120")
+			w.WriteHeader(http.StatusTooManyRequests)
+		})
+	}})
+	o := oci.Options{Web: quick}
+	o.Web.PlainHTTP, o.Web.Hosts = true, &web.Hosts{}
+	var messages []string
+	for _, repository := range []string{"/one", "/one", "/two"} {
+		src, err := oci.New(r.Host+repository, o)
+		must(t, err)
+		_, err = src.List(t.Context())
+		if after := source.RetryAfter(err); after < time.Minute || after > 2*time.Minute {
+			t.Errorf("%s: %v, to be asked again after %s; want two minutes", repository, err, after)
+		}
+		messages = append(messages, fmt.Sprint(err))
+	}
+	if asked.Load() != 1 {
+		t.Errorf("it was asked %d times", asked.Load())
+	}
+	if !strings.Contains(messages[0], "429") || !strings.Contains(messages[1], r.Host+" has had too many requests") {
+		t.Errorf("got %q", messages)
+	}
+}
+
+// TestPublishingKilledAtAnyRequest: there is all of a release or nothing, and whoever publishes it again succeeds.
+func TestPublishingKilledAtAnyRequest(t *testing.T) {
+	files := releasetest.Multistage(tag)
+	for n, done := 1, false; !done; n++ {
+		for _, answered := range []bool{false, true} {
+			var changes atomic.Int32
+			var alive atomic.Bool
+			r := registrytest.Start(t, registrytest.Options{Wrap: func(next http.Handler) http.Handler {
+				return http.HandlerFunc(func(w http.ResponseWriter, req *http.Request) {
+					change := req.Method != http.MethodGet && req.Method != http.MethodHead
+					if change && !alive.Load() && changes.Add(1) >= int32(n) {
+						if answered && changes.Load() == int32(n) {
+							next.ServeHTTP(httptest.NewRecorder(), req)
+						}
+						panic(http.ErrAbortHandler)
+					}
+					next.ServeHTTP(w, req)
+				})
+			}})
+			_, err := open(t, r, oci.Credentials{}).Publish(t.Context(), parse(t, tag), files, created, nil)
+			if done = int(changes.Load()) < n; done != (err == nil) {
+				t.Fatalf("killed at request %d: %v", n, err)
+			}
+			alive.Store(true)
+			src := open(t, r, oci.Credentials{})
+			if offers, err := src.List(t.Context()); err == nil && len(offers) > 0 {
+				if _, _, err := fetch(t, src); err != nil {
+					t.Errorf("killed at request %d (answered: %t): half a release is offered: %v", n, answered, err)
+				}
+			}
+			if _, err := src.Publish(t.Context(), parse(t, tag), files, created.Add(time.Hour), nil); err != nil {
+				t.Errorf("killed at request %d (answered: %t): %v", n, answered, err)
+			}
+			if _, _, err := fetch(t, src); err != nil {
+				t.Error(err)
+			}
+		}
+	}
+}
+
+func TestManySignatures(t *testing.T) {
+	r := registrytest.Start(t, registrytest.Options{})
+	src := open(t, r, oci.Credentials{})
+	name := parse(t, tag)
+	sum, err := src.Publish(t.Context(), name, releasetest.Multistage(tag), created, nil)
+	must(t, err)
+	subject, body, err := raw(t, r).FetchReference(t.Context(), tag)
+	must(t, errors.Join(err, body.Close()))
+	add := func(text string, annotations map[string]string) {
+		push(t, r, "", ocispec.Manifest{ArtifactType: "application/vnd.dev.sigstore.bundle.v0.3+json", Subject: &subject, Annotations: annotations,
+			Layers: []ocispec.Descriptor{layer("", text)}}, []byte(text))
+	}
+	const predicate = "dev.sigstore.bundle.predicateType"
+	at := func(minute int) string { return created.Add(time.Duration(minute) * time.Minute).Format(time.RFC3339) }
+	for i := range 40 {
+		add(fmt.Sprintf(`{"statement":%d}`, i), map[string]string{predicate: "https://slsa.dev/provenance/v1", ocispec.AnnotationCreated: at(1000 + i)})
+		add(fmt.Sprintf(`{"unknown":%d}`, i), map[string]string{ocispec.AnnotationCreated: at(i)})
+	}
+	add(`{"signature":1}`, map[string]string{predicate: "https://sigstore.dev/cosign/sign/v1", ocispec.AnnotationCreated: at(0)})
+	push(t, r, "", ocispec.Manifest{ArtifactType: "application/vnd.dev.sigstore.bundle.v0.3+json", Subject: &subject, Annotations: map[string]string{ocispec.AnnotationCreated: at(2000)}})
+	var old ocispec.Manifest
+	var payloads [][]byte
+	for i := range 40 {
+		text := fmt.Sprintf(`{"payload":%d}`, i)
+		desc := layer("", text)
+		desc.MediaType = "application/vnd.dev.cosign.simplesigning.v1+json"
+		old.Layers, payloads = append(old.Layers, desc), append(payloads, []byte(text))
+	}
+	push(t, r, strings.Replace(sum, ":", "-", 1)+".sig", old, payloads...)
+
+	got, err := src.Signatures(t.Context(), name, sum)
+	must(t, err)
+	if len(got) != 64 {
+		t.Fatalf("got %d signatures, want 32 of each form", len(got))
+	}
+	for i, want := range map[int]string{0: `{"signature":1}`, 1: `{"unknown":39}`, 31: `{"unknown":9}`, 32: `{"payload":8}`, 63: `{"payload":39}`} {
+		if text := string(got[i].Bundle) + string(got[i].Payload); text != want {
+			t.Errorf("signature %d is %s, want %s", i, text, want)
 		}
 	}
 }

@@ -5,10 +5,12 @@ package oci
 
 import (
 	"bytes"
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
 	"io"
+	"slices"
 	"strings"
 
 	"github.com/opencontainers/go-digest"
@@ -17,10 +19,12 @@ import (
 	"oras.land/oras-go/v2/errdef"
 
 	"github.com/clusterstacks/cluster-stack-operator/internal/release"
+	"github.com/clusterstacks/cluster-stack-operator/internal/source"
 	"github.com/clusterstacks/cluster-stack-operator/internal/verify"
 )
 
-// Limits on signatures: how many are looked at, and how large one may be.
+// Limits on signatures: how many of each kind are looked at, and how large one may be. Whoever may write to a repository
+// can put any number of them there, and many a producer does: one for each run of a pipeline.
 const (
 	maxSignatures    = 32
 	maxSignatureSize = 1 << 20
@@ -31,9 +35,15 @@ const (
 const (
 	bundleTypes       = "application/vnd.dev.sigstore.bundle."
 	simpleSigningType = "application/vnd.dev.cosign.simplesigning.v1+json"
+
+	// predicateAnnotation says what the statement in a bundle is about, and signPredicate that it is a signature. All
+	// others say something about the release, such as how it was built. Some registries forget the annotation.
+	predicateAnnotation = "dev.sigstore.bundle.predicateType"
+	signPredicate       = "https://sigstore.dev/cosign/sign/v1"
 )
 
-// Signatures implements source.Signer.
+// Signatures implements source.Signer. Where there are more than it looks at, it returns the newest of those that are
+// likeliest to be signatures.
 func (s *Source) Signatures(ctx context.Context, name release.Name, sum string) ([]verify.Signature, error) {
 	ctx, cancel := s.bounded(ctx)
 	defer cancel()
@@ -57,14 +67,10 @@ func (s *Source) bundles(ctx context.Context, name release.Name, subject digest.
 	var referrers []ocispec.Descriptor
 	seen := 0
 	err := s.repository.Referrers(ctx, ocispec.Descriptor{MediaType: ocispec.MediaTypeImageManifest, Digest: subject}, "", func(page []ocispec.Descriptor) error {
-		for _, desc := range page {
-			if strings.HasPrefix(desc.ArtifactType, bundleTypes) {
-				referrers = append(referrers, desc)
-			}
+		if seen += len(page); seen > maxTags {
+			return fmt.Errorf("more than %d artifacts refer to it", maxTags)
 		}
-		if seen += len(page); seen > maxTags || len(referrers) > maxSignatures {
-			return fmt.Errorf("more than %d signatures", maxSignatures)
-		}
+		referrers = likeliest(append(referrers, page...))
 		return nil
 	})
 	if err != nil && !errors.Is(err, errdef.ErrNotFound) {
@@ -73,15 +79,22 @@ func (s *Source) bundles(ctx context.Context, name release.Name, subject digest.
 	var signatures []verify.Signature
 	for _, desc := range referrers {
 		manifest, _, err := s.manifest(ctx, name, desc.Digest.String())
+		var malformed *source.MalformedError
+		if errors.As(err, &malformed) || errors.Is(err, errdef.ErrNotFound) {
+			continue // what is no signature takes nothing from others
+		}
 		if err != nil {
 			return nil, err
+		}
+		if !maySign(manifest.Annotations) {
+			continue
 		}
 		for _, layer := range manifest.Layers {
 			if layer.Size > maxSignatureSize {
 				continue // a statement of another kind about the release, such as a list of what is in it
 			}
 			if len(signatures) == maxSignatures {
-				return nil, fmt.Errorf("more than %d signatures", maxSignatures)
+				return signatures, nil
 			}
 			bundle, err := s.small(ctx, layer)
 			if err != nil {
@@ -91,6 +104,29 @@ func (s *Source) bundles(ctx context.Context, name release.Name, subject digest.
 		}
 	}
 	return signatures, nil
+}
+
+// likeliest returns those artifacts that may have a signature in them, and of too many the best: those that are said to
+// have one, and of these the newest.
+func likeliest(referrers []ocispec.Descriptor) []ocispec.Descriptor {
+	referrers = slices.DeleteFunc(referrers, func(desc ocispec.Descriptor) bool {
+		return !strings.HasPrefix(desc.ArtifactType, bundleTypes) || !maySign(desc.Annotations)
+	})
+	slices.SortFunc(referrers, func(a, b ocispec.Descriptor) int {
+		// Times as they are written sort as they follow one another.
+		return cmp.Or(
+			strings.Compare(b.Annotations[predicateAnnotation], a.Annotations[predicateAnnotation]),
+			strings.Compare(b.Annotations[ocispec.AnnotationCreated], a.Annotations[ocispec.AnnotationCreated]),
+			strings.Compare(a.Digest.String(), b.Digest.String()),
+		)
+	})
+	return referrers[:min(len(referrers), 2*maxSignatures)]
+}
+
+// maySign tells whether the annotations of a bundle do not say that it is something else than a signature.
+func maySign(annotations map[string]string) bool {
+	predicate := annotations[predicateAnnotation]
+	return predicate == "" || predicate == signPredicate
 }
 
 // tagged adds the signatures of the older form.
@@ -103,13 +139,9 @@ func (s *Source) tagged(ctx context.Context, name release.Name, subject digest.D
 	if err != nil {
 		return nil, err
 	}
-	for _, layer := range manifest.Layers {
-		if layer.MediaType != simpleSigningType {
-			continue
-		}
-		if len(signatures) == maxSignatures {
-			return nil, fmt.Errorf("more than %d signatures", maxSignatures)
-		}
+	layers := slices.DeleteFunc(manifest.Layers, func(layer ocispec.Descriptor) bool { return layer.MediaType != simpleSigningType })
+	// A further signature is added at the end.
+	for _, layer := range layers[max(0, len(layers)-maxSignatures):] {
 		payload, err := s.small(ctx, layer)
 		if err != nil {
 			return nil, err

@@ -21,10 +21,16 @@ import (
 	"fmt"
 	"maps"
 	"slices"
+	"strings"
 	"testing"
 	"testing/fstest"
 
+	"github.com/secure-systems-lab/go-securesystemslib/dsse"
+	protobundle "github.com/sigstore/protobuf-specs/gen/pb-go/bundle/v1"
+	protocommon "github.com/sigstore/protobuf-specs/gen/pb-go/common/v1"
+	protodsse "github.com/sigstore/protobuf-specs/gen/pb-go/dsse"
 	"github.com/sigstore/sigstore/pkg/signature"
+	"google.golang.org/protobuf/encoding/protojson"
 
 	"github.com/clusterstacks/cluster-stack-operator/internal/verify"
 )
@@ -85,6 +91,34 @@ func (k *Key) SignDigest(digest string) verify.Signature {
 	k.t.Helper()
 	payload := SimplePayload(k.t, digest)
 	return verify.Signature{Payload: payload, Annotations: map[string]string{"dev.cosignproject.cosign/signature": string(k.Sign(payload))}}
+}
+
+// StatementType is the type of what is signed in a bundle.
+const StatementType = "application/vnd.in-toto+json"
+
+// Statement returns a statement about what has a digest. The predicate says of which kind it is.
+func Statement(digest, predicate string) []byte {
+	return fmt.Appendf(nil, `{"_type":"https://in-toto.io/Statement/v1","subject":[{"name":"","digest":{"sha256":%q}}],"predicateType":%q,"predicate":{}}`,
+		strings.TrimPrefix(digest, "sha256:"), predicate)
+}
+
+// Bundle returns a statement that is signed, in a bundle.
+func (k *Key) Bundle(digest, predicate string) verify.Signature {
+	k.t.Helper()
+	body := Statement(digest, predicate)
+	sig, err := base64.StdEncoding.DecodeString(string(k.Sign(dsse.PAE(StatementType, body))))
+	must(k.t, err)
+	text, err := protojson.Marshal(&protobundle.Bundle{
+		MediaType: "application/vnd.dev.sigstore.bundle.v0.3+json",
+		VerificationMaterial: &protobundle.VerificationMaterial{
+			Content: &protobundle.VerificationMaterial_PublicKey{PublicKey: &protocommon.PublicKeyIdentifier{Hint: "whatever"}},
+		},
+		Content: &protobundle.Bundle_DsseEnvelope{DsseEnvelope: &protodsse.Envelope{
+			PayloadType: StatementType, Payload: body, Signatures: []*protodsse.Signature{{Sig: sig}},
+		}},
+	})
+	must(k.t, err)
+	return verify.Signature{Bundle: text}
 }
 
 // SimplePayload returns what a signature by the tag scheme is over.

@@ -1,8 +1,7 @@
 // Copyright The Cluster Stack Operator Authors.
 // SPDX-License-Identifier: Apache-2.0
 
-// Package registrytest has an OCI registry for tests and for the quickstart: the one of the project
-// distribution, in memory.
+// Package registrytest has an OCI registry for tests: the one of the project distribution, in memory.
 package registrytest
 
 import (
@@ -32,9 +31,7 @@ import (
 	"golang.org/x/crypto/bcrypt"
 )
 
-// Handler returns an empty registry that asks for no credentials. It lives as long as ctx.
-func Handler(ctx context.Context) http.Handler { return handler(ctx, configuration.Auth{}) }
-
+// handler returns an empty registry. It lives as long as ctx.
 func handler(ctx context.Context, auth configuration.Auth) http.Handler {
 	logrus.SetOutput(io.Discard) // it says more than anybody wants to know
 	config := &configuration.Configuration{
@@ -53,6 +50,8 @@ type Options struct {
 	// server of tokens.
 	Username, Password string
 	Token              bool
+	// TokenHost is another name or address of this machine, by which clients are told to ask for tokens.
+	TokenHost string
 	// Wrap puts something between the registry and its clients.
 	Wrap func(http.Handler) http.Handler
 }
@@ -79,7 +78,11 @@ func Start(t testing.TB, o Options) *Registry {
 	var auth configuration.Auth
 	switch {
 	case o.Token:
-		auth = tokens(t, mux, serve.URL+"/token", o)
+		realm := serve.URL + "/token"
+		if o.TokenHost != "" {
+			realm = strings.Replace(realm, "127.0.0.1", o.TokenHost, 1)
+		}
+		auth = tokens(t, mux, realm, o)
 	case o.Username != "":
 		auth = passwords(t, o)
 	}
