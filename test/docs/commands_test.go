@@ -48,11 +48,11 @@ var exempt = []struct{ page, begin, why string }{
 // silent are the pages on which nothing is typed that can run here, and where what they say is tested.
 var silent = map[string]string{
 	"docs/how-to/addons-of-one-cluster.md": "its manifests are applied here; the controller's tests have the effect",
-	"docs/how-to/air-gap.md":               "it takes registries that the reader has",
+	"docs/how-to/air-gap.md":               "it takes registries that the reader has; test/operator/sources has some, with passwords",
 	"docs/how-to/choose-releases.md":       "its manifest is applied here",
 	"docs/how-to/install.md":               "test/deploy installs what it renders",
-	"docs/how-to/on-call.md":              "it looks at clusters that the reader has; alerts_test.go ties it to the alerts",
-	"docs/how-to/subscribe-to-releases.md": "its manifests are applied here; the sources' tests have registries",
+	"docs/how-to/on-call.md":               "it looks at clusters that the reader has; alerts_test.go ties it to the alerts",
+	"docs/how-to/subscribe-to-releases.md": "its manifests are applied here; the tutorial subscribes, test/operator/sources has registries with credentials",
 	"docs/how-to/take-over.md":             "it takes an installation of the other operator; the controller's tests make its state",
 	"docs/how-to/verify-releases.md":       "its manifest is applied here; signing takes cosign",
 }
