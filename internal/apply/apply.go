@@ -11,10 +11,12 @@ import (
 	"net/http"
 	"runtime/debug"
 	"slices"
+	"strconv"
 	"strings"
 	"sync"
 	"time"
 
+	"k8s.io/apimachinery/pkg/api/validate/content"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/apis/meta/v1/unstructured"
 	"k8s.io/apimachinery/pkg/runtime/schema"
@@ -169,6 +171,12 @@ func newItem(obj *unstructured.Unstructured, known *kinds, defined map[schema.Gr
 	id := ID{Group: gvk.Group, Kind: gvk.Kind, Namespace: obj.GetNamespace(), Name: obj.GetName()}
 	if id.Kind == "" || gvk.Version == "" || id.Name == "" {
 		return nil, refusedf("an object lacks its apiVersion, kind or name: %s", id)
+	}
+	// Both become part of the path of a request, which must not lead to anything else.
+	for _, segment := range []string{id.Namespace, id.Name} {
+		if problems := content.IsPathSegmentName(segment); len(problems) > 0 {
+			return nil, refusedf("a %s has the name or namespace %s, which %s", id.Kind, strconv.QuoteToASCII(oneLine(segment)), strings.Join(problems, " and "))
+		}
 	}
 	it := &item{id: id, wave: waveOf(gvk.GroupKind())}
 	var found bool

@@ -50,22 +50,20 @@ func waitForAPIService(t *testing.T, w *world, group, status string) {
 		if event.Type == watch.Deleted || event.Type == watch.Error {
 			continue
 		}
-		if available(event.Object) == status {
+		if u, ok := event.Object.(*unstructured.Unstructured); ok && conditionOf(u, "Available") == status {
 			return
 		}
 	}
 	t.Fatalf("the watch ended before APIService v1.%s was Available=%s", group, status)
 }
 
-func available(obj any) string {
-	u, ok := obj.(*unstructured.Unstructured)
-	if !ok {
-		return ""
-	}
-	conditions, _, _ := unstructured.NestedSlice(u.Object, "status", "conditions")
+// conditionOf returns the status of a condition, empty if the object has none of the type.
+func conditionOf(obj *unstructured.Unstructured, kind string) string {
+	conditions, _, _ := unstructured.NestedSlice(obj.Object, "status", "conditions")
 	for _, c := range conditions {
-		if c, ok := c.(map[string]any); ok && c["type"] == "Available" {
-			return c["status"].(string)
+		if c, ok := c.(map[string]any); ok && c["type"] == kind {
+			status, _ := c["status"].(string)
+			return status
 		}
 	}
 	return ""

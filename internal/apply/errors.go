@@ -12,6 +12,7 @@ import (
 	"net"
 	"net/http"
 	"net/url"
+	"regexp"
 	"slices"
 	"strconv"
 	"strings"
@@ -117,6 +118,8 @@ type RequestError struct {
 
 	// immutable says that only the change is refused, not what the object is changed to.
 	immutable bool
+	// unchanged says that nothing was changed, although the status is one after which that is not certain.
+	unchanged bool
 	// webhook is the name of the admission webhook that did not answer, and so kept the object out.
 	webhook string
 	// conversion says that the webhook which converts objects of the kind did not answer.
@@ -139,11 +142,15 @@ func (e *RequestError) Immutable() bool { return e.immutable }
 func (e *RequestError) refusal() string {
 	var parts []string
 	for _, f := range e.Fields {
-		parts = append(parts, strings.TrimPrefix(f.Path+": "+f.Rule, ": "))
+		if part := strings.Trim(f.Path+": "+f.Rule, ": "); part != "" {
+			parts = append(parts, part)
+		}
 	}
 	switch {
 	case len(parts) > 0 && e.Reason == metav1.StatusReasonInvalid:
 		return "invalid: " + strings.Join(parts, "; ")
+	case len(parts) > 0 && e.Text == "":
+		return string(e.Reason) + ": " + strings.Join(parts, "; ")
 	case e.Text == "" && e.Reason != "":
 		return string(e.Reason)
 	case e.Text == "":
@@ -158,7 +165,7 @@ func (e *RequestError) Unwrap() error { return e.cause }
 
 // Unanswered reports whether the request may have been carried out all the same.
 func (e *RequestError) Unanswered() bool {
-	return e.Code == 0 || e.Code >= 500 && e.webhook == "" && !e.conversion
+	return e.Code == 0 || e.Code >= 500 && e.webhook == "" && !e.conversion && !e.unchanged
 }
 
 // cluster reports whether the failure is the cluster's rather than the
@@ -211,7 +218,41 @@ func requestError(ctx context.Context, err error, secret bool) *RequestError {
 		e.Text = oneLine(withoutValues(s.Message))
 	}
 	e.explainWebhook(s.Message)
+	e.explain(s, secret)
 	return e
+}
+
+var (
+	// formless is what an API server says about an object that server-side apply cannot read; it names the object before.
+	formless = regexp.MustCompile(`(?s)^failed to create typed patch object \([^)]*\): (.*)$`)
+	// denied is how an API server names who refused an object. What follows are that one's own words.
+	denied = regexp.MustCompile(`(?:ValidatingAdmissionPolicy '[^']{1,253}' with binding '[^']{1,253}'|admission webhook "[^"]{1,253}") denied (?:the )?request`)
+)
+
+// explain says in other words what an API server says badly, and adds what is to be done.
+func (e *RequestError) explain(s metav1.Status, secret bool) {
+	switch parts := formless.FindStringSubmatch(s.Message); {
+	case parts != nil:
+		e.unchanged = true
+		if !secret {
+			e.Text = "it does not have the form of its kind: " + oneLine(withoutValues(strings.TrimPrefix(parts[1], "errors:")))
+		}
+		switch {
+		case strings.Contains(parts[1], "duplicate entries for key"):
+			e.cure = "; the chart, or the values that it is given, must name each only once"
+		case strings.Contains(parts[1], "expected string"):
+			e.cure = "; the chart must put it in quotes"
+		}
+	case strings.HasPrefix(s.Message, "etcdserver: request is too large"):
+		e.unchanged = true
+		e.Text = "it is larger than what the cluster stores as one object, which is 1.5 MiB by default; the chart must split it"
+	case e.Code == http.StatusRequestEntityTooLarge:
+		e.cure = "; the chart must split the object"
+	case e.Code == http.StatusNotFound && s.Details != nil && s.Details.Kind == "namespaces":
+		e.Text = fmt.Sprintf("there is no Namespace %s; the chart must bring it, or somebody make it", oneLine(s.Details.Name))
+	case secret:
+		e.Text = oneLine(denied.FindString(s.Message))
+	}
 }
 
 // conflicts gathers the fields in dispute by manager, as `conflict with "kubectl" using apps/v1` names it.

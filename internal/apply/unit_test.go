@@ -151,8 +151,9 @@ func TestRequestErrorsAreStableAndTellNothingSecret(t *testing.T) {
 	}{
 		"Timeout":           {timeout, false, "no answer in time from the API server"},
 		"Reset":             {reset, false, "API server: connection reset by peer"},
-		"WrongType":         {typed, false, "failed to create typed patch object (ns/a; /v1, Kind=Secret): .data.x: expected string …"},
-		"WrongTypeInSecret": {typed, true, "BadRequest"},
+		"WrongType":         {typed, false, "it does not have the form of its kind: .data.x: expected string …; the chart must put it in quotes"},
+		"WrongTypeInSecret": {typed, true, "BadRequest; the chart must put it in quotes"},
+		"DeniedSecret":      {apierrors.NewForbidden(schema.GroupResource{Resource: "secrets"}, "a", errors.New(`admission webhook "guard.example.com" denied the request: not geheim`)), true, `admission webhook "guard.example.com" denied the request`},
 		"ManyLines":         {apierrors.NewForbidden(schema.GroupResource{Resource: "pods"}, "a", errors.New("no\n\tway")), false, `pods "a" is forbidden: no way`},
 		"Long":              {apierrors.NewBadRequest(strings.Repeat("x", 5000)), false, strings.Repeat("x", maxText) + "…"},
 	} {

@@ -55,6 +55,8 @@ func TestAnAddonsOwnWebhookDoesNotLockItOut(t *testing.T) {
 	if _, err := a.Apply(t.Context(), set("one", ns), inv, j); err != nil {
 		t.Fatal(err)
 	}
+	probe := func() *unstructured.Unstructured { return set("probe", "").Objects[0] }
+	w.awaitRefusal(true, probe())
 
 	// Its backend never came up. What it does not keep out arrives, and of what it does one knows why.
 	report, err := a.Apply(t.Context(), set("two", ns), inv, j)
@@ -78,9 +80,12 @@ func TestAnAddonsOwnWebhookDoesNotLockItOut(t *testing.T) {
 		t.Errorf("the error is not stable: %v", again)
 	}
 
-	// A release with a webhook that looks elsewhere opens the door itself, in one go.
+	// A release with a webhook that looks elsewhere opens the door itself, as soon as the API server has noticed.
 	if _, err := a.Apply(t.Context(), set("three", "nowhere"), inv, j); err != nil {
-		t.Error(err)
+		w.awaitRefusal(false, probe())
+		if _, err := a.Apply(t.Context(), set("three", "nowhere"), inv, j); err != nil {
+			t.Error(err)
+		}
 	}
 	if got, _, _ := unstructured.NestedString(w.mustGet(set("three", "").Objects[0]).Object, "data", "release"); got != "three" {
 		t.Errorf("the ConfigMap is of release %s", got)
@@ -99,6 +104,7 @@ func TestAStrangersWebhookIsNamed(t *testing.T) {
 	theirs := object(t, ns, strings.ReplaceAll(strings.Split(guarded, "---")[2], "SELECTED", ns))
 	w.create("admin", theirs)
 	defer w.delete(theirs)
+	w.awaitRefusal(true, object(t, ns, strings.Split(guarded, "---")[0]))
 	inv := apply.NewInventory()
 	_, err := w.applier(nil, apply.Options{}).Apply(t.Context(), apply.Set{Name: "s",
 		Objects: objects(t, ns, strings.Split(guarded, "---")[0])}, inv, &journal{})

@@ -167,6 +167,9 @@ func flatten(file string, object *unstructured.Unstructured) ([]*unstructured.Un
 		}
 		return all, nil
 	}
+	if object.GetName() == "" && object.GetGenerateName() != "" {
+		return nil, invalid(file, "renders to a %s with generateName: it would be another object each time, so give it a name", object.GetKind())
+	}
 	if object.GetName() == "" {
 		return nil, invalid(file, "renders to a %s without a name", object.GetKind())
 	}
