@@ -135,7 +135,8 @@ type tell struct {
 func (t tell) join(p *plan) { p.recorder, p.also = t.recorder, t.also }
 
 // Tell records an event for each transition on the object, and one more on each of the other objects
-// (an object reference will do), such as the Cluster that a user looks at.
+// (an object reference will do), such as the Cluster that a user looks at. When Ready becomes True, that
+// alone tells of all that is True now.
 func Tell(recorder events.EventRecorder, also ...runtime.Object) Part {
 	return tell{recorder: recorder, also: also}
 }

@@ -6,6 +6,7 @@ package step
 import (
 	"context"
 	"fmt"
+	"slices"
 
 	corev1 "k8s.io/api/core/v1"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
@@ -81,11 +82,18 @@ func report(ctx context.Context, p plan, obj Object, changed v1alpha1.Conditions
 	for _, r := range results {
 		reached[r.condition], failed[r.condition] = r.reached, r.err != nil
 	}
+	// All conditions of the line are met then, and to say so of each would tell one thing many times.
+	readied := slices.ContainsFunc(changed, func(c v1alpha1.Condition) bool {
+		return c.Type == v1alpha1.ReadyCondition && c.Status == metav1.ConditionTrue
+	})
 	log := ctrl.LoggerFrom(ctx)
 	for _, c := range changed {
 		log.V(2).Info("Condition changed", "condition", c.Type, "status", c.Status, "reason", c.Reason, "message", c.Message)
 		// Ready only repeats why a step is not done, so its way down is told by that step.
 		if p.recorder == nil || !reached[c.Type] || (c.Type == v1alpha1.ReadyCondition && c.Status != metav1.ConditionTrue) {
+			continue
+		}
+		if readied && c.Type != v1alpha1.ReadyCondition && c.Status == metav1.ConditionTrue {
 			continue
 		}
 		kind, reason := corev1.EventTypeNormal, c.Reason
