@@ -75,10 +75,11 @@ func releaseChanges() predicate.Predicate {
 	}}
 }
 
-// clustersOf returns the Clusters of all namespaces that use the release of a ClusterStackRelease.
+// clustersOf returns the Clusters of all namespaces that use the release of a ClusterStackRelease. They are the
+// cache's: nobody may change them.
 func clustersOf(ctx context.Context, reader client.Reader, obj client.Object) []*clusterv1.Cluster {
 	list := &clusterv1.ClusterList{}
-	if err := reader.List(ctx, list); err != nil {
+	if err := reader.List(ctx, list, client.UnsafeDisableDeepCopy); err != nil {
 		// A cache that cannot list is not there; its watch would not have called us.
 		ctrl.LoggerFrom(ctx).Error(err, "Listing Clusters failed")
 		return nil

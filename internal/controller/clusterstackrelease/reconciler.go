@@ -137,7 +137,7 @@ func (r *Reconciler) SetupWithManager(mgr ctrl.Manager, s Setup) error {
 			predicate.Or(predicate.GenerationChangedPredicate{}, predicate.AnnotationChangedPredicate{}, predicate.LabelChangedPredicate{}),
 		)).
 		Watches(&v1alpha1.ClusterStack{}, handler.EnqueueRequestsFromMapFunc(r.ofStack), builder.WithPredicates(stackChanged())).
-		Watches(&clusterv1.Cluster{}, handler.EnqueueRequestsFromMapFunc(ofCluster), builder.WithPredicates(releases.ClassChanged())).
+		Watches(&clusterv1.Cluster{}, handler.EnqueueRequestsFromMapFunc(r.ofCluster), builder.WithPredicates(releases.ClassChanged())).
 		Watches(&v1alpha1.ClusterAddon{}, handler.EnqueueRequestsFromMapFunc(r.ofAddon), builder.WithPredicates(releases.AppliedChanged())).
 		WatchesMetadata(OwnedClasses(), handler.EnqueueRequestsFromMapFunc(ofClass), builder.WithPredicates(
 			predicate.Or(predicate.GenerationChangedPredicate{}, predicate.AnnotationChangedPredicate{}, predicate.LabelChangedPredicate{}),
@@ -207,8 +207,8 @@ func request(namespace string, name release.Name) []reconcile.Request {
 	return []reconcile.Request{{NamespacedName: types.NamespacedName{Namespace: namespace, Name: name.String()}}}
 }
 
-// ofCluster maps a Cluster to the release that it uses.
-func ofCluster(_ context.Context, obj client.Object) []reconcile.Request {
+// ofCluster maps a Cluster to the release that it uses, if that is to go: no other waits for Clusters.
+func (r *Reconciler) ofCluster(ctx context.Context, obj client.Object) []reconcile.Request {
 	cluster, ok := obj.(*clusterv1.Cluster)
 	if !ok {
 		return nil
@@ -217,11 +217,16 @@ func ofCluster(_ context.Context, obj client.Object) []reconcile.Request {
 	if !ok {
 		return nil
 	}
+	rel := &v1alpha1.ClusterStackRelease{}
+	if err := r.client.Get(ctx, client.ObjectKey{Namespace: key.Namespace, Name: key.Name.String()}, rel); err != nil || rel.DeletionTimestamp.IsZero() {
+		// If only the cache does not know yet that it is to go, that wakes us.
+		return nil
+	}
 	return request(key.Namespace, key.Name)
 }
 
-// ofAddon maps a ClusterAddon to the releases whose addons were applied last. They may be in whatever
-// namespace the class is.
+// ofAddon maps a ClusterAddon to the releases whose addons were applied last, if they are to go. They may be in
+// whatever namespace the class is.
 func (r *Reconciler) ofAddon(ctx context.Context, obj client.Object) []reconcile.Request {
 	addon, ok := obj.(*v1alpha1.ClusterAddon)
 	if !ok {
@@ -231,7 +236,7 @@ func (r *Reconciler) ofAddon(ctx context.Context, obj client.Object) []reconcile
 	if err != nil {
 		return nil // nothing applied yet
 	}
-	return r.named(ctx, name)
+	return r.named(ctx, name, func(rel *v1alpha1.ClusterStackRelease) bool { return !rel.DeletionTimestamp.IsZero() })
 }
 
 // ofFetched maps the name of a release to the ClusterStackReleases of that name.
@@ -240,11 +245,11 @@ func (r *Reconciler) ofFetched(ctx context.Context, obj client.Object) []reconci
 	if err != nil {
 		return nil
 	}
-	return r.named(ctx, name)
+	return r.named(ctx, name, func(*v1alpha1.ClusterStackRelease) bool { return true })
 }
 
-// named returns the ClusterStackReleases of a name, in whatever namespace.
-func (r *Reconciler) named(ctx context.Context, name release.Name) []reconcile.Request {
+// named returns the ClusterStackReleases of a name, in whatever namespace, that are wanted.
+func (r *Reconciler) named(ctx context.Context, name release.Name, wanted func(*v1alpha1.ClusterStackRelease) bool) []reconcile.Request {
 	list := &v1alpha1.ClusterStackReleaseList{}
 	if err := r.client.List(ctx, list); err != nil {
 		// A cache that cannot list is not there; its watch would not have called us.
@@ -253,7 +258,7 @@ func (r *Reconciler) named(ctx context.Context, name release.Name) []reconcile.R
 	}
 	var requests []reconcile.Request
 	for i := range list.Items {
-		if list.Items[i].Name == name.String() {
+		if list.Items[i].Name == name.String() && wanted(&list.Items[i]) {
 			requests = append(requests, request(list.Items[i].Namespace, name)...)
 		}
 	}

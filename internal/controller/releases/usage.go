@@ -46,12 +46,13 @@ func UsedBy(cluster *clusterv1.Cluster) (Key, bool) {
 //
 // Whoever deletes on the strength of the answer passes a reader that does not read from a cache.
 func FindUsage(ctx context.Context, reader client.Reader) (Usage, error) {
+	// There are many, and they are only read.
 	clusters := &clusterv1.ClusterList{}
-	if err := reader.List(ctx, clusters); err != nil {
+	if err := reader.List(ctx, clusters, client.UnsafeDisableDeepCopy); err != nil {
 		return nil, fmt.Errorf("list Clusters: %w", err)
 	}
 	addons := &v1alpha1.ClusterAddonList{}
-	if err := reader.List(ctx, addons); err != nil {
+	if err := reader.List(ctx, addons, client.UnsafeDisableDeepCopy); err != nil {
 		return nil, fmt.Errorf("list ClusterAddons: %w", err)
 	}
 	usage := Usage{}
@@ -94,7 +95,7 @@ func (u Usage) add(key Key, cluster client.ObjectKey) {
 // UsersOfClasses returns the Clusters, sorted, that use one of the ClusterClasses, whatever these are called.
 func UsersOfClasses(ctx context.Context, reader client.Reader, classes []client.ObjectKey) ([]string, error) {
 	clusters := &clusterv1.ClusterList{}
-	if err := reader.List(ctx, clusters); err != nil {
+	if err := reader.List(ctx, clusters, client.UnsafeDisableDeepCopy); err != nil {
 		return nil, fmt.Errorf("list Clusters: %w", err)
 	}
 	var users []string
