@@ -47,11 +47,13 @@ type item struct {
 	id       ID
 	resource resource
 	object   *unstructured.Unstructured
-	hash     string
-	wave     wave
-	keep     bool
-	expires  bool
-	drift    string
+	// body is the object in JSON, which sorts the keys of maps, and hash identifies it.
+	body    []byte
+	hash    string
+	wave    wave
+	keep    bool
+	expires bool
+	drift   string
 	// defined says that the kind comes from a definition in the same set.
 	defined bool
 	// absence says why the kind cannot be addressed, empty when it can.
@@ -217,9 +219,10 @@ func newItem(obj *unstructured.Unstructured, known *kinds, defined map[schema.Gr
 		_, it.expires, _ = unstructured.NestedFieldNoCopy(obj.Object, "spec", "ttlSecondsAfterFinished")
 	}
 	var err error
-	if it.hash, err = contentHash(it.object); err != nil {
+	if it.body, err = json.Marshal(it.object.Object); err != nil {
 		return nil, fmt.Errorf("%s: %w", it.id, err)
 	}
+	it.hash = digest(it.body)
 	return it, nil
 }
 
@@ -301,8 +304,11 @@ func (r *run) isStopped() bool {
 // the inventory is never forced; see [Origin] for what becomes of it.
 //
 // Nothing is sent at all if the set is refused, a [*RefusedError]. Otherwise inv is
-// changed and saved through the journal: once before anything changes, and after
-// each wave. The report says what became of each object. The error is
+// changed and saved through the journal: once before anything changes, naming all
+// that is about to be sent, around each hook, and once when all is done. Whoever
+// dies between waves leaves objects that were announced, and the next call finds out
+// whose they are; to save what each wave came to would cost more than its objects.
+// The report says what became of each object. The error is
 // nil only if all objects are in place and all hooks have succeeded; it is an
 // [*IncompleteError] when some are not while the cluster was reachable. Objects
 // that the set no longer has stay until they are pruned.
@@ -430,7 +436,6 @@ func (r *run) waves(ctx context.Context, items []*item) {
 			turn = r.holdBack(turn)
 		}
 		r.each(len(turn), func(i int) { r.send(ctx, turn[i]) })
-		r.checkpoint(ctx)
 		if r.isStopped() {
 			return
 		}
@@ -558,9 +563,12 @@ func (r *run) startAnew(ctx context.Context, it *item) (answer, *RequestError) {
 }
 
 func (r *run) patchObject(ctx context.Context, it *item, obj *unstructured.Unstructured, force bool) (answer, *RequestError) {
-	body, err := json.Marshal(obj.Object)
-	if err != nil {
-		return answer{}, &RequestError{Code: http.StatusBadRequest, Text: "it cannot be written as JSON"}
+	body := it.body
+	if obj != it.object {
+		var err error
+		if body, err = json.Marshal(obj.Object); err != nil {
+			return answer{}, &RequestError{Code: http.StatusBadRequest, Text: "it cannot be written as JSON"}
+		}
 	}
 	return r.patch(ctx, it.resource, it.id, body, force)
 }

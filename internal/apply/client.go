@@ -58,6 +58,8 @@ type Options struct {
 	// changes anything; one error refuses them all. The namespace is empty
 	// for objects that have none.
 	Allow func(gk schema.GroupKind, namespace string) error
+	// Catalog, if set, is shared by Appliers of many clusters.
+	Catalog *Catalog
 }
 
 // Applier applies and prunes objects in one cluster. It is meant to live as
@@ -110,7 +112,7 @@ func New(config *rest.Config, opts Options) (*Applier, error) {
 	if err != nil {
 		return nil, fmt.Errorf("connect to %s: %w", config.Host, err)
 	}
-	a.mapper = &mapper{client: asking}
+	a.mapper = &mapper{client: asking, catalog: cmp.Or(opts.Catalog, &Catalog{})}
 	if a.manager == "" {
 		a.manager = FieldManager
 	}

@@ -6,10 +6,8 @@ package apply
 import (
 	"crypto/sha256"
 	"encoding/base64"
-	"encoding/json"
 
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
-	"k8s.io/apimachinery/pkg/apis/meta/v1/unstructured"
 	"sigs.k8s.io/structured-merge-diff/v6/fieldpath"
 )
 
@@ -18,15 +16,6 @@ import (
 func digest(data []byte) string {
 	sum := sha256.Sum256(data)
 	return base64.RawURLEncoding.EncodeToString(sum[:18])
-}
-
-// contentHash identifies what is sent for an object. JSON sorts the keys of maps.
-func contentHash(obj *unstructured.Unstructured) (string, error) {
-	data, err := json.Marshal(obj.Object)
-	if err != nil {
-		return "", err
-	}
-	return digest(data), nil
 }
 
 // appliedFields finds the entry that server-side apply keeps for a manager.

@@ -5,6 +5,7 @@ package apply
 
 import (
 	"context"
+	"crypto/sha256"
 	"encoding/json"
 	"fmt"
 	"slices"
@@ -93,13 +94,44 @@ func (k *kinds) versions() []string {
 	return slices.Compact(all)
 }
 
+// Catalog remembers what clusters serve by what they said about it, so that of many clusters with the same
+// answer only the first is read, and all share what was read. The zero value is ready to use, by several goroutines.
+type Catalog struct {
+	mu    sync.Mutex
+	known map[edition]*kinds
+}
+
+// edition identifies the two documents in which a cluster says what it serves.
+type edition [2][sha256.Size]byte
+
+// editions bounds the memory of a Catalog. A fleet has a few: one for each version of Kubernetes with one set of
+// definitions.
+const editions = 32
+
+func (c *Catalog) find(e edition) *kinds {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	return c.known[e]
+}
+
+func (c *Catalog) enter(e edition, k *kinds) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	if c.known == nil || len(c.known) >= editions {
+		c.known = map[edition]*kinds{} // Those who use one keep it.
+	}
+	c.known[e] = k
+}
+
 // mapper knows the kinds of one cluster. It asks when first needed and again
 // only when told that something is missing, so that all users of the cluster
 // share two requests.
 type mapper struct {
-	client rest.Interface
+	client  rest.Interface
+	catalog *Catalog
 
-	mu    sync.Mutex
+	mu sync.Mutex
+	// known is shared with others: nobody changes it.
 	known *kinds
 	// generation counts the questions, so that several users who miss
 	// something at once ask once.
@@ -145,8 +177,9 @@ func (m *mapper) load(ctx context.Context) error {
 const accept = "application/json;g=apidiscovery.k8s.io;v=v2;as=APIGroupDiscoveryList,application/json"
 
 func (m *mapper) discover(ctx context.Context) (*kinds, error) {
-	known := &kinds{served: map[schema.GroupKind][]resource{}, failed: map[string]bool{}}
-	for _, path := range []string{"/api", "/apis"} {
+	var documents [2][]byte
+	var e edition
+	for i, path := range []string{"/api", "/apis"} {
 		document, aggregated, err := m.document(ctx, path)
 		if err != nil {
 			return nil, err
@@ -154,22 +187,43 @@ func (m *mapper) discover(ctx context.Context) (*kinds, error) {
 		if !aggregated {
 			return m.discoverByGroup()
 		}
-		groups, lists, failed := discovery.SplitGroupsAndResources(*document)
-		pointers := make([]*metav1.APIGroup, len(groups.Groups))
-		for i := range groups.Groups {
-			pointers[i] = &groups.Groups[i]
-		}
-		for gk, resources := range kindsOf(pointers, lists) {
-			known.served[gk] = append(known.served[gk], resources...)
-		}
-		for gv := range failed {
-			known.failed[gv.Group] = true
+		documents[i], e[i] = document, sha256.Sum256(document)
+	}
+	if known := m.catalog.find(e); known != nil {
+		return known, nil
+	}
+	known := &kinds{served: map[schema.GroupKind][]resource{}, failed: map[string]bool{}}
+	for _, document := range documents {
+		if err := known.read(document); err != nil {
+			return nil, err
 		}
 	}
+	m.catalog.enter(e, known)
 	return known, nil
 }
 
-func (m *mapper) document(ctx context.Context, path string) (*apidiscovery.APIGroupDiscoveryList, bool, error) {
+// read adds what a document says.
+func (k *kinds) read(document []byte) error {
+	var list apidiscovery.APIGroupDiscoveryList
+	if err := json.Unmarshal(document, &list); err != nil {
+		return err
+	}
+	groups, lists, failed := discovery.SplitGroupsAndResources(list)
+	pointers := make([]*metav1.APIGroup, len(groups.Groups))
+	for i := range groups.Groups {
+		pointers[i] = &groups.Groups[i]
+	}
+	for gk, resources := range kindsOf(pointers, lists) {
+		k.served[gk] = append(k.served[gk], resources...)
+	}
+	for gv := range failed {
+		k.failed[gv.Group] = true
+	}
+	return nil
+}
+
+// document asks for everything below a path, and tells whether the answer has all of it.
+func (m *mapper) document(ctx context.Context, path string) (document []byte, aggregated bool, err error) {
 	ctx, cancel := context.WithTimeout(ctx, requestTimeout)
 	defer cancel()
 	var contentType string
@@ -181,15 +235,8 @@ func (m *mapper) document(ctx context.Context, path string) (*apidiscovery.APIGr
 	if is, err := discovery.ContentTypeIsGVK(contentType, v2); err != nil || !is {
 		return nil, false, err
 	}
-	body, err := result.Raw()
-	if err != nil {
-		return nil, false, err
-	}
-	var document apidiscovery.APIGroupDiscoveryList
-	if err := json.Unmarshal(body, &document); err != nil {
-		return nil, false, err
-	}
-	return &document, true, nil
+	document, err = result.Raw()
+	return document, err == nil, err
 }
 
 // discoverByGroup asks version by version, as servers and proxies need that do

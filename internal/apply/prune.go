@@ -37,10 +37,10 @@ var protectedNamespaces = []string{"default", "kube-system", "kube-public", "kub
 // after each wave. The error is nil only if everything unwanted is gone, on its
 // way, or kept for a reason that the report gives.
 func (a *Applier) Prune(ctx context.Context, inv *Inventory, keep func(ID) bool, journal Journal) (Report, error) {
-	going := inv.going(keep)
-	if len(unwanted(inv.Entries(), keep)) == 0 && len(going) == 0 {
+	if !inv.Prunable(keep) {
 		return Report{}, nil
 	}
+	going := inv.going(keep)
 	r, err := a.begin(inv, journal)
 	if err != nil {
 		return Report{}, err
@@ -119,6 +119,11 @@ func (r *run) pruneAll(ctx context.Context, doomed []Entry) error {
 		r.checkpoint(ctx)
 	}
 	return nil
+}
+
+// Prunable tells whether there is anything that [Applier.Prune] would deal with.
+func (inv *Inventory) Prunable(keep func(ID) bool) bool {
+	return len(unwanted(inv.Entries(), keep)) > 0 || len(inv.going(keep)) > 0
 }
 
 // going are the sets of which nothing is wanted any more, sorted, and those whose

@@ -358,7 +358,7 @@ func pack(content []byte) ([]byte, error) {
 	return b.Bytes(), nil
 }
 
-// packers compress. An inventory is saved before and after each wave, so speed counts for more than the last tenth
+// packers compress. An inventory is saved before and after each stage, so speed counts for more than the last tenth
 // of the size, and a compressor is half a megabyte to allocate.
 var packers = sync.Pool{New: func() any {
 	w, err := gzip.NewWriterLevel(io.Discard, gzip.BestSpeed)

@@ -92,6 +92,11 @@ func (w *work) finish(ctx context.Context, move rollout.Finish) error {
 	if w.record.Applied != nil {
 		stage = v1alpha1.ClusterAddonStageUpgraded
 	}
+	if applied := move.Record.Applied; !move.Record.Rollout.Rebuilt {
+		// Mostly nothing is left of an earlier release, and to write that down now saves another write.
+		keep, err := w.keeps(ctx, applied.Addons, applied.Behind)
+		applied.Pruned = err == nil && !w.inventory.Prunable(keep)
+	}
 	answered := w.asked != nil && (move.Record.Proves(*w.asked) || !rollout.Holds(w.asked.Point))
 	err := w.save(ctx, move.Record, func() {
 		w.addon.Annotations[v1alpha1.ClusterAddonStageAnnotation] = stage
@@ -547,6 +552,24 @@ func (w *work) pruneAddons(ctx context.Context, move rollout.Prune) error {
 
 // pruneInventory deletes what the addons do not have, but nothing of those behind, and returns what was kept and why.
 func (w *work) pruneInventory(ctx context.Context, addons, behind []string) ([]string, error) {
+	keep, err := w.keeps(ctx, addons, behind)
+	if err != nil {
+		return nil, err
+	}
+	report, err := w.conn.applier.Prune(ctx, w.inventory, keep, w.journal)
+	w.resources(report)
+	if err != nil {
+		return nil, step.Because(v1alpha1.FailedToDeleteObjectsReason, err)
+	}
+	var kept []string
+	for _, k := range report.Kept {
+		kept = append(kept, fmt.Sprintf("%s, because %s", k.ID, k.Reason))
+	}
+	return kept, nil
+}
+
+// keeps tells which objects of the inventory the addons have, or are of those behind.
+func (w *work) keeps(ctx context.Context, addons, behind []string) (func(apply.ID) bool, error) {
 	wanted, hooked := map[apply.ID]bool{}, map[apply.ID]bool{}
 	note := func(set map[apply.ID]bool, objects []*unstructured.Unstructured) error {
 		ids, err := w.conn.applier.Identify(ctx, objects, render.AddonNamespace)
@@ -568,20 +591,11 @@ func (w *work) pruneInventory(ctx context.Context, addons, behind []string) ([]s
 			return nil, fmt.Errorf("addon %s: %w", addon, err)
 		}
 	}
-	report, err := w.conn.applier.Prune(ctx, w.inventory, func(id apply.ID) bool {
+	return func(id apply.ID) bool {
 		entry, _ := w.inventory.Get(id)
 		// An object that only hooks of the chart make now is not kept for having been an ordinary one.
 		return wanted[id] || slices.Contains(behind, entry.Set) || hooked[id] && entry.Hook != ""
-	}, w.journal)
-	w.resources(report)
-	if err != nil {
-		return nil, step.Because(v1alpha1.FailedToDeleteObjectsReason, err)
-	}
-	var kept []string
-	for _, k := range report.Kept {
-		kept = append(kept, fmt.Sprintf("%s, because %s", k.ID, k.Reason))
-	}
-	return kept, nil
+	}, nil
 }
 
 // identifyInputs identifies the values that the addons of the release are rendered with. What a template generates by

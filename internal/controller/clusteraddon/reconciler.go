@@ -136,7 +136,7 @@ func New(c client.Client, live client.Reader, clusters Clusters, releases Releas
 	}
 	return &Reconciler{
 		client: c, live: live, clusters: clusters, releases: releases, recorder: recorder, options: o,
-		connections: connections{applier: apply.Options{Concurrency: o.Concurrency, Patience: o.HookPatience}, guard: o.Guard, now: o.Clock.Now},
+		connections: connections{applier: apply.Options{Concurrency: o.Concurrency, Patience: o.HookPatience, Catalog: &apply.Catalog{}}, guard: o.Guard, now: o.Clock.Now},
 	}
 }
 
