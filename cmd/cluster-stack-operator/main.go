@@ -68,6 +68,7 @@ func run(args []string, stdout, stderr io.Writer) int {
 		slog.SetDefault(slog.New(slog.DiscardHandler))
 		log.SetFlags(0)
 		log.SetOutput(httpOnly{stderr})
+		go operator.KeepRoom(ctx)
 		err = operator.Run(ctrl.LoggerInto(ctx, klog.Background()), c)
 	}
 	if err != nil {

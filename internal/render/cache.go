@@ -35,9 +35,10 @@ const (
 	// rememberedCharts bounds the charts: all addons of the few releases that are in use at a time.
 	rememberedCharts = 32
 	// maxCharts and maxResults bound the memory for charts and results, in bytes, roughly. As a rule they take a
-	// megabyte each; but a chart can be a hundred times as large.
+	// megabyte or less each; but a chart can be a hundred times as large. Results are asked for again while a stage is
+	// waited for, so those of the clusters that are on their way are enough.
 	maxCharts  = 64 << 20
-	maxResults = 128 << 20
+	maxResults = 32 << 20
 )
 
 // NewCache returns a cache that remembers at most so many results.
