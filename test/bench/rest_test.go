@@ -26,7 +26,7 @@ const resting = 12*time.Minute + 30*time.Second
 // beginRest installs once more, through proxies that count, and leaves the clusters alone. What it returns waits
 // until they have been alone for long enough, and reports what was asked of them meanwhile.
 func beginRest(b *testing.B, program string, rel published, servers []*apiServer, report func(string, float64)) func(func(string, float64)) {
-	s := newSite(b, program, rel)
+	s := newSite(b, program, rel, true)
 	var clusters []*clusterv1.Cluster
 	var initialized []time.Time
 	for i, server := range servers {

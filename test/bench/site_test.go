@@ -12,10 +12,12 @@ import (
 	"fmt"
 	"net"
 	"net/http"
+	"net/url"
 	"os"
 	"path/filepath"
 	"strconv"
 	"strings"
+	"sync"
 	"sync/atomic"
 	"testing"
 	"time"
@@ -37,6 +39,10 @@ import (
 	"github.com/clusterstacks/cluster-stack-operator/internal/sandbox/sandboxtest"
 )
 
+// profilerVariable names the address at which the operator serves its profiles, so that one can see where time and
+// memory go.
+const profilerVariable = "CLUSTER_STACK_BENCH_PROFILER"
+
 // patience is how long anything may take before the benchmark gives up on it.
 const patience = 10 * time.Minute
 
@@ -52,11 +58,15 @@ type site struct {
 	hooks     string // address of the hook server
 	health    string
 	operator  *process.Process
-	// writes counts what the operator changes in the management cluster, leases left out.
+	// writes counts what the operator changes in the management cluster, leases left out. Nothing is counted where time
+	// is measured: the proxy that counts would take part in it.
 	writes atomic.Int64
+	mu     sync.Mutex
+	// written are the paths that were written to since forget.
+	written []string
 }
 
-func newSite(b *testing.B, program string, rel published) *site {
+func newSite(b *testing.B, program string, rel published, counted bool) *site {
 	b.Helper()
 	config := sandboxtest.NewAPIServer(b)
 	s := &site{client: kinds.Client(b, config), program: program, release: rel, dir: b.TempDir()}
@@ -72,20 +82,14 @@ func newSite(b *testing.B, program string, rel published) *site {
 	if err := pair.WriteFiles(filepath.Join(s.dir, "tls.crt"), filepath.Join(s.dir, "tls.key")); err != nil {
 		b.Fatal(err)
 	}
-	proxy, err := faultproxy.ListenKubernetes(context.Background(), config, faultproxy.Options{Observe: func(e faultproxy.Event) {
-		if isWrite(e) && !strings.Contains(e.Path, "/leases") {
-			s.writes.Add(1)
-		}
-	}})
+	direct, err := kubeconfig(config)
+	if counted {
+		direct, err = s.count(b, config)
+	}
 	if err != nil {
 		b.Fatal(err)
 	}
-	b.Cleanup(func() { _ = proxy.Close() })
-	kubeconfig, err := proxy.Kubeconfig()
-	if err != nil {
-		b.Fatal(err)
-	}
-	if err := os.WriteFile(filepath.Join(s.dir, "kubeconfig"), kubeconfig, 0o600); err != nil {
+	if err := os.WriteFile(filepath.Join(s.dir, "kubeconfig"), direct, 0o600); err != nil {
 		b.Fatal(err)
 	}
 	s.hooks, s.health = freeAddress(b), freeAddress(b)
@@ -108,8 +112,37 @@ func newSite(b *testing.B, program string, rel published) *site {
 	return s
 }
 
+// count returns a kubeconfig for the management cluster that leads through a proxy, which counts.
+func (s *site) count(b *testing.B, config *rest.Config) ([]byte, error) {
+	b.Helper()
+	proxy, err := faultproxy.ListenKubernetes(context.Background(), config, faultproxy.Options{Observe: func(e faultproxy.Event) {
+		if isWrite(e) && !strings.Contains(e.Path, "/leases") {
+			s.writes.Add(1)
+			s.mu.Lock()
+			defer s.mu.Unlock()
+			s.written = append(s.written, e.Method+" "+e.Path)
+		}
+	}})
+	if err != nil {
+		return nil, err
+	}
+	b.Cleanup(func() { _ = proxy.Close() })
+	return proxy.Kubeconfig()
+}
+
+// forget returns what was written since it was called last.
+func (s *site) forget() []string {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	written := s.written
+	s.written = nil
+	return written
+}
+
+// isWrite tells whether a request changes something: questions about rights, and what is only tried, do not.
 func isWrite(e faultproxy.Event) bool {
-	return e.Method != http.MethodGet && e.Method != http.MethodHead && !strings.HasSuffix(e.Path, "reviews")
+	query, _ := url.ParseQuery(e.Query)
+	return query.Get("dryRun") == "" && e.Method != http.MethodGet && e.Method != http.MethodHead && !strings.HasSuffix(e.Path, "reviews")
 }
 
 func freeAddress(b *testing.B) string {
@@ -136,7 +169,7 @@ func (s *site) start(b *testing.B) {
 			"--health-addr=" + s.health, "--diagnostics-address=127.0.0.1:0", "--insecure-diagnostics",
 			"--hook-bind-address=" + host, "--hook-port=" + port, "--hook-cert-dir=" + s.dir,
 			"--source=directory", "--release-dir=" + s.release.folder, "--store-dir=" + filepath.Join(s.dir, "store"),
-			"--webhook-port=0", "--v=1",
+			"--webhook-port=0", "--v=1", "--profiler-address=" + os.Getenv(profilerVariable),
 		},
 	})
 	if err != nil {
@@ -285,6 +318,18 @@ func (s *site) cpu(b *testing.B) time.Duration {
 		}
 	}
 	return total
+}
+
+// rests waits until the operator has written nothing for a while and the processes that it renders in have ended, which
+// they do a minute after the last render.
+func (s *site) rests(b *testing.B) {
+	b.Helper()
+	s.settle(b)
+	for deadline := time.Now().Add(patience); len(family(b, s.operator.Pid())) > 1; time.Sleep(time.Second) {
+		if time.Now().After(deadline) {
+			b.Fatalf("renders go on after %s", patience)
+		}
+	}
 }
 
 // memory is what the operator holds with all processes that it started, shared pages counted once.

@@ -33,7 +33,7 @@ func thousand(b *testing.B, program string, rel published, report func(string, f
 		b.Fatal(err)
 	}
 	defer standins.Close()
-	s := newSite(b, program, rel)
+	s := newSite(b, program, rel, true)
 	begin := time.Now()
 	var all []*standin.Cluster
 	var clusters []*clusterv1.Cluster
@@ -52,7 +52,7 @@ func thousand(b *testing.B, program string, rel published, report func(string, f
 	}
 	s.installed(b, clusters)
 	fmt.Fprintf(os.Stderr, "  %d clusters installed in %s\n", clusterCount, time.Since(begin).Round(time.Second))
-	s.settle(b)
+	s.rests(b)
 	writes := func() (n int64) {
 		n = s.writes.Load()
 		for _, c := range all {
@@ -70,6 +70,7 @@ func thousand(b *testing.B, program string, rel published, report func(string, f
 	}
 	s.settle(b)
 	before := writes()
+	s.forget()
 	s.stop(b)
 	restarted := time.Now()
 	s.start(b)
@@ -94,6 +95,9 @@ func thousand(b *testing.B, program string, rel published, report func(string, f
 	}
 	s.settle(b)
 	report("restart_writes", float64(writes()-before))
+	for _, what := range s.forget() {
+		fmt.Fprintf(os.Stderr, "  written: %s\n", what)
+	}
 	fmt.Fprintf(os.Stderr, "  memory after the restart: %.0f MiB\n", s.memory(b))
 
 	var took []time.Duration

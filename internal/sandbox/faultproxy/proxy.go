@@ -59,6 +59,8 @@ type Event struct {
 	Method, Path string
 	// Watch says that it is a watch of Kubernetes.
 	Watch bool
+	// Query is that of the request, as it was sent.
+	Query string
 	// UserAgent is who asks, by its own account.
 	UserAgent string
 	// Fault is what was done to it, empty if nothing.

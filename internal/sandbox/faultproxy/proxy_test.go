@@ -687,9 +687,9 @@ func TestRequestsAreObserved(t *testing.T) {
 	}()
 	s.askWith(ctx, t, http.MethodGet, "/a?watch=1", "")
 	for _, want := range []Event{
-		{Number: 1, Method: "GET", Path: "/a", UserAgent: "somebody", Fault: "status=500", Rule: "read /a status=500", Match: 1},
+		{Number: 1, Method: "GET", Path: "/a", Query: "b=c", UserAgent: "somebody", Fault: "status=500", Rule: "read /a status=500", Match: 1},
 		{Number: 2, Method: "PUT", Path: "/a", UserAgent: "somebody"},
-		{Number: 3, Method: "GET", Path: "/a", UserAgent: "somebody", Watch: true},
+		{Number: 3, Method: "GET", Path: "/a", Query: "watch=1", UserAgent: "somebody", Watch: true},
 	} {
 		if diff := cmp.Diff(want, <-told); diff != "" {
 			t.Error(diff)

@@ -105,7 +105,7 @@ func (r *rules) decide(req request) *passage {
 	r.mu.Lock()
 	defer r.mu.Unlock()
 	r.number++
-	g := &passage{request: req, event: Event{Number: r.number, Method: req.method, Path: req.path, Watch: req.watch, UserAgent: req.userAgent}}
+	g := &passage{request: req, event: Event{Number: r.number, Method: req.method, Path: req.path, Watch: req.watch, Query: req.query, UserAgent: req.userAgent}}
 	for _, c := range r.all {
 		if r.number < c.From || c.Until != 0 && r.number > c.Until || !c.matches(req) {
 			continue
