@@ -134,7 +134,11 @@ func (r *run) fail(id ID, err error) {
 	r.report.Failed = append(r.report.Failed, Failure{ID: id, Err: err})
 }
 
-var errHookFailed = errors.New("it has failed")
+var (
+	errHookFailed = errors.New("it has failed")
+	// errPatience is why a wait ends that is taken up again. That the API server did not answer is another reason.
+	errPatience = errors.New("it is waited for later")
+)
 
 func (r *run) runHook(ctx context.Context, h *hook, run string) error {
 	if h.absence != nil {
@@ -186,7 +190,7 @@ func (r *run) runHook(ctx context.Context, h *hook, run string) error {
 	patient := ctx
 	if r.patience > 0 {
 		var cancel context.CancelFunc
-		patient, cancel = context.WithTimeout(ctx, r.patience)
+		patient, cancel = context.WithTimeoutCause(ctx, r.patience, errPatience)
 		defer cancel()
 	}
 	err := r.await(patient, h.resource, h.id, "", hookState)

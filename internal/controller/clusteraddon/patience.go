@@ -151,7 +151,11 @@ func (p *patience) roundTripper(next http.RoundTripper) http.RoundTripper {
 	return roundTrip(func(r *http.Request) (*http.Response, error) {
 		p.asked()
 		response, err := next.RoundTrip(r)
-		p.answered(err)
+		unanswered := err
+		if cause := context.Cause(r.Context()); err != nil && cause != nil {
+			unanswered = cause // Whoever asked may have given up for a reason of its own, such as a Job that takes long.
+		}
+		p.answered(unanswered)
 		return response, err
 	})
 }

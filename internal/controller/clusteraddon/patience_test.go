@@ -262,3 +262,36 @@ func TestOnlySoManyWaitBesideTheOthers(t *testing.T) {
 		t.Errorf("%d turns and %d places are still taken", len(turns.free), len(turns.waiting))
 	}
 }
+
+// A Job of a chart is waited for only so long, and a loaded machine may not even have begun to watch it by then.
+func TestWhoWaitsNoLongerThanItWantedWasNotLeftWithoutAnAnswer(t *testing.T) {
+	unanswering := roundTrip(func(r *http.Request) (*http.Response, error) {
+		<-r.Context().Done()
+		return nil, r.Context().Err()
+	})
+	for name, tc := range map[string]struct {
+		cause  error
+		silent bool
+	}{
+		"OfItsOwn": {errors.New("it is waited for later"), false},
+		"Deadline": {nil, true},
+	} {
+		t.Run(name, func(t *testing.T) {
+			p := patience{now: time.Now}
+			pass, end := p.begin(t.Context(), &turn{})
+			defer end()
+			ctx, cancel := context.WithTimeoutCause(pass, time.Millisecond, tc.cause)
+			defer cancel()
+			request, err := http.NewRequestWithContext(ctx, http.MethodGet, "https://cluster.example.com", nil)
+			if err != nil {
+				t.Fatal(err)
+			}
+			if _, err := p.roundTripper(unanswering).RoundTrip(request); !errors.Is(err, context.DeadlineExceeded) {
+				t.Errorf("error %v, want that of the one who waits", err)
+			}
+			if p.lost() != tc.silent {
+				t.Errorf("taken for silent: %v, want %v", p.lost(), tc.silent)
+			}
+		})
+	}
+}
