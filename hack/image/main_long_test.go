@@ -7,4 +7,6 @@ package main
 
 import "testing"
 
-func TestImageOfTheOperator(t *testing.T) { testImage(t, "../../cmd/"+program) }
+func TestImageOfTheOperator(t *testing.T) {
+	testImage(t, "../../cmd/"+program, "Usage: cluster-stack-operator [flags]")
+}

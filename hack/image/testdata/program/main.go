@@ -6,4 +6,4 @@ package main
 
 import "os"
 
-func main() { os.Exit(0) }
+func main() { _, _ = os.Stdout.WriteString("hello\n") }
