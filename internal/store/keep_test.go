@@ -67,7 +67,14 @@ func TestUnsignedReleaseReachesNoParser(t *testing.T) {
 	for name, files := range map[string]fstest.MapFS{"Unsigned": hostile, "ByStranger": byStranger, "ChangedLater": changed} {
 		t.Run(name, func(t *testing.T) {
 			root := t.TempDir()
-			_, err := open(t, root).Get(t.Context(), store.Want{Key: "k", Name: nameOf(t, tag), From: published(files), Policy: verifytest.Policy(t, key)})
+			var judged []error
+			_, err := open(t, root).Get(t.Context(), store.Want{
+				Key: "k", Name: nameOf(t, tag), From: published(files), Policy: verifytest.Policy(t, key),
+				Judged: func(_ time.Duration, refused error) { judged = append(judged, refused) },
+			})
+			if len(judged) != 1 || judged[0] == nil {
+				t.Errorf("told of the judgements %v, want one refusal", judged)
+			}
 			var refused *verify.RefusedError
 			var invalid *release.InvalidError
 			if !errors.As(err, &refused) || errors.As(err, &invalid) {
