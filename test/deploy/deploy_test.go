@@ -21,6 +21,7 @@ import (
 	"testing/fstest"
 	"time"
 
+	"github.com/google/go-cmp/cmp"
 	admissionregistrationv1 "k8s.io/api/admissionregistration/v1"
 	appsv1 "k8s.io/api/apps/v1"
 	authenticationv1 "k8s.io/api/authentication/v1"
@@ -28,6 +29,7 @@ import (
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/apis/meta/v1/unstructured"
 	"k8s.io/apimachinery/pkg/runtime"
+	"k8s.io/apimachinery/pkg/runtime/schema"
 	"k8s.io/apimachinery/pkg/util/wait"
 	utilyaml "k8s.io/apimachinery/pkg/util/yaml"
 	"k8s.io/client-go/kubernetes"
@@ -41,6 +43,7 @@ import (
 	"github.com/clusterstacks/cluster-stack-operator/api/v1alpha1"
 	"github.com/clusterstacks/cluster-stack-operator/internal/apitest"
 	"github.com/clusterstacks/cluster-stack-operator/internal/cli"
+	"github.com/clusterstacks/cluster-stack-operator/internal/sandbox/binaries"
 	"github.com/clusterstacks/cluster-stack-operator/internal/sandbox/process"
 	"github.com/clusterstacks/cluster-stack-operator/internal/sandbox/sandboxtest"
 	"github.com/clusterstacks/cluster-stack-operator/test/story"
@@ -74,10 +77,13 @@ func TestInstallation(t *testing.T) {
 	build(t, releases, "1-35")
 	build(t, releases, "1-36")
 
-	o := install(t, s.Client, management.Config(), releases)
-	o.run(t, management)
+	o := &installed{Client: s.Client, management: management, bin: compile(t), releases: releases}
+	o.install(t, manifests(t))
+	t.Run("AsWritten", func(t *testing.T) { o.asWritten(t) })
+	t.Run("PodSecurity", func(t *testing.T) { o.podSecurity(t) })
+	o.run(t)
 
-	manifests := os.DirFS(filepath.Join(root, "docs/how-to/run-the-operator"))
+	stacks := os.DirFS(filepath.Join(root, "docs/how-to/run-the-operator"))
 	do := func(steps ...func() error) {
 		t.Helper()
 		for _, step := range steps {
@@ -87,9 +93,9 @@ func TestInstallation(t *testing.T) {
 		}
 	}
 	do(
-		func() error { return s.Apply(t.Context(), manifests, "clusterstack-1-35.yaml") },
+		func() error { return s.Apply(t.Context(), stacks, "clusterstack-1-35.yaml") },
 		func() error { return s.Released(t.Context(), demo.Namespace, minor35, minor35) },
-		func() error { return s.Apply(t.Context(), manifests, "clusterstack-1-36.yaml") },
+		func() error { return s.Apply(t.Context(), stacks, "clusterstack-1-36.yaml") },
 		func() error { return s.Released(t.Context(), demo.Namespace, minor36, minor36) },
 	)
 
@@ -117,7 +123,6 @@ func TestInstallation(t *testing.T) {
 			t.Errorf("delete a ClusterStack in use: %v", err)
 		}
 	})
-	t.Run("Metrics", func(t *testing.T) { o.metrics(t) })
 
 	do(
 		func() error { return s.Apply(t.Context(), cluster(minor36), "cluster.yaml") },
@@ -125,6 +130,30 @@ func TestInstallation(t *testing.T) {
 			return s.Reached(t.Context(), demo, story.Goal{Class: minor36, Version: kubernetes36, Nodes: 2}, 3*patience)
 		},
 	)
+	t.Run("Metrics", func(t *testing.T) { o.metrics(t) })
+	t.Run("Events", func(t *testing.T) { o.events(t) })
+	t.Run("AtRest", func(t *testing.T) { o.atRest(t) })
+
+	// The operator goes, and comes back. Nobody notices.
+	before := o.standing(t, s)
+	o.remove(t)
+	if diff := cmp.Diff(before, o.standing(t, s)); diff != "" {
+		t.Errorf("removing the operator changed (-before +after):\n%s", diff)
+	}
+	o.install(t, manifests(t))
+	o.run(t)
+	do(
+		func() error { return s.Apply(t.Context(), stacks, "clusterstack-1-35.yaml") },
+		func() error { return s.Apply(t.Context(), stacks, "clusterstack-1-36.yaml") },
+		func() error { return s.Released(t.Context(), demo.Namespace, minor36, minor36) },
+		func() error {
+			return s.Reached(t.Context(), demo, story.Goal{Class: minor36, Version: kubernetes36, Nodes: 2}, patience)
+		},
+	)
+	if diff := cmp.Diff(before, o.standing(t, s)); diff != "" {
+		t.Errorf("coming back, the operator changed (-before +after):\n%s", diff)
+	}
+
 	remove(t, s.Client, &clusterv1.Cluster{ObjectMeta: metav1.ObjectMeta{Namespace: demo.Namespace, Name: demo.Name}})
 	for _, name := range []string{"starter-1-35", "starter-1-36"} {
 		remove(t, s.Client, &v1alpha1.ClusterStack{ObjectMeta: metav1.ObjectMeta{Namespace: demo.Namespace, Name: name}})
@@ -134,6 +163,8 @@ func TestInstallation(t *testing.T) {
 	}
 	o.stop(t)
 	rights(t, s.Client, management)
+
+	t.Run("CertManager", func(t *testing.T) { o.certManager(t) })
 }
 
 // judge tries the webhooks beside those of Cluster API, with clients of both versions and in both orders.
@@ -202,36 +233,57 @@ func judge(t *testing.T, c client.Client) {
 
 // installed is an operator whose manifests are applied.
 type installed struct {
+	client.Client // of an administrator
+	management    *sandboxtest.Instance
+	bin, releases string
+
 	config *rest.Config // of the ServiceAccount
 	args   []string
 	health string
 	diag   string
+	log    string
 	proc   *process.Process
-	bin    string
 }
 
-// install applies the manifests and returns the operator that a Pod of the Deployment would be.
-func install(t *testing.T, c client.Client, admin *rest.Config, releases string) *installed {
+// compile builds the operator and returns its path.
+func compile(t *testing.T) string {
 	t.Helper()
-	render := exec.CommandContext(t.Context(), "go", "tool", "-modfile=tools/go.mod", "kustomize", "build", "config/default")
-	render.Dir = root
-	var problems bytes.Buffer
-	render.Stderr = &problems
-	manifests, err := render.Output()
-	if err != nil {
-		t.Fatalf("%s: %v\n%s", render, err, &problems)
-	}
-	o := &installed{health: address(t), diag: address(t), bin: filepath.Join(t.TempDir(), "cluster-stack-operator")}
-	webhooks, hooks := port(t), port(t)
-	build := exec.CommandContext(t.Context(), "go", "build", "-o", o.bin, "./cmd/cluster-stack-operator")
+	bin := filepath.Join(t.TempDir(), "cluster-stack-operator")
+	build := exec.CommandContext(t.Context(), "go", "build", "-o", bin, "./cmd/cluster-stack-operator")
 	build.Dir = root
 	if out, err := build.CombinedOutput(); err != nil {
 		t.Fatalf("%s: %v\n%s", build, err, out)
 	}
+	return bin
+}
 
+// image is what the manifests are made for.
+const image = "registry.example.com/team/cluster-stack-operator:v9"
+
+// manifests renders what installs the operator, and returns the file.
+func manifests(t *testing.T) string {
+	t.Helper()
+	render := exec.CommandContext(t.Context(), "make", "manifests", "IMAGE="+image)
+	render.Dir = root
+	render.Env = append(os.Environ(), "MAKEFLAGS=")
+	if out, err := render.CombinedOutput(); err != nil {
+		t.Fatalf("%s: %v\n%s", render, err, out)
+	}
+	return filepath.Join(root, "bin", "cluster-stack-operator.yaml")
+}
+
+// install applies manifests as a user does, as one file, and prepares the operator that a Pod of the Deployment would be.
+func (o *installed) install(t *testing.T, file string) {
+	t.Helper()
+	o.shell(t, "kubectl apply --server-side --filename "+file)
+	manifests, err := os.ReadFile(file)
+	if err != nil {
+		t.Fatal(err)
+	}
+	o.health, o.diag = address(t), address(t)
+	webhooks, hooks := port(t), port(t)
 	deployment := &appsv1.Deployment{}
-	decoder := utilyaml.NewYAMLOrJSONDecoder(bytes.NewReader(manifests), 4096)
-	for {
+	for decoder := utilyaml.NewYAMLOrJSONDecoder(bytes.NewReader(manifests), 4096); ; {
 		object := &unstructured.Unstructured{}
 		if err := decoder.Decode(object); errors.Is(err, io.EOF) {
 			break
@@ -243,23 +295,41 @@ func install(t *testing.T, c client.Client, admin *rest.Config, releases string)
 				t.Fatal(err)
 			}
 		}
-		adapt(t, object, webhooks, hooks)
-		err := c.Apply(t.Context(), client.ApplyConfigurationFromUnstructured(object), client.FieldOwner("kubectl"), client.ForceOwnership)
+		if !adapt(t, object, webhooks, hooks) {
+			continue
+		}
+		err := o.Apply(t.Context(), client.ApplyConfigurationFromUnstructured(object), client.FieldOwner("kubectl"), client.ForceOwnership)
 		if err != nil {
 			t.Fatalf("apply %s %s: %v", object.GetKind(), object.GetName(), err)
 		}
 	}
+	var kubeconfig string
+	o.config, kubeconfig = o.login(t, deployment.Spec.Template.Spec.ServiceAccountName)
+	// What follows is what a process has instead of a Pod: an address of its own for each server, folders, and how to
+	// reach the API server. 127.0.0.1 stands in the certificate for Cluster API, which calls by URL.
+	o.args = append(slices.Clone(deployment.Spec.Template.Spec.Containers[0].Args),
+		"--kubeconfig="+kubeconfig, "--source=directory", "--release-dir="+o.releases, "--store-dir="+t.TempDir(),
+		"--health-addr="+o.health, "--diagnostics-address="+o.diag,
+		"--webhook-bind-address=127.0.0.1", "--webhook-port="+strconv.Itoa(webhooks),
+		"--hook-bind-address=127.0.0.1", "--hook-port="+strconv.Itoa(hooks),
+		"--certificate-names=cso-webhook-service.cso-system.svc,cso-hook-server-svc.cso-system.svc,127.0.0.1",
+	)
+}
+
+// login returns how a ServiceAccount reaches the management cluster, also as a file.
+func (o *installed) login(t *testing.T, account string) (*rest.Config, string) {
+	t.Helper()
+	admin := o.management.Config()
 	clients, err := kubernetes.NewForConfig(admin)
 	if err != nil {
 		t.Fatal(err)
 	}
-	hour := int64(7200)
-	token, err := clients.CoreV1().ServiceAccounts(namespace).CreateToken(t.Context(), deployment.Spec.Template.Spec.ServiceAccountName,
-		&authenticationv1.TokenRequest{Spec: authenticationv1.TokenRequestSpec{ExpirationSeconds: &hour}}, metav1.CreateOptions{})
+	hours := int64(7200)
+	token, err := clients.CoreV1().ServiceAccounts(namespace).CreateToken(t.Context(), account,
+		&authenticationv1.TokenRequest{Spec: authenticationv1.TokenRequestSpec{ExpirationSeconds: &hours}}, metav1.CreateOptions{})
 	if err != nil {
 		t.Fatal(err)
 	}
-	o.config = &rest.Config{Host: admin.Host, BearerToken: token.Status.Token, TLSClientConfig: rest.TLSClientConfig{CAData: admin.CAData, CAFile: admin.CAFile}}
 	kubeconfig := filepath.Join(t.TempDir(), "kubeconfig")
 	if err := clientcmd.WriteToFile(clientcmdapi.Config{
 		Clusters:       map[string]*clientcmdapi.Cluster{"c": {Server: admin.Host, CertificateAuthorityData: admin.CAData, CertificateAuthority: admin.CAFile}},
@@ -269,22 +339,85 @@ func install(t *testing.T, c client.Client, admin *rest.Config, releases string)
 	}, kubeconfig); err != nil {
 		t.Fatal(err)
 	}
-	container := deployment.Spec.Template.Spec.Containers[0]
-	// What follows is what a process has instead of a Pod: an address of its own for each server, folders, and how to
-	// reach the API server. 127.0.0.1 stands in the certificate for Cluster API, which calls by URL.
-	o.args = append(slices.Clone(container.Args),
-		"--kubeconfig="+kubeconfig, "--source=directory", "--release-dir="+releases, "--store-dir="+t.TempDir(),
-		"--health-addr="+o.health, "--diagnostics-address="+o.diag,
-		"--webhook-bind-address=127.0.0.1", "--webhook-port="+strconv.Itoa(webhooks),
-		"--hook-bind-address=127.0.0.1", "--hook-port="+strconv.Itoa(hooks),
-		"--certificate-names=cso-webhook-service.cso-system.svc,cso-hook-server-svc.cso-system.svc,127.0.0.1",
-	)
-	return o
+	return &rest.Config{Host: admin.Host, BearerToken: token.Status.Token, TLSClientConfig: rest.TLSClientConfig{CAData: admin.CAData, CAFile: admin.CAFile}}, kubeconfig
+}
+
+// shell runs commands as an administrator types them.
+func (o *installed) shell(t *testing.T, commands string) {
+	t.Helper()
+	programs, err := binaries.Ensure(t.Context(), func(line string) { t.Log(line) })
+	if err != nil {
+		t.Fatal(err)
+	}
+	shell := exec.CommandContext(t.Context(), "bash", "-o", "errexit", "-o", "nounset", "-o", "pipefail", "-c", commands)
+	shell.Env = append(os.Environ(), "PATH="+filepath.Dir(programs.Kubectl)+string(os.PathListSeparator)+os.Getenv("PATH"),
+		"KUBECONFIG="+o.management.Kubeconfig(), "KUBECACHEDIR="+t.TempDir())
+	if out, err := shell.CombinedOutput(); err != nil {
+		t.Fatalf("%s\n%v\n%s", commands, err, out)
+	}
+}
+
+// remove removes the operator and its kinds as the documentation says, and stops it when its Deployment is gone.
+func (o *installed) remove(t *testing.T) {
+	t.Helper()
+	page, err := os.ReadFile(filepath.Join(root, "docs/how-to/remove-the-operator.md"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	typed := func(heading string) string {
+		_, section, found := strings.Cut(string(page), "\n## "+heading+"\n")
+		_, block, fenced := strings.Cut(section, "```sh\n")
+		block, _, closed := strings.Cut(block, "```\n")
+		if !found || !fenced || !closed {
+			t.Fatalf("the page has no commands below %s", heading)
+		}
+		return block
+	}
+	o.shell(t, typed("The operator only"))
+	o.stop(t)
+	o.shell(t, typed("Its kinds, too"))
+}
+
+// standing identifies what a cluster has from its stack, on both sides.
+func (o *installed) standing(t *testing.T, s *story.Story) map[string]string {
+	t.Helper()
+	found := map[string]string{}
+	look := func(where string, c client.Reader, gvk schema.GroupVersionKind, opts ...client.ListOption) {
+		list := &unstructured.UnstructuredList{}
+		list.SetGroupVersionKind(gvk)
+		if err := c.List(t.Context(), list, opts...); err != nil {
+			t.Fatal(err)
+		}
+		if len(list.Items) == 0 {
+			t.Errorf("%s: no %s", where, gvk.Kind)
+		}
+		for _, item := range list.Items {
+			// What is sent again and changes nothing leaves the generation as it is.
+			found[fmt.Sprintf("%s: %s %s", where, gvk.Kind, item.GetName())] = fmt.Sprintf("%s, generation %d", item.GetUID(), item.GetGeneration())
+		}
+	}
+	owned := client.MatchingLabels{v1alpha1.InstanceLabel: v1alpha1.InstanceOwned}
+	workload, err := s.Workload(t.Context(), demo)
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, gvk := range []schema.GroupVersionKind{
+		{Group: "apps", Version: "v1", Kind: "Deployment"}, {Group: "apps", Version: "v1", Kind: "DaemonSet"},
+		{Version: "v1", Kind: "ServiceAccount"}, {Group: "rbac.authorization.k8s.io", Version: "v1", Kind: "ClusterRole"},
+	} {
+		look("workload cluster", workload, gvk, owned)
+	}
+	here := client.InNamespace(demo.Namespace)
+	look("management cluster", o.Client, clusterv1.GroupVersion.WithKind("ClusterClass"), here, owned)
+	look("management cluster", o.Client, schema.GroupVersionKind{Group: "controlplane.cluster.x-k8s.io", Version: "v1beta2", Kind: "KubeadmControlPlaneTemplate"}, here, owned)
+	look("management cluster", o.Client, clusterv1.GroupVersion.WithKind("Cluster"), here)
+	look("management cluster", o.Client, clusterv1.GroupVersion.WithKind("Machine"), here)
+	return found
 }
 
 // adapt changes what needs a network of Pods: the Service of the webhooks points to the loopback interface, where the
-// port is another one, and Cluster API, which does not resolve Services itself, gets a URL.
-func adapt(t *testing.T, object *unstructured.Unstructured, webhooks, hooks int) {
+// port is another one, and Cluster API, which does not resolve Services itself, gets a URL. It tells whether it did.
+func adapt(t *testing.T, object *unstructured.Unstructured, webhooks, hooks int) bool {
 	t.Helper()
 	var err error
 	switch {
@@ -302,16 +435,30 @@ func adapt(t *testing.T, object *unstructured.Unstructured, webhooks, hooks int)
 		}
 	case object.GetKind() == "ExtensionConfig":
 		err = unstructured.SetNestedMap(object.Object, map[string]any{"url": fmt.Sprintf("https://127.0.0.1:%d", hooks)}, "spec", "clientConfig")
+	default:
+		return false
 	}
 	if err != nil {
 		t.Fatal(err)
 	}
+	return true
 }
 
 // run starts the operator and waits until it is ready and Cluster API knows its hooks.
-func (o *installed) run(t *testing.T, management *sandboxtest.Instance) {
+func (o *installed) run(t *testing.T) {
 	t.Helper()
-	o.proc = management.Run(t, "cluster-stack-operator", o.bin, o.args...)
+	o.log = filepath.Join(t.TempDir(), "cluster-stack-operator.log")
+	var err error
+	if o.proc, err = process.Start(process.Spec{Name: "cluster-stack-operator", Path: o.bin, Args: o.args, LogFile: o.log}); err != nil {
+		t.Fatal(err)
+	}
+	proc := o.proc
+	t.Cleanup(func() {
+		// The test's own context has ended by now.
+		if err := proc.Stop(context.WithoutCancel(t.Context())); err != nil {
+			t.Error(err)
+		}
+	})
 	await(t, "the operator is ready", func(ctx context.Context) (bool, error) {
 		if err := o.proc.Err(); err != nil {
 			return false, err
@@ -330,7 +477,7 @@ func (o *installed) run(t *testing.T, management *sandboxtest.Instance) {
 	if err := runtimev1.AddToScheme(scheme); err != nil {
 		t.Fatal(err)
 	}
-	c, err := client.New(management.Config(), client.Options{Scheme: scheme})
+	c, err := client.New(o.management.Config(), client.Options{Scheme: scheme})
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -347,31 +494,6 @@ func (o *installed) stop(t *testing.T) {
 	t.Helper()
 	if err := o.proc.Stop(t.Context()); err != nil {
 		t.Errorf("stop the operator: %v", err)
-	}
-}
-
-// metrics are for those who may read them, over TLS.
-func (o *installed) metrics(t *testing.T) {
-	t.Helper()
-	for name, tc := range map[string]struct {
-		token string
-		want  int
-	}{"Anonymous": {"", http.StatusUnauthorized}, "WithoutTheRight": {o.config.BearerToken, http.StatusForbidden}} {
-		config := &rest.Config{Host: "https://" + o.diag, BearerToken: tc.token, TLSClientConfig: rest.TLSClientConfig{Insecure: true}}
-		transport, err := rest.HTTPClientFor(config)
-		if err != nil {
-			t.Fatal(err)
-		}
-		response, err := transport.Get("https://" + o.diag + "/metrics")
-		if err != nil {
-			t.Fatal(err)
-		}
-		if response.StatusCode != tc.want {
-			t.Errorf("%s: %s, want %d", name, response.Status, tc.want)
-		}
-		if err := response.Body.Close(); err != nil {
-			t.Error(err)
-		}
 	}
 }
 
