@@ -13,6 +13,7 @@ import (
 	"io"
 	"mime"
 	"net/http"
+	"slices"
 	"strconv"
 	"sync"
 	"time"
@@ -54,7 +55,7 @@ func answer(w http.ResponseWriter, f Fault) {
 // shapes says whether the answer is changed on its way, so that when its parts are sent matters.
 func shapes(g *passage) bool {
 	switch g.fault.Kind {
-	case Cut, Truncate, Stall, Dribble, Freeze, Swallow:
+	case Cut, Truncate, Stall, Dribble, Freeze, Swallow, Repeat:
 		return true
 	default:
 		return g.watch
@@ -174,7 +175,7 @@ func (b *body) shape(resp *http.Response, g *passage) reader {
 		}
 	case Dribble:
 		return b.dribble(limit)
-	case Freeze, Swallow:
+	case Freeze, Swallow, Repeat:
 		if resp.StatusCode == http.StatusOK {
 			return b.filter(resp, g.fault)
 		}
@@ -226,7 +227,7 @@ func (b *body) dribble(rate int64) reader {
 	}
 }
 
-// filter freezes a watch or swallows events of it.
+// filter freezes a watch, or swallows or repeats events of it.
 func (b *body) filter(resp *http.Response, f Fault) reader {
 	source := bufio.NewReader(b.ReadCloser)
 	next := lines(source)
@@ -253,8 +254,12 @@ func (b *body) filter(resp *http.Response, f Fault) reader {
 				return 0, err
 			}
 			seen++
-			if f.Kind == Freeze || seen < f.First || f.Last != 0 && seen > f.Last {
+			concerned := seen >= f.First && (f.Last == 0 || seen <= f.Last)
+			switch {
+			case f.Kind == Freeze, !concerned:
 				rest = event
+			case f.Kind == Repeat:
+				rest = slices.Concat(event, event)
 			}
 		}
 		n := copy(p, rest)

@@ -108,6 +108,8 @@ const (
 	Freeze Kind = "freeze"
 	// Swallow leaves events of a watch out.
 	Swallow Kind = "swallow"
+	// Repeat delivers events of a watch twice.
+	Repeat Kind = "repeat"
 )
 
 // argument is what follows a fault's name.
@@ -126,7 +128,7 @@ const (
 var arguments = map[Kind]argument{
 	Pass: noArgument, Delay: aDuration, DelayAnswer: aDuration, Status: aStatus, Drop: noArgument, DropAnswer: noArgument,
 	Reset: noArgument, Never: noArgument, CutRequest: aPosition, Cut: aPosition, Truncate: aPosition, Shorten: aPosition,
-	Corrupt: aPosition, Stall: aPosition, Dribble: aRate, Freeze: aCount, Swallow: aRange,
+	Corrupt: aPosition, Stall: aPosition, Dribble: aRate, Freeze: aCount, Swallow: aRange, Repeat: aRange,
 }
 
 // Kinds are the names of all faults, sorted.
@@ -469,7 +471,7 @@ func (r Rule) validate() error {
 		return errors.New("until= is before from=")
 	case takes != aStatus && (r.Fault.Header != nil || r.Fault.Body != "" || r.Fault.Reason != ""):
 		return fmt.Errorf("header=, body= and reason= belong to status=, not to %s", r.Fault.Kind)
-	case (r.Fault.Kind == Freeze || r.Fault.Kind == Swallow) && r.Verb != "watch":
+	case slices.Contains([]Kind{Freeze, Swallow, Repeat}, r.Fault.Kind) && r.Verb != "watch":
 		return fmt.Errorf("%s is for watches: write watch instead of %s", r.Fault.Kind, r.Verb)
 	case r.Fault.Reason != "" && (r.Fault.Body != "" || !word.MatchString(r.Fault.Reason)):
 		return errors.New("reason= is one word, and makes the body itself")

@@ -45,6 +45,7 @@ func TestParse(t *testing.T) {
 		},
 		"FreezeForSomeTime": {give: "faults: seed=0; watch /** freeze=0 for=10s", want: Plan{Rules: []Rule{{Verb: "watch", Path: "/**", Fault: Fault{Kind: Freeze, Duration: 10 * time.Second}}}}},
 		"Swallow":           {give: "faults: seed=0; watch /** swallow=2-", want: Plan{Rules: []Rule{{Verb: "watch", Path: "/**", Fault: Fault{Kind: Swallow, First: 2}}}}},
+		"Repeat":            {give: "faults: seed=0; watch /** repeat=1-3", want: Plan{Rules: []Rule{{Verb: "watch", Path: "/**", Fault: Fault{Kind: Repeat, First: 1, Last: 3}}}}},
 	} {
 		t.Run(name, func(t *testing.T) {
 			got, err := Parse(tc.give)

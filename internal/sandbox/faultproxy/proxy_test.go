@@ -514,6 +514,14 @@ func TestWatches(t *testing.T) {
 					t.Error(diff, w.Err())
 				}
 			})
+			t.Run("RepeatEvents", func(t *testing.T) {
+				s := newSite(t, with, "watch /** repeat=2-3")
+				s.next <- struct{}{}
+				w := s.watch(t)
+				if diff := cmp.Diff([]string{all[0], all[1], all[1], all[2], all[2], all[3], all[4]}, events(t, w, 7)); diff != "" || w.Err() != nil {
+					t.Error(diff, w.Err())
+				}
+			})
 			t.Run("FallSilentForAWhile", func(t *testing.T) {
 				s := newSite(t, with, "watch /** freeze=2 for=300ms")
 				s.next <- struct{}{}
