@@ -58,6 +58,8 @@ type Options struct {
 	WithoutFeatures []string
 	// AuditGroup is the group of users whose requests to the management cluster are written to AuditLog, none by default.
 	AuditGroup string
+	// RestartAtOnce starts programs that exit again without the growing pause, for tests that kill them again and again.
+	RestartAtOnce bool
 	// Lite makes workload clusters lite that do not say otherwise themselves: see infra.ControlPlaneAnnotation.
 	Lite bool
 
@@ -115,6 +117,7 @@ func Start(ctx context.Context, opts Options) (*Sandbox, error) {
 	}
 	s := &Sandbox{opts: opts, ip: opts.Block.Address(opts.Host)}
 	s.supervisor = newSupervisor(s.path("logs"), opts.Log, opts.Changed)
+	s.supervisor.atOnce = opts.RestartAtOnce
 	for _, dir := range []string{"certs", "logs"} {
 		if err := os.MkdirAll(s.path(dir), 0o700); err != nil {
 			return nil, err

@@ -54,6 +54,8 @@ type supervisor struct {
 	log    logr.Logger
 	// changed is called after each change of a component, never twice at once.
 	changed func([]Component)
+	// atOnce leaves out the pauses between the exit of a program and its next start.
+	atOnce bool
 
 	// life ends when the supervisor is to stop: nothing is started after that.
 	life context.Context //nolint:containedctx // the supervisor's own life, longer than that of any call
@@ -168,6 +170,9 @@ func (b *backoff) next(ran time.Duration) time.Duration {
 
 // sleep waits, and says whether the supervisor is still to go on.
 func (s *supervisor) sleep(d time.Duration) bool {
+	if s.atOnce {
+		d = 0
+	}
 	timer := time.NewTimer(d)
 	defer timer.Stop()
 	select {

@@ -140,6 +140,9 @@ func (p *Process) Stop(ctx context.Context) error {
 // starts it again.
 func (p *Process) Kill() { p.signal(syscall.SIGKILL) }
 
+// Terminate asks the program to end, and leaves it all the time that it takes. Err tells how it has ended.
+func (p *Process) Terminate() { p.signal(syscall.SIGTERM) }
+
 // Suspend makes the program stand still until Resume. Its connections stay, and nothing comes from them.
 func (p *Process) Suspend() { p.signal(syscall.SIGSTOP) }
 

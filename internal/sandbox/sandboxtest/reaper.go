@@ -35,6 +35,7 @@ import (
 type StartArgs struct {
 	Binaries      binaries.Set
 	APIServerOnly bool
+	OwnEtcd       bool // of an API server; otherwise they share one
 	CRDs          []string
 	Kubernetes    string
 	Operator      string
@@ -68,6 +69,25 @@ type Reaper struct {
 type running struct {
 	*sandbox.Sandbox
 	giveBack func() error
+	programs *programs
+}
+
+// programs are those of a sandbox, as its supervisor sees them.
+type programs struct {
+	mu  sync.Mutex
+	all []sandbox.Component
+}
+
+func (p *programs) set(all []sandbox.Component) {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	p.all = all
+}
+
+func (p *programs) get() []sandbox.Component {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	return p.all
 }
 
 // shared is what sandboxes that are an API server only have in common.
@@ -124,8 +144,10 @@ func (r *Reaper) start(id int, args StartArgs) (*running, error) {
 		Kubernetes: args.Kubernetes, CRDs: args.CRDs, Operator: args.Operator, Releases: args.Releases, Lite: args.Lite, WithoutFeatures: args.Without, AuditGroup: args.AuditGroup,
 		Log: r.log.WithValues("sandbox", id),
 	}
+	programs := &programs{}
+	opts.Changed, opts.RestartAtOnce = programs.set, args.OwnEtcd
 	var giveBack func() error
-	if args.APIServerOnly {
+	if args.APIServerOnly && !args.OwnEtcd {
 		shared, err := r.share(args.Binaries)
 		if err != nil {
 			return nil, err
@@ -149,7 +171,7 @@ func (r *Reaper) start(id int, args StartArgs) (*running, error) {
 	if err != nil {
 		return nil, errors.Join(err, giveBack())
 	}
-	return &running{s, giveBack}, nil
+	return &running{s, giveBack, programs}, nil
 }
 
 // share starts what API servers have in common, when the first one comes.
@@ -186,6 +208,18 @@ func (r *Reaper) Stop(id int, _ *struct{}) error {
 	}
 	s.Stop()
 	return errors.Join(s.giveBack(), r.discard(id))
+}
+
+// Programs tells which programs a sandbox has, and how they are.
+func (r *Reaper) Programs(id int, reply *[]sandbox.Component) error {
+	r.mu.Lock()
+	s := r.sandboxes[id]
+	r.mu.Unlock()
+	if s == nil {
+		return fmt.Errorf("there is no sandbox %d", id)
+	}
+	*reply = s.programs.get()
+	return nil
 }
 
 // reap is the main function of the second process. It serves the connection until the test closes it,
