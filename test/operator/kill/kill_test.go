@@ -6,14 +6,10 @@
 package kill
 
 import (
-	"context"
+	"fmt"
 	"math/rand/v2"
-	"slices"
-	"strings"
 	"testing"
 	"time"
-
-	"github.com/google/go-cmp/cmp"
 
 	"github.com/clusterstacks/cluster-stack-operator/api/v1alpha1"
 	"github.com/clusterstacks/cluster-stack-operator/internal/sandbox/sandboxtest"
@@ -22,38 +18,14 @@ import (
 
 func TestMain(m *testing.M) { sandboxtest.Main(m) }
 
-const (
-	v1 = "docker-starter-1-35-v1"
-	up = "docker-starter-1-36-v1"
-	// Each release is for one version of Kubernetes.
-	k135, k136 = "v1.35.4", "v1.36.4"
-)
-
-const generated = `
-apiVersion: v1
-kind: Secret
-metadata:
-  name: cni-password
-stringData:
-  password: {{ randAlphaNum 20 }}
----
-apiVersion: v1
-kind: ServiceAccount
-metadata:
-  name: cni
-`
-
-func configMap(name, text string) string {
-	return "---\napiVersion: v1\nkind: ConfigMap\nmetadata:\n  name: " + name + "\ndata:\n  text: \"" + text + " of {{ .Values.cluster }}\"\n"
-}
-
 // phase is a part of the life of a cluster, in which the operator dies once for each cluster.
 type phase struct {
 	name string
 	// begin is what the user does.
-	begin func(*testing.T, *operatortest.Tenant)
-	// reached tells what is missing at its end.
+	begin func(*operatortest.Tenant, testing.TB)
+	// reached tells what is missing at its end, and texts are those of the addons then.
 	reached func(*operatortest.Tenant, *v1alpha1.ClusterAddon) string
+	texts   []string
 }
 
 // matrix is a world whose tenants all live through the same, except for when the operator dies.
@@ -62,68 +34,25 @@ type matrix struct {
 	t         *testing.T
 	untouched *operatortest.Tenant // nobody dies for it
 	tenants   []*operatortest.Tenant
-	passwords map[string]map[string]string
 }
 
 func newMatrix(t *testing.T, tenants int) *matrix {
 	t.Helper()
-	m := &matrix{World: operatortest.New(t), t: t, passwords: map[string]map[string]string{}}
-	m.Publish(t, v1, operatortest.Release(t, v1,
-		operatortest.Addon{Name: "cni", Templates: generated + configMap("cni", "1") + configMap("shared-name", "1")},
-		operatortest.Addon{Name: "metrics", Templates: configMap("metrics", "1")},
-	))
-	m.Publish(t, up, operatortest.Release(t, up,
-		operatortest.Addon{Name: "cni", Templates: generated + configMap("cni", "2")},
-		operatortest.Addon{Name: "csi", Templates: configMap("csi", "2")},
-	))
+	m := &matrix{World: operatortest.New(t), t: t}
+	m.PublishLife(t)
 	for range tenants {
 		m.tenants = append(m.tenants, m.Tenant(t))
 	}
 	m.untouched = m.tenants[0]
-	m.Goes = func(n *operatortest.Tenant) {
-		texts, err := n.Texts(t.Context())
-		if err != nil {
-			t.Fatal(err)
-		}
-		for _, want := range []string{"cni: 2 of c", "csi: 2 of c"} {
-			if !slices.Contains(texts, want) {
-				t.Errorf("%s: Cluster API may go on without %q, there is only %q", n.Namespace, want, texts)
-			}
-		}
-	}
 	return m
 }
 
 // phases are the life of a cluster.
 func phases() []phase {
 	return []phase{
-		{
-			name: "install",
-			begin: func(t *testing.T, n *operatortest.Tenant) {
-				n.Subscribe(t, operatortest.Stack("1.35", "v1"))
-				n.Create(t, v1, k135)
-			},
-			reached: operatortest.Reached(v1),
-		},
-		{
-			name: "upgrade",
-			begin: func(t *testing.T, n *operatortest.Tenant) {
-				n.Subscribe(t, operatortest.Stack("1.36", "v1"))
-				n.Use(t, up, k136)
-			},
-			reached: operatortest.Reached(up),
-		},
-		{
-			name:  "delete",
-			begin: func(t *testing.T, n *operatortest.Tenant) { n.Delete(t) },
-			reached: func(n *operatortest.Tenant, _ *v1alpha1.ClusterAddon) string {
-				left, err := n.Collect(context.Background())
-				if err != nil {
-					return err.Error()
-				}
-				return strings.Join(left, ", ")
-			},
-		},
+		{name: "install", begin: (*operatortest.Tenant).Install, reached: operatortest.Reached(operatortest.First), texts: operatortest.FirstTexts},
+		{name: "upgrade", begin: (*operatortest.Tenant).Upgrade, reached: operatortest.Reached(operatortest.Next), texts: operatortest.NextTexts},
+		{name: "delete", begin: (*operatortest.Tenant).Delete, reached: operatortest.Gone},
 	}
 }
 
@@ -140,7 +69,7 @@ func (m *matrix) live(p phase, lives ...map[string]operatortest.Point) {
 		o := m.Live(t, "--clusterstack-concurrency=20", "--clusterstackrelease-concurrency=20", "--clusteraddon-concurrency=20")
 		if i == 0 {
 			for _, n := range m.tenants {
-				p.begin(t, n)
+				p.begin(n, t)
 			}
 		}
 		m.Await(t, o, m.tenants, func(n *operatortest.Tenant, addon *v1alpha1.ClusterAddon) string {
@@ -150,21 +79,23 @@ func (m *matrix) live(p phase, lives ...map[string]operatortest.Point) {
 			return p.reached(n, addon)
 		})
 		if points == nil {
-			m.AwaitRest(t, o)
+			m.Check(t, o, m.tenants, operatortest.End{
+				Texts: p.texts, Like: m.untouched,
+				Happened: func(n *operatortest.Tenant) string { return fmt.Sprintf("died at %q", where[n.Namespace]) },
+			})
 		}
 		o.End()
 		if i == 0 {
 			changes = m.Fates.Changes(m.untouched.Namespace)
 		}
 		for _, n := range m.tenants {
-			m.keeps(n)
+			n.CheckGenerated(t)
 			if dead, at := m.Fates.Dead(n.Namespace); dead {
 				deaths++
 				where[n.Namespace] = append(where[n.Namespace], at)
 			}
 		}
 	}
-	m.compare(p, where)
 	t.Logf("%s: %d requests that change something; the operator died at %d points, and all came to the same end; %s",
 		p.name, changes, deaths, time.Since(began).Round(time.Second))
 	if changes >= most {
@@ -172,47 +103,6 @@ func (m *matrix) live(p phase, lives ...map[string]operatortest.Point) {
 	}
 	if t.Failed() {
 		t.FailNow()
-	}
-}
-
-// keeps checks that what was generated for a tenant is what it was before.
-func (m *matrix) keeps(n *operatortest.Tenant) {
-	m.t.Helper()
-	now, err := n.Generated(m.t.Context())
-	if err != nil {
-		m.t.Fatal(err)
-	}
-	for name, value := range now {
-		if before, known := m.passwords[n.Namespace][name]; known && before != value {
-			m.t.Errorf("%s: the generated value of %s has changed", n.Namespace, name)
-		}
-	}
-	if len(now) > 0 {
-		m.passwords[n.Namespace] = now
-	}
-}
-
-// compare checks that all tenants have come to the end that the one has for which nobody died.
-func (m *matrix) compare(p phase, where map[string][]string) {
-	t := m.t
-	t.Helper()
-	states, err := m.States(t.Context())
-	if err != nil {
-		t.Fatal(err)
-	}
-	golden := states[m.untouched.Namespace]
-	wrong := 0
-	for _, n := range m.tenants {
-		n.CheckForeign(t)
-		n.CheckEvents(t)
-		if diff := cmp.Diff(golden, states[n.Namespace]); diff != "" {
-			if wrong++; wrong <= 3 {
-				t.Errorf("%s: died at %q: another end (-without a death +with it):\n%s", p.name, where[n.Namespace], diff)
-			}
-		}
-	}
-	if wrong > 3 {
-		t.Errorf("%s: %d tenants came to another end", p.name, wrong)
 	}
 }
 

@@ -34,12 +34,12 @@ func TestKilledProcesses(t *testing.T) {
 				m.KillAt(o, operatortest.Point{N: 1 + random.IntN(20), Moment: operatortest.Moment(random.IntN(int(operatortest.Moments)))})
 				if i == 0 {
 					for _, n := range m.tenants {
-						p.begin(t, n)
+						p.begin(n, t)
 					}
 				}
 				m.Await(t, o, m.tenants, p.reached)
 				for _, n := range m.tenants {
-					m.keeps(n)
+					n.CheckGenerated(t)
 				}
 				killed := false
 				select {
@@ -55,10 +55,8 @@ func TestKilledProcesses(t *testing.T) {
 			}
 			o := m.Live(t)
 			m.Await(t, o, m.tenants, p.reached)
-			m.AwaitRest(t, o)
+			m.Check(t, o, m.tenants, operatortest.End{Texts: p.texts})
 			o.End()
-			m.untouched = m.tenants[0]
-			m.compare(p, nil)
 			if t.Failed() {
 				t.Fatalf("after %d kills", kills)
 			}

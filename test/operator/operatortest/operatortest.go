@@ -29,6 +29,8 @@ import (
 	clusterv1 "sigs.k8s.io/cluster-api/api/core/v1beta2"
 	runtimehooksv1 "sigs.k8s.io/cluster-api/api/runtime/hooks/v1alpha1"
 
+	"github.com/clusterstacks/cluster-stack-operator/internal/sandbox"
+	"github.com/clusterstacks/cluster-stack-operator/internal/sandbox/daemon"
 	"github.com/clusterstacks/cluster-stack-operator/internal/sandbox/pki"
 	"github.com/clusterstacks/cluster-stack-operator/internal/sandbox/process"
 	"github.com/clusterstacks/cluster-stack-operator/internal/sandbox/sandboxtest"
@@ -71,11 +73,39 @@ var built = sync.OnceValues(func() (string, error) {
 // Operator is a process of the operator.
 type Operator struct {
 	*process.Process
-	log         string
-	hooks       int
-	diagnostics int
-	health      int
-	callers     *http.Client
+	log     string
+	address string
+	callers *http.Client
+}
+
+// The ports of an operator, at an address of its own.
+const (
+	hooksPort       = "9442"
+	healthPort      = "9440"
+	diagnosticsPort = "8443"
+	profilerPort    = "6060"
+)
+
+// addresses are those of the operators of this process, which no other process of the machine uses: a port of 127.0.0.1
+// that is free when it is chosen may be taken when an operator listens.
+var addresses struct {
+	sync.Mutex
+	block *sandbox.Block
+	given int
+}
+
+func newAddress() (string, error) {
+	addresses.Lock()
+	defer addresses.Unlock()
+	if addresses.block == nil {
+		var err error
+		if addresses.block, err = sandbox.ReserveBlock(daemon.KeptBlocks()...); err != nil {
+			return "", err
+		}
+	}
+	// Long before it comes to an address again, its operator has ended.
+	addresses.given = addresses.given%250 + 1
+	return addresses.block.Address(addresses.given), nil
 }
 
 // Launch starts an operator that reaches the management cluster by a kubeconfig. It is killed at the end of the test
@@ -93,7 +123,11 @@ func Launch(t testing.TB, kubeconfig []byte, releases, store string, args ...str
 	if err != nil {
 		t.Fatal(err)
 	}
-	serving, err := ca.Issue(pki.Request{CommonName: "hooks", IPs: []net.IP{net.IPv4(127, 0, 0, 1)}, Server: true})
+	address, err := newAddress()
+	if err != nil {
+		t.Fatal(err)
+	}
+	serving, err := ca.Issue(pki.Request{CommonName: "hooks", IPs: []net.IP{net.ParseIP(address)}, Server: true})
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -107,20 +141,19 @@ func Launch(t testing.TB, kubeconfig []byte, releases, store string, args ...str
 	roots := x509.NewCertPool()
 	roots.AppendCertsFromPEM(ca.CertPEM())
 	o := &Operator{
-		log: filepath.Join(dir, "operator.log"), hooks: freePort(t), diagnostics: freePort(t), health: freePort(t),
+		log: filepath.Join(dir, "operator.log"), address: address,
 		callers: &http.Client{
 			Timeout:   10 * time.Second, // as Cluster API's
 			Transport: &http.Transport{TLSClientConfig: &tls.Config{RootCAs: roots, MinVersion: tls.VersionTLS12}, MaxIdleConnsPerHost: 10},
 		},
 	}
-	at := func(port int) string { return "127.0.0.1:" + strconv.Itoa(port) }
 	o.Process, err = process.Start(process.Spec{
 		Name: "cluster-stack-operator", Path: Program(t), LogFile: o.log,
 		Args: append([]string{
 			"--kubeconfig=" + config, "--leader-elect=false",
 			"--source=directory", "--release-dir=" + releases, "--store-dir=" + store, "--source-poll-interval=500ms",
-			"--hook-bind-address=127.0.0.1", "--hook-port=" + strconv.Itoa(o.hooks), "--hook-cert-dir=" + dir,
-			"--health-addr=" + at(o.health), "--diagnostics-address=" + at(o.diagnostics), "--insecure-diagnostics",
+			"--hook-bind-address=" + address, "--hook-port=" + hooksPort, "--hook-cert-dir=" + dir,
+			"--health-addr=" + o.at(healthPort), "--profiler-address=" + o.at(profilerPort), "--diagnostics-address=" + o.at(diagnosticsPort), "--insecure-diagnostics",
 			"--webhook-port=0", "--kube-api-qps=10000", "--kube-api-burst=10000",
 		}, args...),
 	})
@@ -137,6 +170,8 @@ func Launch(t testing.TB, kubeconfig []byte, releases, store string, args ...str
 	return o
 }
 
+func (o *Operator) at(port string) string { return net.JoinHostPort(o.address, port) }
+
 // End kills the operator and returns when it is gone.
 func (o *Operator) End() {
 	o.Kill()
@@ -149,7 +184,7 @@ func (o *Operator) AwaitReady(t testing.TB) {
 	ctx, cancel := context.WithTimeout(t.Context(), Patience)
 	defer cancel()
 	err := o.Await(ctx, func(ctx context.Context) error {
-		_, err := get(ctx, "http://127.0.0.1:"+strconv.Itoa(o.health)+"/readyz")
+		_, err := get(ctx, "http://"+o.at(healthPort)+"/readyz")
 		return err
 	})
 	if err != nil {
@@ -187,7 +222,7 @@ func (o *Operator) AskFor(ctx context.Context, cluster *clusterv1.Cluster, from,
 	if err != nil {
 		return "", err
 	}
-	url := fmt.Sprintf("https://127.0.0.1:%d/hooks.runtime.cluster.x-k8s.io/v1alpha1/beforeclusterupgrade/before-cluster-upgrade", o.hooks)
+	url := "https://" + o.at(hooksPort) + "/hooks.runtime.cluster.x-k8s.io/v1alpha1/beforeclusterupgrade/before-cluster-upgrade"
 	request, err := http.NewRequestWithContext(ctx, http.MethodPost, url, bytes.NewReader(body))
 	if err != nil {
 		return "", err
@@ -215,7 +250,7 @@ func (o *Operator) AskFor(ctx context.Context, cluster *clusterv1.Cluster, from,
 
 // Busy tells whether a controller of the operator works or has something to do at once.
 func (o *Operator) Busy(ctx context.Context) (bool, error) {
-	data, err := get(ctx, "http://127.0.0.1:"+strconv.Itoa(o.diagnostics)+"/metrics")
+	data, err := get(ctx, "http://"+o.at(diagnosticsPort)+"/metrics")
 	if err != nil {
 		return false, err
 	}
@@ -227,21 +262,37 @@ func (o *Operator) Busy(ctx context.Context) (bool, error) {
 			if string(value) != "0" {
 				return true, nil
 			}
-		case bytes.HasPrefix(name, []byte("controller_runtime_reconcile_total{")):
-			started = started || string(value) != "0"
+		case bytes.HasPrefix(name, []byte(`controller_runtime_max_concurrent_reconciles{controller="clusteraddon"`)):
+			started = true
 		}
 	}
 	return !started, nil
 }
 
-func freePort(t testing.TB) int {
-	t.Helper()
-	listener, err := (&net.ListenConfig{}).Listen(t.Context(), "tcp", "127.0.0.1:0")
-	if err != nil {
-		t.Fatal(err)
+// Usage is what an operator uses at a moment.
+type Usage struct{ Goroutines, Files, HeapMiB, ResidentMiB float64 }
+
+// Usage collects the garbage of the operator, which has to have a profiler, and says what it uses then.
+func (o *Operator) Usage(ctx context.Context) (Usage, error) {
+	if _, err := get(ctx, "http://"+o.at(profilerPort)+"/debug/pprof/heap?gc=1"); err != nil {
+		return Usage{}, err
 	}
-	defer func() { _ = listener.Close() }()
-	return listener.Addr().(*net.TCPAddr).Port
+	data, err := get(ctx, "http://"+o.at(diagnosticsPort)+"/metrics")
+	if err != nil {
+		return Usage{}, err
+	}
+	var u Usage
+	for name, value := range map[string]*float64{
+		"go_goroutines": &u.Goroutines, "process_open_fds": &u.Files, "go_memstats_heap_alloc_bytes": &u.HeapMiB, "process_resident_memory_bytes": &u.ResidentMiB,
+	} {
+		_, after, found := bytes.Cut(data, []byte("\n"+name+" "))
+		text, _, _ := bytes.Cut(after, []byte("\n"))
+		if *value, err = strconv.ParseFloat(string(text), 64); err != nil || !found {
+			return Usage{}, fmt.Errorf("the metrics have no %s: %w", name, err)
+		}
+	}
+	u.HeapMiB, u.ResidentMiB = u.HeapMiB/(1<<20), u.ResidentMiB/(1<<20)
+	return u, nil
 }
 
 // tail returns the last lines of a file.

@@ -51,12 +51,13 @@ type World struct {
 	Fates Fates
 	// Releases is the folder that the operator has for its source.
 	Releases string
+	// Store is the folder in which the operators keep releases.
+	Store string
 	// Harm, if set, may answer a request of the operator to a workload cluster in its place; it returns true then.
 	Harm atomic.Pointer[func(http.ResponseWriter, *http.Request) bool]
 	// Goes, if set, is told that Cluster API was allowed to go on with the upgrade of a tenant, before it does.
 	Goes func(*Tenant)
 
-	store    string
 	standins *standin.Server
 	mu       sync.Mutex
 	tenants  []*Tenant
@@ -82,7 +83,13 @@ const Home = "cso-system"
 // New makes a world without clusters. Of a world's management cluster there is one in a package of tests.
 func New(t testing.TB) *World {
 	t.Helper()
-	w := &World{t: t, Config: sandboxtest.APIServer(t), Releases: t.TempDir(), store: t.TempDir()}
+	return NewIn(t, sandboxtest.APIServer(t))
+}
+
+// NewIn is New with another management cluster, of which the caller is an administrator.
+func NewIn(t testing.TB, cfg *rest.Config) *World {
+	t.Helper()
+	w := &World{t: t, Config: cfg, Releases: t.TempDir(), Store: t.TempDir()}
 	w.Client = kinds.Client(t, w.Config)
 	role := &rbacv1.ClusterRole{}
 	if err := yaml.Unmarshal(config.ClusterRole(), role); err != nil {
@@ -192,7 +199,7 @@ func (w *World) Start(t testing.TB, proxy *faultproxy.Proxy, args ...string) *Op
 	if err != nil {
 		t.Fatal(err)
 	}
-	return Launch(t, kubeconfig, w.Releases, w.store, args...)
+	return Launch(t, kubeconfig, w.Releases, w.Store, args...)
 }
 
 // Publish makes a release appear at the source, whole at once, or another content of one that is there.
@@ -266,18 +273,21 @@ spec: {template: {spec: {backend: {inMemory: {}}}}}
 
 // Tenant is a namespace with one Cluster, for which the test plays Cluster API.
 type Tenant struct {
-	// Namespace is also the name of the stand-in.
+	// Namespace is also the name of its stand-in.
 	Namespace string
-	// Workload is a client of an administrator of the workload cluster.
+	// Workload is a client of an administrator of the workload cluster, and Config how to reach it.
 	Workload client.WithWatch
+	Config   *rest.Config
 
 	w       *World
-	standin *standin.Cluster
 	cluster types.UID
+	// kubeconfig makes a new one of an administrator of the workload cluster.
+	kubeconfig func() ([]byte, error)
 	// upgrading is what the tenant waits for to go on from one version to the other.
 	upgrading *upgrade
 	asked     asked
 	foreign   map[string]string
+	generated map[string]string
 }
 
 type upgrade struct{ from, to string }
@@ -297,16 +307,29 @@ const finalizer = "test/cluster-api"
 // Tenant makes a namespace with ClusterStacks and with objects that are nobody's business.
 func (w *World) Tenant(t testing.TB, stacks ...string) *Tenant {
 	t.Helper()
-	tenant := &Tenant{w: w, Namespace: kinds.Namespace(t, w.Client), foreign: map[string]string{}}
-	var err error
-	if tenant.standin, err = w.standins.Add(tenant.Namespace, "v1.36.3"); err != nil {
-		t.Fatal(err)
-	}
-	cfg, err := tenant.standin.Config()
+	namespace := kinds.Namespace(t, w.Client)
+	standin, err := w.standins.Add(namespace, "v1.36.3")
 	if err != nil {
 		t.Fatal(err)
 	}
-	if tenant.Workload, err = client.NewWithWatch(cfg, client.Options{Scheme: w.Client.Scheme()}); err != nil {
+	cfg, err := standin.Config()
+	if err != nil {
+		t.Fatal(err)
+	}
+	return w.tenant(t, namespace, cfg, standin.Kubeconfig, stacks...)
+}
+
+// TenantOn is Tenant with a workload cluster of the caller's, which no other tenant may have.
+func (w *World) TenantOn(t testing.TB, workload *rest.Config, kubeconfig func() ([]byte, error), stacks ...string) *Tenant {
+	t.Helper()
+	return w.tenant(t, kinds.Namespace(t, w.Client), workload, kubeconfig, stacks...)
+}
+
+func (w *World) tenant(t testing.TB, namespace string, workload *rest.Config, kubeconfig func() ([]byte, error), stacks ...string) *Tenant {
+	t.Helper()
+	tenant := &Tenant{w: w, Namespace: namespace, Config: workload, kubeconfig: kubeconfig, foreign: map[string]string{}}
+	var err error
+	if tenant.Workload, err = client.NewWithWatch(workload, client.Options{Scheme: w.Client.Scheme()}); err != nil {
 		t.Fatal(err)
 	}
 	labels := map[string]string{v1alpha1.InstanceLabel: v1alpha1.InstanceOwned}
@@ -327,6 +350,14 @@ func (w *World) Tenant(t testing.TB, stacks ...string) *Tenant {
 	defer w.mu.Unlock()
 	w.tenants = append(w.tenants, tenant)
 	return tenant
+}
+
+// Forget ends the stand-in of a tenant that is gone.
+func (n *Tenant) Forget() {
+	n.w.standins.Remove(n.Namespace)
+	n.w.mu.Lock()
+	defer n.w.mu.Unlock()
+	n.w.tenants = slices.DeleteFunc(n.w.tenants, func(other *Tenant) bool { return other == n })
 }
 
 // Stack is the ClusterStack docker-starter for a minor of Kubernetes, with some versions and without a provider.
@@ -365,7 +396,7 @@ func (n *Tenant) CreateIn(t testing.TB, namespace, class, version string) {
 		t.Fatal(err)
 	}
 	n.cluster = cluster.UID
-	kubeconfig, err := n.standin.Kubeconfig()
+	kubeconfig, err := n.kubeconfig()
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -431,26 +462,42 @@ func (n *Tenant) Use(t testing.TB, class, version string) {
 func (n *Tenant) Held() bool { return n.upgrading != nil }
 
 // Ask asks the hook whether a held upgrade may go on, if it was not asked yet in this state of the ClusterAddon.
-// When it may, Cluster API replaces the control plane.
-func (n *Tenant) Ask(t testing.TB, o *Operator, addon *v1alpha1.ClusterAddon) {
-	t.Helper()
+// When it may, Cluster API replaces the control plane. An error is one of the management cluster, which may be down.
+func (n *Tenant) Ask(ctx context.Context, o *Operator, addon *v1alpha1.ClusterAddon) error {
 	if n.upgrading == nil || addon != nil && n.asked == (asked{o, addon.ResourceVersion}) {
-		return
+		return nil
 	}
-	hold, err := o.AskFor(t.Context(), n.Cluster(t), n.upgrading.from, n.upgrading.to)
+	hold, err := n.AskOnce(ctx, o)
 	if err != nil || hold != "" {
 		// Asked again when something has changed. What asking itself changes is seen by then.
 		if n.asked = (asked{}); err == nil && addon != nil {
 			n.asked = asked{o, addon.ResourceVersion}
 		}
-		return
+		return nil //nolint:nilerr // no answer, as after a kill, is none to go on
 	}
 	if n.w.Goes != nil {
 		n.w.Goes(n)
 	}
-	to := n.upgrading.to
+	cluster := &clusterv1.Cluster{}
+	if err := n.w.Client.Get(ctx, n.key(), cluster); err != nil {
+		return err
+	}
+	setVersion(cluster, n.upgrading.to)
+	if err := n.w.Client.Status().Update(ctx, cluster); err != nil {
+		return err
+	}
 	n.upgrading = nil
-	n.status(t, func(cluster *clusterv1.Cluster) { setVersion(cluster, to) })
+	return nil
+}
+
+// AskOnce asks the hook whether a held upgrade may go on, and does nothing about the answer. It says what the upgrade
+// waits for; an error is no answer.
+func (n *Tenant) AskOnce(ctx context.Context, o *Operator) (hold string, err error) {
+	cluster := &clusterv1.Cluster{}
+	if err := n.w.Client.Get(ctx, n.key(), cluster); err != nil {
+		return "", err
+	}
+	return o.AskFor(ctx, cluster, n.upgrading.from, n.upgrading.to)
 }
 
 // Delete deletes the Cluster, and then all else.
@@ -572,14 +619,15 @@ func (w *World) Await(t testing.TB, o *Operator, tenants []*Tenant, done func(*T
 	defer tick.Stop()
 	missing := ""
 	finished := map[*Tenant]bool{}
-	for {
+	look := func() string {
+		// A management cluster that does not answer is one of the faults. It is asked again.
+		ctx, cancel := context.WithTimeout(ctx, Patience/6)
+		defer cancel()
 		addons := &v1alpha1.ClusterAddonList{}
-		if err := w.Client.List(ctx, addons); ctx.Err() != nil {
-			t.Fatalf("waited in vain: %s", missing)
-		} else if err != nil {
-			t.Fatal(err)
+		if err := w.Client.List(ctx, addons); err != nil {
+			return err.Error()
 		}
-		missing = ""
+		missing := ""
 		for _, n := range tenants {
 			if finished[n] {
 				continue
@@ -588,14 +636,19 @@ func (w *World) Await(t testing.TB, o *Operator, tenants []*Tenant, done func(*T
 			if i := slices.IndexFunc(addons.Items, func(a v1alpha1.ClusterAddon) bool { return a.Namespace == n.Namespace }); i >= 0 {
 				addon = &addons.Items[i]
 			}
-			n.Ask(t, o, addon)
+			if err := n.Ask(ctx, o, addon); err != nil {
+				return err.Error()
+			}
 			if what := done(n, addon); what != "" {
 				missing = n.Namespace + ": " + what
 				continue
 			}
 			finished[n] = true
 		}
-		if missing == "" {
+		return missing
+	}
+	for {
+		if missing = look(); missing == "" {
 			return
 		}
 		select {
@@ -635,6 +688,49 @@ func Describe(addon *v1alpha1.ClusterAddon) string {
 	return strings.Join(append(lines, addon.Annotations[v1alpha1.RolloutAnnotation]), "; ")
 }
 
+// AwaitRelease waits until a release in the namespace of a tenant is as it should be, by what its status says.
+func (w *World) AwaitRelease(t testing.TB, n *Tenant, name string, done func(ready bool, message string) bool) {
+	t.Helper()
+	ctx, cancel := context.WithTimeout(t.Context(), Patience)
+	defer cancel()
+	tick := time.NewTicker(100 * time.Millisecond)
+	defer tick.Stop()
+	for {
+		rel := &v1alpha1.ClusterStackRelease{}
+		err := w.Client.Get(ctx, client.ObjectKey{Namespace: n.Namespace, Name: name}, rel)
+		message := ""
+		if ready := rel.Status.Conditions.Get(v1alpha1.ReadyCondition); ready != nil {
+			message = ready.Message
+		}
+		if err == nil && done(rel.Status.Ready, message) {
+			return
+		}
+		select {
+		case <-ctx.Done():
+			t.Fatalf("waited in vain for release %s of %s: ready is %t, %s, %v", name, n.Namespace, rel.Status.Ready, message, err)
+		case <-tick.C:
+		}
+	}
+}
+
+// AwaitWrites waits until operators have sent so many requests to change something.
+func (w *World) AwaitWrites(t testing.TB, o *Operator, number int64) {
+	t.Helper()
+	ctx, cancel := context.WithTimeout(t.Context(), Patience)
+	defer cancel()
+	tick := time.NewTicker(10 * time.Millisecond)
+	defer tick.Stop()
+	for w.Writes() < number {
+		select {
+		case <-o.Done():
+			t.Fatalf("the operator ended by itself: %v", o.Err())
+		case <-ctx.Done():
+			t.Fatalf("the operator has sent %d requests to change something, waited in vain for %d", w.Writes(), number)
+		case <-tick.C:
+		}
+	}
+}
+
 // AwaitRest waits until the operator has nothing to do any more.
 func (w *World) AwaitRest(t testing.TB, o *Operator) {
 	t.Helper()
@@ -642,8 +738,9 @@ func (w *World) AwaitRest(t testing.TB, o *Operator) {
 	defer cancel()
 	tick := time.NewTicker(100 * time.Millisecond)
 	defer tick.Stop()
-	// Looked at more than once: between a change and the event about it all queues are empty.
-	for quiet, writes := 0, w.Writes(); quiet < 10; quiet++ {
+	// Looked at more than once: between a change and the event about it all queues are empty. And for longer than
+	// anything that is soon to be tried again waits for that; no queue counts it.
+	for quiet, writes := 0, w.Writes(); quiet < 25; quiet++ {
 		busy, err := o.Busy(ctx)
 		if err != nil {
 			t.Fatal(err)
@@ -675,8 +772,8 @@ func (n *Tenant) CheckForeign(t testing.TB) {
 	}
 }
 
-// CheckEvents checks that no transition was told twice.
-func (n *Tenant) CheckEvents(t testing.TB) {
+// CheckEvents checks that no transition was told more often than it may have been.
+func (n *Tenant) CheckEvents(t testing.TB, most int) {
 	t.Helper()
 	list := &eventsv1.EventList{}
 	if err := n.w.Client.List(t.Context(), list, client.InNamespace(n.Namespace)); err != nil {
@@ -694,7 +791,7 @@ func (n *Tenant) CheckEvents(t testing.TB) {
 		told[e.Regarding.Kind+" "+e.Reason+": "+e.Note] += times
 	}
 	for what, times := range told {
-		if times > 1 {
+		if times > most {
 			t.Errorf("%s: told %d times: %s", n.Namespace, times, what)
 		}
 	}
