@@ -208,8 +208,11 @@ func (w *webhooks) deleteRelease(ctx context.Context, request ctrladmission.Requ
 // shownUsers is how many Clusters a denial names.
 const shownUsers = 3
 
+// unlessUsed denies a deletion while Clusters use one of the releases. Those that are being deleted themselves do not
+// count: the finalizer of the release keeps its class until they are gone, and a namespace that is deleted with all
+// that is in it does not have to come back again and again.
 func (w *webhooks) unlessUsed(ctx context.Context, request ctrladmission.Request, keys ...releases.Key) ctrladmission.Response {
-	usage, err := releases.FindUsage(ctx, w.live)
+	usage, err := releases.FindLastingUsage(ctx, w.live)
 	if err != nil {
 		return failed(request, err)
 	}

@@ -112,6 +112,7 @@ func TestWebhooks(t *testing.T) {
 		}
 		cluster := apitest.Cluster(users, "c", v1of35, "v1.35.4")
 		cluster.Spec.Topology.ClassRef.Namespace = classes
+		cluster.Finalizers = []string{"test.clusterstack.x-k8s.io/keep"}
 		create(t, c, cluster)
 
 		for _, obj := range []client.Object{stack, rel} {
@@ -137,11 +138,15 @@ func TestWebhooks(t *testing.T) {
 		if err := c.Delete(t.Context(), other); err != nil {
 			t.Errorf("delete a release that nobody uses: %v", err)
 		}
+		// Whoever deletes both, or their namespace, need not wait for one before the other: the finalizer of the release does.
 		if err := c.Delete(t.Context(), cluster); err != nil {
 			t.Fatal(err)
 		}
+		if get(t, c, users, cluster.Name, cluster); cluster.DeletionTimestamp == nil {
+			t.Fatal("the Cluster is gone at once; the test proves nothing about one that is being deleted")
+		}
 		if err := c.Delete(t.Context(), stack); err != nil {
-			t.Errorf("delete a ClusterStack that is used no more: %v", err)
+			t.Errorf("delete a ClusterStack that is used only by a Cluster that is being deleted: %v", err)
 		}
 	})
 

@@ -46,6 +46,16 @@ func UsedBy(cluster *clusterv1.Cluster) (Key, bool) {
 //
 // Whoever deletes on the strength of the answer passes a reader that does not read from a cache.
 func FindUsage(ctx context.Context, reader client.Reader) (Usage, error) {
+	return findUsage(ctx, reader, func(*clusterv1.Cluster) bool { return true })
+}
+
+// FindLastingUsage is FindUsage without the Clusters that are being deleted. What only they use is needed until they
+// are gone, and not afterwards.
+func FindLastingUsage(ctx context.Context, reader client.Reader) (Usage, error) {
+	return findUsage(ctx, reader, func(cluster *clusterv1.Cluster) bool { return cluster.DeletionTimestamp.IsZero() })
+}
+
+func findUsage(ctx context.Context, reader client.Reader, counts func(*clusterv1.Cluster) bool) (Usage, error) {
 	// There are many, and they are only read.
 	clusters := &clusterv1.ClusterList{}
 	if err := reader.List(ctx, clusters, client.UnsafeDisableDeepCopy); err != nil {
@@ -59,7 +69,7 @@ func FindUsage(ctx context.Context, reader client.Reader) (Usage, error) {
 	classNamespace := map[client.ObjectKey]string{}
 	for i := range clusters.Items {
 		cluster := &clusters.Items[i]
-		if key, ok := UsedBy(cluster); ok {
+		if key, ok := UsedBy(cluster); ok && counts(cluster) {
 			usage.add(key, client.ObjectKeyFromObject(cluster))
 			classNamespace[client.ObjectKeyFromObject(cluster)] = key.Namespace
 		}
