@@ -29,6 +29,8 @@ import (
 	"runtime/debug"
 	"time"
 
+	corev1 "k8s.io/api/core/v1"
+	apierrors "k8s.io/apimachinery/pkg/api/errors"
 	"k8s.io/apimachinery/pkg/runtime"
 	"k8s.io/client-go/tools/events"
 	"k8s.io/utils/clock"
@@ -164,7 +166,8 @@ func (r result) done() bool { return r.reached && r.err == nil && r.outcome.answ
 // An error of a step is returned, so that the controller retries it with backoff. One that is
 // permanent is not retried; if its step asked to look again, that is done instead of retrying. A
 // status that could not be written is always retried. When a step or the write finds that obj was
-// changed by somebody else meanwhile, nothing is reported and the run starts again.
+// changed by somebody else meanwhile, nothing is reported and the run starts again. Nor is anything reported when a
+// step finds the namespace being deleted.
 func Run(ctx context.Context, c client.Client, obj Object, parts ...Part) (ctrl.Result, error) {
 	p := plan{clock: clock.RealClock{}}
 	for _, part := range parts {
@@ -194,6 +197,10 @@ func Run(ctx context.Context, c client.Client, obj Object, parts ...Part) (ctrl.
 		} else if stale(err) {
 			ctrl.LoggerFrom(ctx).V(4).Info("The object changed during the run, starting again", "step", s.condition, "cause", err.Error())
 			return ctrl.Result{RequeueAfter: restart}, nil
+		} else if apierrors.HasStatusCause(err, corev1.NamespaceTerminatingCause) {
+			// All that is in the namespace goes, obj too. It is no fault, and events about it would be refused as well.
+			ctrl.LoggerFrom(ctx).V(2).Info("The namespace is being deleted", "step", s.condition, "cause", err.Error())
+			return ctrl.Result{RequeueAfter: ending}, nil
 		}
 		held = !s.beside && !results[i].done()
 	}
@@ -261,6 +268,10 @@ func logPanic(ctx context.Context, condition string, with any, stack []byte) {
 // restart is how long a run waits that saw an old state of its object. The watch that brings the
 // new state usually wakes it first.
 const restart = time.Second
+
+// ending is how long a run waits that could not make something because the namespace is being deleted. Whoever
+// deletes its object, as will be done in a moment, wakes it first.
+const ending = 10 * time.Second
 
 // transient returns the errors that are worth retrying, joined.
 func transient(results []result) error {

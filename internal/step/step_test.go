@@ -13,6 +13,7 @@ import (
 
 	"github.com/google/go-cmp/cmp"
 	"github.com/google/go-cmp/cmp/cmpopts"
+	corev1 "k8s.io/api/core/v1"
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/runtime"
@@ -211,6 +212,13 @@ func TestRun(t *testing.T) {
 			want:   v1alpha1.Conditions{condition("Ready", "True", "Done", "all conditions are met", earlier)},
 			result: ctrl.Result{RequeueAfter: time.Second},
 		},
+		"NamespaceIsDeleted": {
+			why:    "What cannot be made because everything goes is no fault, and nobody is left to be told.",
+			stored: v1alpha1.Conditions{condition("Ready", "True", "Done", "all conditions are met", earlier)},
+			parts:  []step.Part{step.On("A", answer(step.Outcome{}, step.Because("FailedToCreateOrUpdate", errors.Join(fmt.Errorf("create: %w", namespaceTerminating())))))},
+			want:   v1alpha1.Conditions{condition("Ready", "True", "Done", "all conditions are met", earlier)},
+			result: ctrl.Result{RequeueAfter: 10 * time.Second},
+		},
 		"MessagesAreBoundedAndPrintable": {
 			why:   "Their text may come from a cluster or a release that nobody trusts.",
 			parts: []step.Part{step.On("A", answer(step.Wait("Long", "a\nb\x1b[31m%s", strings.Repeat("ä", 2000)), nil))},
@@ -258,6 +266,13 @@ func TestRun(t *testing.T) {
 			}
 		})
 	}
+}
+
+// namespaceTerminating is what an API server answers to whoever makes something in a namespace that is being deleted.
+func namespaceTerminating() error {
+	err := apierrors.NewForbidden(v1alpha1.GroupVersion.WithResource("x").GroupResource(), "x", errors.New("the namespace is being terminated"))
+	err.ErrStatus.Details.Causes = []metav1.StatusCause{{Type: corev1.NamespaceTerminatingCause}}
+	return err
 }
 
 func TestRunWritesStatusOfSteps(t *testing.T) {

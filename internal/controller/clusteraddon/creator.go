@@ -75,7 +75,11 @@ func (c *creator) Reconcile(ctx context.Context, cluster *clusterv1.Cluster) (ct
 		return ctrl.Result{}, err
 	}
 	addon = clusterAddon(cluster)
-	if err := c.client.Create(ctx, addon); err != nil && !apierrors.IsAlreadyExists(err) {
+	err = c.client.Create(ctx, addon)
+	if apierrors.HasStatusCause(err, corev1.NamespaceTerminatingCause) {
+		return ctrl.Result{}, nil // the Cluster is about to be deleted, too
+	}
+	if err != nil && !apierrors.IsAlreadyExists(err) {
 		return ctrl.Result{}, fmt.Errorf("create ClusterAddon %s: %w", addon.Name, err)
 	}
 	return ctrl.Result{}, nil
