@@ -24,7 +24,9 @@ import (
 
 	"github.com/clusterstacks/cluster-stack-operator/api/v1alpha1"
 	"github.com/clusterstacks/cluster-stack-operator/internal/apitest"
+	"github.com/clusterstacks/cluster-stack-operator/internal/controller/releases"
 	"github.com/clusterstacks/cluster-stack-operator/internal/release"
+	"github.com/clusterstacks/cluster-stack-operator/internal/store"
 )
 
 func TestReconcile(t *testing.T) {
@@ -33,6 +35,7 @@ func TestReconcile(t *testing.T) {
 		"Creates":                       testCreates,
 		"AwaitsTheControlPlane":         testAwaitsTheControlPlane,
 		"AwaitsTheRelease":              testAwaitsTheRelease,
+		"OutlivesItsRelease":            testOutlivesItsRelease,
 		"HoldsAtGates":                  testHoldsAtGates,
 		"PassesAFailingAddon":           testPassesAFailingAddon,
 		"ReportsConflicts":              testReportsConflicts,
@@ -200,6 +203,61 @@ func testAwaitsTheRelease(e *env) {
 	e.publish(v1, both("cni"), starter1)
 	o.settle()
 	e.wantReady()
+}
+
+// The store is lost, and the source no longer has the release. The cluster is said to be what it is, until somebody wants
+// something for which the release is needed.
+func testOutlivesItsRelease(e *env) {
+	e.publish(v1, both("cni"), starter1)
+	rel := apitest.ClusterStackRelease(e.ns, v1)
+	e.running(v1, k135)
+	o := e.start()
+	o.settle()
+	e.wantReady()
+	e.fix(rel, e.record().Applied.Digest)
+	o.settle()
+	before := e.addon()
+
+	e.source.Withdraw(v1)
+	var err error
+	if e.store, err = store.Open(e.TempDir(), store.Options{}); err != nil {
+		e.Fatal(err)
+	}
+	lost := e.store
+	e.Cleanup(func() { _ = lost.Close() })
+	o = e.start()
+	after := o.settle()
+	e.wantReady()
+	e.wantCondition(v1alpha1.ClusterStackReleaseDownloadedCondition, "True", v1alpha1.DoneReason, v1+" is in place; it cannot be opened at present")
+	if diff := cmp.Diff(before.Status.TargetRelease, after.Status.TargetRelease); diff != "" {
+		e.Errorf("target (-before +after):\n%s", diff)
+	}
+	if mutating, _, _ := o.faults.counts(); mutating != 1 {
+		e.Errorf("%d writes, want the one of the status", mutating)
+	}
+
+	// Another content under the name is another release.
+	e.fix(rel, "sha256:"+strings.Repeat("0", 64))
+	o.settle()
+	e.wantCondition(v1alpha1.ClusterStackReleaseDownloadedCondition, "False", v1alpha1.NotPublishedReason, v1)
+	e.fix(rel, before.Status.AppliedRelease.Digest)
+	o.settle()
+	e.wantReady()
+	e.edit(func(cluster *clusterv1.Cluster) { cluster.Spec.Topology.Version = "v1.35.5" })
+	o.settle()
+	e.wantCondition(v1alpha1.ClusterStackReleaseDownloadedCondition, "False", v1alpha1.NotPublishedReason, v1)
+}
+
+// fix fixes the digest of a release, as its controller does.
+func (e *env) fix(rel *v1alpha1.ClusterStackRelease, digest string) {
+	e.Helper()
+	if err := e.client.Get(e.Context(), client.ObjectKeyFromObject(rel), rel); err != nil {
+		e.Fatal(err)
+	}
+	rel.Annotations = map[string]string{v1alpha1.PinAnnotation: releases.Pinned{Source: "memory", Digest: digest}.String()}
+	if err := e.client.Update(e.Context(), rel); err != nil {
+		e.Fatal(err)
+	}
 }
 
 func testHoldsAtGates(e *env) {

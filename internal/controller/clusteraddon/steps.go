@@ -11,6 +11,7 @@ import (
 	"strings"
 	"time"
 
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/apis/meta/v1/unstructured"
 	"k8s.io/utils/ptr"
 	clusterv1 "sigs.k8s.io/cluster-api/api/core/v1beta2"
@@ -49,7 +50,7 @@ type work struct {
 	// conn is set by reachCluster.
 	conn *connection
 
-	// Set by openRelease.
+	// Set by openRelease. The release is nil when it is in place and cannot be opened.
 	release *release.Release
 	digest  string
 
@@ -226,9 +227,17 @@ func (w *work) silent() step.Outcome {
 // openRelease opens the release that the Cluster uses.
 func (w *work) openRelease(ctx context.Context) (step.Outcome, error) {
 	key, _ := releases.UsedBy(w.cluster)
-	w.addon.Status.TargetRelease = &v1alpha1.AddonRelease{Name: key.Name.String()}
 	again := w.patiently(step.Outcome{}.LookAgain(w.options.Recheck))
 	rel, digest, err := w.releases.Open(ctx, key.Namespace, key.Name)
+	if err != nil && !releases.Refused(err) && !releases.Moved(err) && !step.Permanent(err) && w.inPlace(ctx, key) {
+		// The store was lost, and the source cannot be asked, has not answered yet, or no longer has the release. That
+		// changes nothing about what is in the cluster.
+		if releases.Pending(err) {
+			return w.asBefore(v1alpha1.ClusterStackReleaseDownloadedCondition, key.Name.String()).LookAgain(pendingRecheck), nil
+		}
+		return step.Done().Saying("%s is in place; it cannot be opened at present: %v", key.Name, err).LookAgain(min(w.options.Recheck, reopen)), nil
+	}
+	w.addon.Status.TargetRelease = &v1alpha1.AddonRelease{Name: key.Name.String()}
 	switch {
 	case releases.Pending(err):
 		return step.Wait(v1alpha1.ReleaseAssetsNotDownloadedYetReason, "%v", err).LookAgain(pendingRecheck), nil
@@ -251,8 +260,37 @@ func (w *work) openRelease(ctx context.Context) (step.Outcome, error) {
 // pendingRecheck is how often a fetch is asked after. Whoever fetches wakes the ClusterStackRelease only.
 const pendingRecheck = 2 * time.Second
 
+// reopen is how often a release is asked for that is in place and cannot be opened.
+const reopen = time.Minute
+
+// inPlace tells whether the cluster has the addons of the release that it uses, and nothing is under way or asked for,
+// as far as that can be known without the release.
+func (w *work) inPlace(ctx context.Context, key releases.Key) bool {
+	applied := w.record.Applied
+	if applied == nil || !applied.Pruned || w.record.Open() != nil || !w.cluster.DeletionTimestamp.IsZero() ||
+		applied.Namespace != key.Namespace || applied.Class != key.Name.ClassName() || applied.Version != w.cluster.Spec.Topology.Version ||
+		w.asked != nil && !w.record.Proves(*w.asked) && !w.record.Idle(*w.asked) {
+		return false
+	}
+	rel := &v1alpha1.ClusterStackRelease{}
+	err := w.client.Get(ctx, client.ObjectKey{Namespace: key.Namespace, Name: key.Name.String()}, rel)
+	return err == nil && releases.PinOf(rel).Digest == applied.Digest
+}
+
+// asBefore is the outcome of a step that could not look at anything and knows of no change: what was said when it
+// was done last stands.
+func (w *work) asBefore(conditionType, otherwise string) step.Outcome {
+	if stored := w.addon.Status.Conditions.Get(conditionType); stored != nil && stored.Status == metav1.ConditionTrue {
+		return step.Done().Saying("%s", stored.Message)
+	}
+	return step.Done().Saying("%s", otherwise)
+}
+
 // evaluate runs the stages, and reports whether a condition of one is waited for.
 func (w *work) evaluate(ctx context.Context) (step.Outcome, error) {
+	if w.release == nil {
+		return w.asBefore(v1alpha1.EvaluatedCELCondition, "no stage waits for a condition"), nil
+	}
 	w.run(ctx)
 	if w.gate != nil && w.gate.reason != v1alpha1.ObjectsApplyingOngoingReason {
 		return step.Wait(w.gate.reason, "stage %s waits for %s", w.gate.stage, w.gate.waiting), nil
@@ -267,6 +305,9 @@ func (w *work) evaluate(ctx context.Context) (step.Outcome, error) {
 
 // advance reports what came of the stages.
 func (w *work) advance(ctx context.Context) (step.Outcome, error) {
+	if w.release == nil {
+		return w.asBefore(v1alpha1.HelmChartAppliedCondition, "the addons of the release are in place"), nil
+	}
 	w.run(ctx)
 	return w.applied, w.failed
 }
@@ -382,6 +423,10 @@ func (w *work) moves(ctx context.Context) (step.Outcome, error) {
 func (w *work) prune(ctx context.Context) (step.Outcome, error) {
 	if !w.cluster.DeletionTimestamp.IsZero() {
 		return step.Done().Saying("the Cluster is being deleted as a whole"), nil
+	}
+	if w.release == nil {
+		w.addon.Status.Ready = true
+		return w.asBefore(v1alpha1.LeftoversPrunedCondition, "nothing is left of earlier releases"), nil
 	}
 	ctx, end := w.conn.begin(ctx, w.turn)
 	defer end()
