@@ -130,11 +130,18 @@ func (r *Releases) OpenPinned(ctx context.Context, namespace string, name releas
 	return opened.Release, opened.Pinned.Digest, err
 }
 
-// OpenFrom opens a release from an origin. What the pin leaves open may be anything.
+// OpenFrom opens a release from an origin. Without a digest in the pin it is the one that the source offers now, or what
+// the store has when the source cannot be asked.
 func (r *Releases) OpenFrom(ctx context.Context, o Origin, name release.Name, pin store.Pin) (Opened, error) {
 	which := broken{key: o.Key, name: name, pinned: pin.Digest}
 	if err := r.stillBroken(ctx, o, which); err != nil {
 		return Opened{}, err
+	}
+	if pin.Digest == "" {
+		// The store may have an earlier content of that name, which was deleted because it was corrected.
+		asked, cancel := context.WithTimeout(ctx, offerTimeout)
+		pin.Digest, _ = r.Offered(asked, o, name) // whoever fetches it is told
+		cancel()
 	}
 	want := store.Want{Key: o.Key, Name: name, Pin: pin, From: &fetcher{releases: r, origin: o, which: which}}
 	var err error
@@ -166,6 +173,9 @@ func (r *Releases) OpenFrom(ctx context.Context, o Origin, name release.Name, pi
 		Signer:  got.Signer,
 	}, nil
 }
+
+// offerTimeout is enough for one small request. A source that hangs shall not hold up what the store has.
+const offerTimeout = 5 * time.Second
 
 // signs reports whether the source of an origin keeps signatures apart from the files of releases.
 func (r *Releases) signs(o Origin) bool {
