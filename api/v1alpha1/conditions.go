@@ -113,7 +113,8 @@ const (
 	// fetched should the operator lose its copy.
 	NotOfferedReason = "NotOffered"
 	// ReleaseMovedReason: the source offers other content under the name of a release that is in use;
-	// the content fetched first stays in use. Publish changed content under a new version.
+	// the content fetched first stays in use. Publish changed content under a new version, or delete the
+	// ClusterStackRelease once no Cluster uses it.
 	ReleaseMovedReason = "ReleaseMoved"
 	// ProcessOngoingReason: the provider integration is at work. See its object.
 	ProcessOngoingReason = "ProcessOngoing"

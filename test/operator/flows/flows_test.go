@@ -7,6 +7,7 @@ package flows
 
 import (
 	"fmt"
+	"net/http"
 	"os"
 	"path/filepath"
 	"slices"
@@ -65,6 +66,7 @@ func TestFlows(t *testing.T) {
 		"ClassOfAnotherNamespace":    (*flow).classOfAnotherNamespace,
 		"CustomVersion":              (*flow).customVersion,
 		"DeletedWhileItWaits":        (*flow).deletedWhileItWaits,
+		"DeletedInTheMiddleOfAStage": (*flow).deletedInTheMiddleOfAStage,
 	} {
 		t.Run(name, func(t *testing.T) {
 			t.Parallel()
@@ -392,6 +394,40 @@ func (f *flow) deletedWhileItWaits() {
 	n.Subscribe(f.T, f.stack("1.35", "v1"))
 	n.Create(f.T, f.class("1-35-v1"), k135)
 	f.told(n, "stage cni waits for", "never")
+	f.deleted(n)
+}
+
+// A Cluster goes while its API server leaves the second of three objects unanswered.
+func (f *flow) deletedInTheMiddleOfAStage() {
+	f.publish("1-35-v1", addon("cni", "1"), addon("csi", "1"), addon("metrics", "1"))
+	n := f.Tenant(f.T)
+	reached := make(chan struct{})
+	hang := func(_ http.ResponseWriter, r *http.Request) bool {
+		if r.Method != http.MethodPatch || !strings.HasPrefix(r.URL.Path, "/clusters/"+n.Namespace+"/") || !strings.HasSuffix(r.URL.Path, "/csi") {
+			return false
+		}
+		select {
+		case reached <- struct{}{}:
+		case <-r.Context().Done():
+		}
+		<-r.Context().Done()
+		return true
+	}
+	f.Harm.Store(&hang)
+	defer f.Harm.Store(nil)
+	n.Subscribe(f.T, f.stack("1.35", "v1"))
+	n.Create(f.T, f.class("1-35-v1"), k135)
+	select {
+	case <-reached:
+	case <-time.After(operatortest.Patience):
+		f.Fatal("the addons do not come to the second object")
+	}
+	f.deleted(n)
+}
+
+// deleted deletes the Cluster of a tenant and all else, and waits until nothing of it is left.
+func (f *flow) deleted(n *operatortest.Tenant) {
+	f.Helper()
 	n.Delete(f.T)
 	f.eventually("nothing is left", func() bool {
 		left, err := n.Collect(f.Context())
