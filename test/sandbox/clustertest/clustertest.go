@@ -33,9 +33,11 @@ import (
 	"k8s.io/client-go/tools/clientcmd"
 	controlplanev1 "sigs.k8s.io/cluster-api/api/controlplane/kubeadm/v1beta2"
 	clusterv1 "sigs.k8s.io/cluster-api/api/core/v1beta2"
+	runtimev1 "sigs.k8s.io/cluster-api/api/runtime/v1beta2"
 	"sigs.k8s.io/cluster-api/util/conditions"
 	"sigs.k8s.io/controller-runtime/pkg/client"
 
+	"github.com/clusterstacks/cluster-stack-operator/api/v1alpha1"
 	"github.com/clusterstacks/cluster-stack-operator/internal/sandbox/failure"
 	"github.com/clusterstacks/cluster-stack-operator/internal/sandbox/process"
 	"github.com/clusterstacks/cluster-stack-operator/internal/sandbox/sandboxtest"
@@ -64,11 +66,11 @@ func Open(t testing.TB, kubeconfig, dir string) *Management {
 	return &Management{WithWatch: Connect(t, config), dir: dir}
 }
 
-// Connect gives a client that knows the kinds of Kubernetes, Cluster API and the sandbox.
+// Connect gives a client that knows the kinds of Kubernetes, Cluster API, the operator and the sandbox.
 func Connect(t testing.TB, config *rest.Config) client.WithWatch {
 	t.Helper()
 	kinds := runtime.NewScheme()
-	for _, add := range []func(*runtime.Scheme) error{scheme.AddToScheme, clusterv1.AddToScheme, controlplanev1.AddToScheme, failure.AddToScheme} {
+	for _, add := range []func(*runtime.Scheme) error{scheme.AddToScheme, clusterv1.AddToScheme, runtimev1.AddToScheme, controlplanev1.AddToScheme, v1alpha1.AddToScheme, failure.AddToScheme} {
 		if err := add(kinds); err != nil {
 			t.Fatal(err)
 		}
