@@ -128,7 +128,6 @@ func TestRun(t *testing.T) {
 			wantErr: "a fault in the operator itself",
 			events: []string{
 				"Warning InternalError a fault in the operator itself; its log has the details, which are worth a report",
-				"Warning InternalError a fault in the operator itself; its log has the details, which are worth a report",
 			},
 		},
 		"ErrorIsRetried": {
@@ -180,6 +179,19 @@ func TestRun(t *testing.T) {
 			},
 			result: ctrl.Result{RequeueAfter: time.Minute},
 			events: []string{"Normal Ready all conditions are met", "Normal SourceDown no answer"},
+		},
+		"OneFactIsToldOnce": {
+			why: "The condition of a stage and the application of the addons wait for the same object.",
+			parts: []step.Part{
+				step.Beside("A", answer(step.Wait("NotThere", "x is not there"), nil)),
+				step.On("B", answer(step.Wait("NotThere", "x is not there"), nil)),
+			},
+			want: v1alpha1.Conditions{
+				condition("Ready", "False", "NotThere", "x is not there", now),
+				condition("A", "False", "NotThere", "x is not there", now),
+				condition("B", "False", "NotThere", "x is not there", now),
+			},
+			events: []string{"Normal NotThere x is not there"},
 		},
 		"BesideIsRetriedAllTheSame": {
 			parts: []step.Part{step.Beside("A", answer(step.Outcome{}, errors.New("no route"))), step.On("B", answer(step.Done(), nil))},

@@ -87,6 +87,7 @@ func report(ctx context.Context, p plan, obj Object, changed v1alpha1.Conditions
 		return c.Type == v1alpha1.ReadyCondition && c.Status == metav1.ConditionTrue
 	})
 	log := ctrl.LoggerFrom(ctx)
+	told := map[[3]string]bool{}
 	for _, c := range changed {
 		log.V(2).Info("Condition changed", "condition", c.Type, "status", c.Status, "reason", c.Reason, "message", c.Message)
 		// Ready only repeats why a step is not done, so its way down is told by that step.
@@ -102,6 +103,12 @@ func report(ctx context.Context, p plan, obj Object, changed v1alpha1.Conditions
 		} else if c.Status == metav1.ConditionTrue {
 			reason = c.Type // "Done" alone would not say what is
 		}
+		// A condition beside the line may say the same as the one of the line that it belongs to.
+		fact := [3]string{kind, reason, c.Message}
+		if told[fact] {
+			continue
+		}
+		told[fact] = true
 		p.recorder.Eventf(obj, nil, kind, reason, c.Type, "%s", c.Message)
 		for _, other := range p.also {
 			p.recorder.Eventf(other, obj, kind, reason, c.Type, "%s", c.Message)
