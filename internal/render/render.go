@@ -226,6 +226,7 @@ func (in Input) render(cache *Cache, values map[string]any, r *recorder) (*Resul
 	if err := checkInstallable(c, capabilities.KubeVersion.String()); err != nil {
 		return nil, err
 	}
+	defaults := c.Values
 	if err := chartutil.ProcessDependencies(c, values); err != nil {
 		return nil, invalid("Chart.yaml", "its dependencies and the values do not fit together")
 	}
@@ -238,7 +239,7 @@ func (in Input) render(cache *Cache, values map[string]any, r *recorder) (*Resul
 		capabilities.APIVersions = append(capabilities.APIVersions, servedBy(crd)...)
 	}
 
-	top, err := util.ToRenderValuesWithSchemaValidation(c, values, common.ReleaseOptions{
+	top, err := util.ToRenderValuesWithSchemaValidation(c, withDependencies(c, values), common.ReleaseOptions{
 		Name:      in.ReleaseName,
 		Namespace: in.Namespace,
 		Revision:  1,
@@ -248,6 +249,7 @@ func (in Input) render(cache *Cache, values map[string]any, r *recorder) (*Resul
 		return nil, invalid("values.yaml", "the values do not fit together")
 	}
 	if all, ok := top["Values"].(valuesMap); ok {
+		restoreNulls(all, defaults, values, c.Dependencies())
 		if err := checkSchemas(cache, c, all); err != nil {
 			return nil, err
 		}
@@ -270,6 +272,47 @@ func (in Input) render(cache *Cache, values map[string]any, r *recorder) (*Resul
 		return nil, invalid("", "renders to more than %d objects", maxObjects)
 	}
 	return &Result{Objects: objects, Hooks: hooks}, nil
+}
+
+// withDependencies returns values with a map for each dependency of a chart, empty where there is none. Where one is
+// absent, Helm 4 drops from the values.yaml of the chart and its dependencies all keys without a value. Helm 3 has them:
+// with such keys, charts take defaults of their dependencies away, and templates ask whether they exist.
+func withDependencies(c *chart.Chart, values map[string]any) map[string]any {
+	if len(c.Dependencies()) == 0 {
+		return values
+	}
+	seeded := map[string]any{}
+	maps.Copy(seeded, values)
+	for _, d := range c.Dependencies() {
+		below, isMap := seeded[d.Name()].(map[string]any)
+		if _, given := seeded[d.Name()]; given && !isMap {
+			continue // Helm reports that
+		}
+		if below == nil {
+			below = map[string]any{}
+		}
+		seeded[d.Name()] = withDependencies(d, below)
+	}
+	return seeded
+}
+
+// restoreNulls puts back into the values that a chart gets the keys without a value of its own values.yaml, which Helm 4
+// drops and Helm 3 has. What is given for such a key counts, also if that is nothing.
+func restoreNulls(all, defaults, given map[string]any, dependencies []*chart.Chart) {
+	for key, value := range defaults {
+		if slices.ContainsFunc(dependencies, func(d *chart.Chart) bool { return d.Name() == key }) {
+			continue // withDependencies has seen to that
+		}
+		over, isGiven := given[key]
+		below, isMap := value.(map[string]any)
+		switch kept, has := all[key].(map[string]any); {
+		case value == nil && !isGiven:
+			all[key] = nil
+		case isMap && has:
+			nested, _ := over.(map[string]any)
+			restoreNulls(kept, below, nested, nil)
+		}
+	}
 }
 
 // inChart makes the file of an error relative to the chart, whose name Helm puts before it.
