@@ -4,6 +4,7 @@
 package web
 
 import (
+	"crypto/rand"
 	"encoding/base64"
 	"net/http"
 	"net/url"
@@ -20,19 +21,20 @@ func TokenServers(next http.RoundTripper) http.RoundTripper {
 	if next == nil {
 		next = http.DefaultTransport
 	}
-	return &tokenServers{next: next}
+	return &tokenServers{next: next, prefix: "/.token-server/" + rand.Text() + "/"}
 }
 
-type tokenServers struct{ next http.RoundTripper }
-
-// realmPath begins the paths that stand for a server of tokens. No path of a registry begins so.
-const realmPath = "/.token-server/"
+type tokenServers struct {
+	next http.RoundTripper
+	// prefix begins the paths that stand for a server of tokens. It never leaves this process, so no redirect can name it.
+	prefix string
+}
 
 // realmParameter is where the challenge of a registry names its server of tokens.
 var realmParameter = regexp.MustCompile(`(?i)(\brealm=")([^"]*)(")`)
 
 func (t *tokenServers) RoundTrip(req *http.Request) (*http.Response, error) {
-	if encoded, is := strings.CutPrefix(req.URL.Path, realmPath); is {
+	if encoded, is := strings.CutPrefix(req.URL.Path, t.prefix); is {
 		return t.ask(req, encoded)
 	}
 	resp, err := t.next.RoundTrip(req)
@@ -43,14 +45,14 @@ func (t *tokenServers) RoundTrip(req *http.Request) (*http.Response, error) {
 	if scheme, _, _ := strings.Cut(challenge, " "); strings.EqualFold(scheme, "bearer") {
 		resp.Header.Set("Www-Authenticate", realmParameter.ReplaceAllStringFunc(challenge, func(parameter string) string {
 			part := realmParameter.FindStringSubmatch(parameter)
-			return part[1] + alias(req.URL, part[2]) + part[3]
+			return part[1] + t.alias(req.URL, part[2]) + part[3]
 		}))
 	}
 	return resp, nil
 }
 
 // alias returns the URL by which the server of tokens goes. One that needs none, or that nobody could ask, keeps its own.
-func alias(registry *url.URL, realm string) string {
+func (t *tokenServers) alias(registry *url.URL, realm string) string {
 	server, err := url.Parse(realm)
 	if err != nil || server.Host == "" || strings.EqualFold(server.Hostname(), registry.Hostname()) {
 		return realm
@@ -58,7 +60,7 @@ func alias(registry *url.URL, realm string) string {
 	if server.Scheme != "https" && (server.Scheme != "http" || registry.Scheme != "http") {
 		return realm // which the library refuses, and says why
 	}
-	return registry.Scheme + "://" + registry.Host + realmPath + base64.RawURLEncoding.EncodeToString([]byte(realm))
+	return registry.Scheme + "://" + registry.Host + t.prefix + base64.RawURLEncoding.EncodeToString([]byte(realm))
 }
 
 // ask sends a request for a token to the server that the alias in its path stands for.
@@ -83,7 +85,7 @@ func (t *tokenServers) ask(req *http.Request, encoded string) (*http.Response, e
 	if err != nil {
 		return nil, err
 	}
-	resp.Request = req
+	resp.Request = sent // messages about the answer name the server that gave it
 	if location := resp.Header.Get("Location"); location != "" {
 		if to, err := server.Parse(location); err == nil {
 			resp.Header.Set("Location", to.String()) // it is relative to where the request went

@@ -127,7 +127,7 @@ func (s *Story) Watch(ctx context.Context, limit time.Duration, facts func(conte
 
 // Released waits until a release is there for use: the ClusterStackRelease is ready and its class exists.
 func (s *Story) Released(ctx context.Context, namespace, release, class string) error {
-	return s.Watch(ctx, time.Minute, func(ctx context.Context) (Facts, bool, error) {
+	return s.Watch(ctx, 3*time.Minute, func(ctx context.Context) (Facts, bool, error) {
 		facts := Facts{}
 		cskr := &v1alpha1.ClusterStackRelease{}
 		err := s.Client.Get(ctx, client.ObjectKey{Namespace: namespace, Name: release}, cskr)
