@@ -27,6 +27,7 @@ import (
 	"k8s.io/client-go/rest"
 	"k8s.io/client-go/tools/clientcmd"
 	clientcmdapi "k8s.io/client-go/tools/clientcmd/api"
+	"k8s.io/client-go/util/retry"
 	clusterv1 "sigs.k8s.io/cluster-api/api/core/v1beta2"
 	ctrl "sigs.k8s.io/controller-runtime"
 	"sigs.k8s.io/controller-runtime/pkg/client"
@@ -169,20 +170,27 @@ func TestStartSaysWhatIsMissing(t *testing.T) {
 	c := kinds.Client(t, cfg)
 	with := func(name string, change func(*apiextensionsv1.CustomResourceDefinition), test func()) {
 		t.Helper()
-		crd := &apiextensionsv1.CustomResourceDefinition{}
-		if err := c.Get(t.Context(), client.ObjectKey{Name: name}, crd); err != nil {
-			t.Fatal(err)
+		// The API server writes into the status at the same time.
+		edit := func(change func(*apiextensionsv1.CustomResourceDefinition)) {
+			t.Helper()
+			if err := retry.RetryOnConflict(retry.DefaultBackoff, func() error {
+				crd := &apiextensionsv1.CustomResourceDefinition{}
+				if err := c.Get(t.Context(), client.ObjectKey{Name: name}, crd); err != nil {
+					return err
+				}
+				change(crd)
+				return c.Update(t.Context(), crd)
+			}); err != nil {
+				t.Fatal(err)
+			}
 		}
-		before := crd.DeepCopy()
-		change(crd)
-		if err := c.Update(t.Context(), crd); err != nil {
-			t.Fatal(err)
-		}
+		var before apiextensionsv1.CustomResourceDefinitionSpec
+		edit(func(crd *apiextensionsv1.CustomResourceDefinition) {
+			before = *crd.Spec.DeepCopy()
+			change(crd)
+		})
 		test()
-		before.ResourceVersion = crd.ResourceVersion
-		if err := c.Update(t.Context(), before); err != nil {
-			t.Fatal(err)
-		}
+		edit(func(crd *apiextensionsv1.CustomResourceDefinition) { crd.Spec = before })
 	}
 	lookups, err := discovery.NewDiscoveryClientForConfig(cfg)
 	if err != nil {

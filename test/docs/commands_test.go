@@ -53,7 +53,7 @@ var silent = map[string]string{
 	"docs/how-to/back-up.md":               "it takes an installation that the reader has; the controllers' tests lose each of the objects",
 	"docs/how-to/upgrade-the-operator.md":  "it takes two versions",
 	"docs/how-to/install.md":               "test/deploy installs what it renders",
-	"docs/how-to/on-call.md":               "it looks at clusters that the reader has; alerts_test.go ties it to the alerts",
+	"docs/how-to/on-call.md":               "it looks at clusters that the reader has; operations_test.go ties it to the alerts",
 	"docs/how-to/remove-the-operator.md":   "test/deploy types it",
 	"docs/how-to/subscribe-to-releases.md": "its manifests are applied here; the tutorial subscribes, test/operator/sources has registries with credentials",
 	"docs/how-to/take-over.md":             "it takes an installation of the other operator; the controller's tests make its state",

@@ -4,14 +4,74 @@
 package repository_test
 
 import (
+	"go/ast"
+	"go/parser"
+	"go/token"
+	"io/fs"
 	"os"
+	"path/filepath"
 	"regexp"
 	"slices"
 	"strings"
 	"testing"
 
+	"github.com/google/go-cmp/cmp"
 	"sigs.k8s.io/yaml"
 )
+
+// TestEventsAreDocumented compares the reasons that are only for events with the table of them. The types and the objects
+// are compared with a running operator by test/deploy.
+func TestEventsAreDocumented(t *testing.T) {
+	page, err := os.ReadFile("docs/reference/operations.md")
+	if err != nil {
+		t.Fatal(err)
+	}
+	_, section, _ := strings.Cut(string(page), "\n## Events\n")
+	parsed, err := parser.ParseFile(token.NewFileSet(), "api/v1alpha1/conditions.go", nil, parser.ParseComments)
+	if err != nil {
+		t.Fatal(err)
+	}
+	reasons := map[string]string{} // by the names of their constants
+	var ofEvents []string
+	for _, decl := range parsed.Decls {
+		block, ok := decl.(*ast.GenDecl)
+		if !ok || block.Tok != token.CONST {
+			continue
+		}
+		for _, spec := range block.Specs {
+			constant := spec.(*ast.ValueSpec)
+			name := constant.Names[0].Name
+			reasons[name] = strings.Trim(constant.Values[0].(*ast.BasicLit).Value, `"`)
+			if strings.HasPrefix(block.Doc.Text(), "Reasons of events") {
+				ofEvents = append(ofEvents, reasons[name])
+			}
+		}
+	}
+	// Those that code tells by itself, beside the conditions of steps.
+	told := regexp.MustCompile(`(?:\btell\((?:request, )?|Eventf\([^\n]*?corev1\.EventType[A-Za-z]+, )v1alpha1\.([A-Za-z]+Reason)`)
+	err = filepath.WalkDir("internal", func(path string, entry fs.DirEntry, err error) error {
+		if err != nil || entry.IsDir() || !strings.HasSuffix(path, ".go") || strings.HasSuffix(path, "_test.go") {
+			return err
+		}
+		text, err := os.ReadFile(path)
+		for _, match := range told.FindAllStringSubmatch(string(text), -1) {
+			ofEvents = append(ofEvents, reasons[match[1]])
+		}
+		return err
+	})
+	if err != nil {
+		t.Fatal(err)
+	}
+	var documented []string
+	for _, match := range regexp.MustCompile("(?m)^\\| `([A-Za-z]+)` \\|").FindAllStringSubmatch(section, -1) {
+		documented = append(documented, match[1])
+	}
+	slices.Sort(ofEvents)
+	slices.Sort(documented)
+	if diff := cmp.Diff(slices.Compact(ofEvents), documented); diff != "" {
+		t.Errorf("reasons of events (-told +documented):\n%s", diff)
+	}
+}
 
 // TestAlertsAskForMetricsThatExist: an alert about a series that nobody writes is never raised. The table of metrics is
 // compared with a running operator by test/deploy. Whoever is called finds what to do.
