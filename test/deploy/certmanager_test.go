@@ -50,6 +50,7 @@ func certManagerKinds(t *testing.T) string {
 // Secret for each Certificate, and gives the authority to the webhook configurations. Cluster API reads it itself.
 func (o *installed) certManager(t *testing.T) {
 	o.shell(t, "kubectl apply --server-side --filename "+certManagerKinds(t))
+	o.serves(t, schema.GroupVersion{Group: "cert-manager.io", Version: "v1"}, "Issuer", "Certificate")
 	overlay := filepath.Join(t.TempDir(), "overlay.yaml")
 	o.shell(t, fmt.Sprintf("kubectl kustomize %s >%s", filepath.Join(root, "config/certmanager"), overlay))
 	o.install(t, overlay)

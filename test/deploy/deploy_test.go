@@ -32,6 +32,7 @@ import (
 	"k8s.io/apimachinery/pkg/runtime/schema"
 	"k8s.io/apimachinery/pkg/util/wait"
 	utilyaml "k8s.io/apimachinery/pkg/util/yaml"
+	"k8s.io/client-go/discovery"
 	"k8s.io/client-go/kubernetes"
 	"k8s.io/client-go/rest"
 	"k8s.io/client-go/tools/clientcmd"
@@ -276,6 +277,8 @@ func manifests(t *testing.T) string {
 func (o *installed) install(t *testing.T, file string) {
 	t.Helper()
 	o.shell(t, "kubectl apply --server-side --filename "+file)
+	// A Pod that is faster than the definitions is started again; a process of a test is not.
+	o.serves(t, v1alpha1.GroupVersion, v1alpha1.ClusterStackKind, v1alpha1.ClusterStackReleaseKind, v1alpha1.ClusterAddonKind, v1alpha1.ClusterAddonSettingsKind)
 	manifests, err := os.ReadFile(file)
 	if err != nil {
 		t.Fatal(err)
@@ -314,6 +317,28 @@ func (o *installed) install(t *testing.T, file string) {
 		"--hook-bind-address=127.0.0.1", "--hook-port="+strconv.Itoa(hooks),
 		"--certificate-names=cso-webhook-service.cso-system.svc,cso-hook-server-svc.cso-system.svc,127.0.0.1",
 	)
+}
+
+// serves waits until the API server serves kinds whose definitions were applied.
+func (o *installed) serves(t *testing.T, version schema.GroupVersion, kinds ...string) {
+	t.Helper()
+	o.shell(t, "kubectl wait crd --all --for=condition=Established --timeout=120s")
+	lookups, err := discovery.NewDiscoveryClientForConfig(o.management.Config())
+	if err != nil {
+		t.Fatal(err)
+	}
+	await(t, fmt.Sprintf("%s has %v", version, kinds), func(context.Context) (bool, error) {
+		list, err := lookups.ServerResourcesForGroupVersion(version.String())
+		if err != nil {
+			return false, client.IgnoreNotFound(err)
+		}
+		for _, kind := range kinds {
+			if !slices.ContainsFunc(list.APIResources, func(r metav1.APIResource) bool { return r.Kind == kind }) {
+				return false, nil
+			}
+		}
+		return true, nil
+	})
 }
 
 // login returns how a ServiceAccount reaches the management cluster, also as a file.
