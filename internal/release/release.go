@@ -47,6 +47,9 @@ type Release struct {
 	Metadata Metadata
 	// Warnings are faults that do not keep the release from being used. Sorted as found, stable.
 	Warnings []string
+	// Contradictions are those of the warnings that say that its files are of another release than its name. Who
+	// signed them did not sign them under this name.
+	Contradictions []string
 
 	classChart   Chart
 	multistage   bool
@@ -120,10 +123,10 @@ func (o *opener) readMetadata() error {
 	}
 	o.rel.Metadata = metadata
 	if metadata.ClusterStack != o.rel.Name.Version {
-		o.warn(MetadataFile, "versions.clusterStack is %s, but the release is called %s", metadata.ClusterStack, o.rel.Name)
+		o.contradict(MetadataFile, "versions.clusterStack is %s, but the release is called %s", metadata.ClusterStack, o.rel.Name)
 	}
 	if !strings.HasPrefix(metadata.Kubernetes, "v"+o.rel.Name.Kubernetes+".") {
-		o.warn(MetadataFile, "versions.kubernetes is %s, but the release is called %s", metadata.Kubernetes, o.rel.Name)
+		o.contradict(MetadataFile, "versions.kubernetes is %s, but the release is called %s", metadata.Kubernetes, o.rel.Name)
 	}
 	return nil
 }
@@ -187,7 +190,7 @@ func (o *opener) readClassChart() error {
 		return o.invalid(file, err)
 	}
 	if header.Version != o.rel.Name.Version.String() {
-		o.warn(file, "the chart's version is %q, so its ClusterClass may not be called %s", header.Version, o.rel.Name.ClassName())
+		o.contradict(file, "the chart's version is %q, so its ClusterClass may not be called %s", header.Version, o.rel.Name.ClassName())
 	}
 	o.rel.classChart = chart
 	return nil
@@ -269,8 +272,7 @@ func (o *opener) findPackage(part string, version Version) (string, error) {
 	var found []string
 	for _, file := range o.files {
 		_, after, contains := strings.Cut(file, stem)
-		// "v1" is the beginning of "v10" too.
-		if contains && strings.HasSuffix(after, ".tgz") && !isAlphanumeric(after[0]) {
+		if rest, packed := strings.CutSuffix(after, ".tgz"); contains && packed && !goesOn(rest) {
 			found = append(found, file)
 		}
 	}
@@ -283,8 +285,14 @@ func (o *opener) findPackage(part string, version Version) (string, error) {
 	return "", o.invalid("", fmt.Errorf("files %s could each be %s.tgz", strings.Join(found, ", "), stem))
 }
 
-func isAlphanumeric(c byte) bool {
-	return '0' <= c && c <= '9' || 'a' <= c && c <= 'z' || 'A' <= c && c <= 'Z'
+// goesOn reports whether what follows a version makes another version of it: "v1" is the beginning of "v10", "v1.2"
+// and "v1-sha.abc", too.
+func goesOn(rest string) bool {
+	if rest == "" {
+		return false
+	}
+	c := rest[0]
+	return c == '.' || c == '-' || '0' <= c && c <= '9' || 'a' <= c && c <= 'z' || 'A' <= c && c <= 'Z'
 }
 
 // readPackage reads a Helm package, in which everything is in one folder.
@@ -372,6 +380,11 @@ func (o *opener) invalid(file string, reason error) error {
 
 func (o *opener) warn(file, format string, args ...any) {
 	o.rel.Warnings = append(o.rel.Warnings, file+": "+fmt.Sprintf(format, args...))
+}
+
+func (o *opener) contradict(file, format string, args ...any) {
+	o.warn(file, format, args...)
+	o.rel.Contradictions = append(o.rel.Contradictions, o.rel.Warnings[len(o.rel.Warnings)-1])
 }
 
 // chartHeader is what we need of Chart.yaml. The version is free text: charts of cluster stacks carry

@@ -155,10 +155,23 @@ func TestOpenTolerates(t *testing.T) {
 				t.Fatalf("%s: %v", tt.why, err)
 			}
 			warnings := strings.Join(rel.Warnings, "\n")
+			if contradicts := len(rel.Contradictions) > 0; contradicts != strings.HasPrefix(name, "Other") {
+				t.Errorf("contradicts its name: %t", contradicts)
+			}
 			if tt.warning == "" && warnings != "" || !strings.Contains(warnings, tt.warning) {
 				t.Errorf("got warnings %q, want %q", warnings, tt.warning)
 			}
 		})
+	}
+}
+
+// A release v1-sha.abc is none of the version v1, whatever its metadata say.
+func TestStableReleaseIsNotMadeOfAnUnstableOne(t *testing.T) {
+	files := releasetest.Multistage("docker-scs-1-35-v1-sha-abc")
+	files[release.MetadataFile] = &fstest.MapFile{Data: []byte(releasetest.Metadata("v1", "v1.35.4"))}
+	var invalid *release.InvalidError
+	if _, err := open(t, files, "docker-scs-1-35-v1"); !errors.As(err, &invalid) {
+		t.Errorf("got %v", err)
 	}
 }
 
@@ -183,6 +196,8 @@ func TestOpenRefuses(t *testing.T) {
 		"BadStackVersion": {change: file("metadata.yaml", releasetest.Metadata("1", "v1.35.4")), want: "metadata.yaml: versions.clusterStack: "},
 		"NoClassChart":    {change: without(class), want: "file docker-scs-1-35-cluster-class-v0-sha.abc1234.tgz is missing"},
 		"OnlyNeighbour":   {change: renamed(class, strings.TrimSuffix(class, ".tgz")+"0.tgz"), want: "is missing"},
+		"OnlyChannelOfIt": {change: renamed(class, strings.TrimSuffix(class, ".tgz")+"-sha.def.tgz"), want: "is missing"},
+		"OnlyMinorOfIt":   {change: renamed(class, strings.TrimSuffix(class, ".tgz")+".1.tgz"), want: "is missing"},
 		"TwoClassCharts": {change: func(fsys fstest.MapFS) {
 			fsys["a-"+class], fsys["b-"+class] = fsys[class], fsys[class]
 			delete(fsys, class)

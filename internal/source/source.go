@@ -159,8 +159,9 @@ func CheckFileName(name string) error {
 }
 
 // Save writes a file of a release into a folder and returns its sha256 sum in hexadecimal digits. Of
-// contents that are larger than limit, which is at most MaxFileSize, it reads no more than that.
-func Save(dst *os.Root, name string, contents io.Reader, limit int64) (size int64, sum string, err error) {
+// contents that are larger than limit, which is at most MaxFileSize, it reads no more than that. The context may
+// say who has to be asked for room.
+func Save(ctx context.Context, dst *os.Root, name string, contents io.Reader, limit int64) (size int64, sum string, err error) {
 	if err := CheckFileName(name); err != nil {
 		return 0, "", err
 	}
@@ -170,7 +171,7 @@ func Save(dst *os.Root, name string, contents io.Reader, limit int64) (size int6
 	}
 	limit = min(limit, MaxFileSize)
 	hash := sha256.New()
-	size, err = io.Copy(io.MultiWriter(out, hash), io.LimitReader(contents, limit+1))
+	size, err = io.Copy(io.MultiWriter(reserving(ctx), out, hash), io.LimitReader(contents, limit+1))
 	if err = errors.Join(err, out.Close()); err != nil {
 		return size, "", fmt.Errorf("%s: %w", name, err)
 	}
@@ -179,6 +180,31 @@ func Save(dst *os.Root, name string, contents io.Reader, limit int64) (size int6
 	}
 	return size, hex.EncodeToString(hash.Sum(nil)), nil
 }
+
+type reserveKey struct{}
+
+// WithReserve has Save ask before it writes. What reserve returns an error for is not written.
+func WithReserve(ctx context.Context, reserve func(n int64) error) context.Context {
+	return context.WithValue(ctx, reserveKey{}, reserve)
+}
+
+// reserving asks for all that is written to it.
+func reserving(ctx context.Context) io.Writer {
+	reserve, ok := ctx.Value(reserveKey{}).(func(int64) error)
+	if !ok {
+		return io.Discard
+	}
+	return writer(func(p []byte) (int, error) {
+		if err := reserve(int64(len(p))); err != nil {
+			return 0, err
+		}
+		return len(p), nil
+	})
+}
+
+type writer func(p []byte) (int, error)
+
+func (w writer) Write(p []byte) (int, error) { return w(p) }
 
 func inWords(n int64) string {
 	if n >= 1<<20 && n%(1<<20) == 0 {

@@ -40,28 +40,6 @@ func (s *Store) Collect(ctx context.Context) (removed []Stored, err error) {
 	return s.collect(ctx, grace, nil)
 }
 
-// makeRoom removes what is not in use, longest unused first, until size bytes more are within the quota.
-func (s *Store) makeRoom(ctx context.Context, size int64) error {
-	enough := func() bool {
-		s.mu.Lock()
-		defer s.mu.Unlock()
-		return s.options.Quota <= 0 || s.size+size <= s.options.Quota
-	}
-	if enough() {
-		return nil
-	}
-	if _, err := s.collect(ctx, shortGrace, enough); err != nil {
-		return fmt.Errorf("%w, and what could be removed is not known: %w", errQuota, err)
-	}
-	if enough() {
-		return nil
-	}
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	return fmt.Errorf("%w: this one takes %d MiB, those that are in use take %d of %d MiB; raise the quota, or remove releases that are no longer needed",
-		errQuota, mebi(size), mebi(s.size), s.options.Quota>>20)
-}
-
 // mebi rounds up to MiB.
 func mebi(size int64) int64 { return (size + 1<<20 - 1) >> 20 }
 

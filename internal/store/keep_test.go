@@ -12,6 +12,8 @@ import (
 	"os/signal"
 	"path/filepath"
 	"strings"
+	"sync"
+	"sync/atomic"
 	"syscall"
 	"testing"
 	"testing/fstest"
@@ -194,14 +196,87 @@ func TestRefusalIsRemembered(t *testing.T) {
 	}
 }
 
-// Twenty releases that do not come hold up none that does.
+// A signature speaks for a release under its own name and for the files in it, and for nothing else.
+func TestSignatureOfSomethingElseDoesNotCount(t *testing.T) {
+	k := verifytest.NewKey(t)
+	complete := store.Options{Complete: func(context.Context, release.IncompleteChart) ([]release.File, error) {
+		return []release.File{{Name: "cni-1.2.3.tgz", Data: []byte("packed")}}, nil
+	}}
+	older := releasetest.Multistage(tag)
+	older[release.MetadataFile] = &fstest.MapFile{Data: []byte("versions: {clusterStack: v0, kubernetes: v1.35.4, components: {clusterAddon: v1}}")}
+	otherMinor := releasetest.Multistage(tag)
+	otherMinor[release.MetadataFile] = &fstest.MapFile{Data: []byte(releasetest.Metadata("v1", "v1.34.4"))}
+	otherClass := releasetest.Multistage(tag)
+	otherClass[releasetest.ClassPackage(tag)] = &fstest.MapFile{Data: releasetest.Archive(map[string]string{"x/Chart.yaml": releasetest.Chart("x", "v0")})}
+	for name, tt := range map[string]struct {
+		files fstest.MapFS
+		want  string
+	}{
+		"OlderRelease":        {older, "versions.clusterStack is v0"},
+		"OtherMinor":          {otherMinor, "versions.kubernetes is v1.34.4"},
+		"OtherClass":          {otherClass, `the chart's version is "v0"`},
+		"ChartsFromElsewhere": {incompleteFiles(), "pack them into charts/"},
+	} {
+		t.Run(name, func(t *testing.T) {
+			k.SignFiles(tt.files)
+			root := t.TempDir()
+			s := openWith(t, root, complete)
+			want := store.Want{Key: key, Name: nameOf(t, tag), From: published(tt.files), Policy: verifytest.Policy(t, k)}
+			var refused *verify.RefusedError
+			if _, err := s.Get(t.Context(), want); !errors.As(err, &refused) || !strings.Contains(err.Error(), tt.want) {
+				t.Errorf("got %v, want %q", err, tt.want)
+			}
+			if left := walk(t, root); len(left) > 0 {
+				t.Errorf("left behind: %v", left)
+			}
+			want.Optional = true
+			if got, err := s.Get(t.Context(), want); err != nil || got.Signer != nil {
+				t.Errorf("not required: got %v, %v", got.Signer, err)
+			}
+			// It is in the store now. Who demands a signature is not served from there either.
+			want.Optional = false
+			for _, s := range []*store.Store{s, openWith(t, root, complete)} {
+				if _, err := s.Get(t.Context(), want); !errors.As(err, &refused) || !strings.Contains(err.Error(), tt.want) {
+					t.Errorf("from the store: got %v, want %q", err, tt.want)
+				}
+			}
+		})
+	}
+}
+
+// The list of checksums does not have what the store fetches itself, so nobody else may put anything there.
+func TestReleaseBringsNoChartsThatTheStoreWouldFetch(t *testing.T) {
+	k := verifytest.NewKey(t)
+	files := releasetest.Multistage(tag)
+	k.SignFiles(files)
+	src := fetcher(func(dst *os.Root) (string, error) {
+		if err := dst.MkdirAll(release.DependenciesFolder+"/cluster-addon/cni", 0o755); err != nil {
+			return "", err
+		}
+		files[release.DependenciesFolder+"/cluster-addon/cni/evil-1.0.0.tgz"] = &fstest.MapFile{Data: []byte("x")}
+		return "sha256:" + strings.Repeat("a", 64), writeAll(dst, files)
+	})
+	_, err := open(t, t.TempDir()).Get(t.Context(), store.Want{Key: key, Name: nameOf(t, tag), From: src, Policy: verifytest.Policy(t, k)})
+	var invalid *release.InvalidError
+	if !errors.As(err, &invalid) {
+		t.Errorf("got %v", err)
+	}
+}
+
+// Twenty releases that do not come, for one namespace, hold up none that does come for another, and at most four of them
+// are fetched at a time.
 func TestSlowFetchesHoldUpNobody(t *testing.T) {
 	over := make(chan release.Name, 100)
 	s := openWith(t, t.TempDir(), store.Options{Patience: time.Nanosecond, Fetched: func(n release.Name) { over <- n }})
 	mayGoOn := make(chan struct{})
 	src := &sourcetest.Memory{}
+	var running, most atomic.Int32
 	slow := func(tag string) store.Fetcher {
 		return fetcher(func(dst *os.Root) (string, error) {
+			now := running.Add(1)
+			defer running.Add(-1)
+			for before := most.Load(); before < now && !most.CompareAndSwap(before, now); before = most.Load() {
+			}
 			<-mayGoOn
 			return copyOf(dst, releasetest.Legacy(tag))
 		})
@@ -209,14 +284,14 @@ func TestSlowFetchesHoldUpNobody(t *testing.T) {
 	tags := make([]string, 20)
 	for i := range tags {
 		tags[i] = fmt.Sprintf("docker-scs-1-35-v%d", i+10)
-		_, err := s.Get(t.Context(), store.Want{Key: key, Name: nameOf(t, tags[i]), From: slow(tags[i])})
+		_, err := s.Get(t.Context(), store.Want{Key: key, Name: nameOf(t, tags[i]), From: slow(tags[i]), Tenant: "slow"})
 		var pending *store.PendingError
 		if !errors.As(err, &pending) {
 			t.Fatalf("got %v, want that it is being fetched", err)
 		}
 	}
 	src.Publish(tag, releasetest.Legacy(tag))
-	good := store.Want{Key: key, Name: name(t), From: src}
+	good := store.Want{Key: key, Name: name(t), From: src, Tenant: "good"}
 	if _, err := s.Get(t.Context(), good); err != nil {
 		if n := <-over; n != good.Name {
 			t.Errorf("%s was fetched first", n)
@@ -228,6 +303,9 @@ func TestSlowFetchesHoldUpNobody(t *testing.T) {
 	close(mayGoOn)
 	for range tags {
 		<-over
+	}
+	if n := most.Load(); n > 4 {
+		t.Errorf("%d were fetched at a time", n)
 	}
 	for _, tag := range tags {
 		if _, err := s.Get(t.Context(), store.Want{Key: key, Name: nameOf(t, tag), From: src}); err != nil {
@@ -301,6 +379,54 @@ func TestQuota(t *testing.T) {
 	if err := bring(3); !errors.As(err, &space) {
 		t.Errorf("beyond the quota after a restart: got %v", err)
 	}
+}
+
+// What is being fetched counts, too: many large releases at once fill no disk beyond the quota.
+func TestQuotaCountsWhatIsBeingFetched(t *testing.T) {
+	root := t.TempDir()
+	s := openWith(t, root, store.Options{Quota: 3 << 20})
+	writing, mayGoOn := make(chan struct{}), make(chan struct{})
+	first := reserver(func(ctx context.Context, dst *os.Root) (string, error) {
+		if err := store.Reserve(ctx, 2<<20); err != nil {
+			return "", err
+		}
+		close(writing)
+		<-mayGoOn
+		return copyOf(dst, releasetest.Legacy(tag))
+	})
+	var group sync.WaitGroup
+	group.Go(func() {
+		if _, err := s.Get(t.Context(), store.Want{Key: key, Name: nameOf(t, tag), From: first}); err != nil {
+			t.Error(err)
+		}
+	})
+	<-writing
+	const other = "docker-scs-1-35-v2"
+	large := store.Want{Key: key, Name: nameOf(t, other), From: reserver(func(ctx context.Context, dst *os.Root) (string, error) {
+		if err := store.Reserve(ctx, 2<<20); err != nil {
+			return "", fmt.Errorf("write: %w", err)
+		}
+		return copyOf(dst, releasetest.Legacy(other))
+	})}
+	var space *store.SpaceError
+	if _, err := s.Get(t.Context(), large); !errors.As(err, &space) || !strings.Contains(err.Error(), "being fetched 2 of 3 MiB") {
+		t.Errorf("beyond the quota with what is being fetched: got %v", err)
+	}
+	close(mayGoOn)
+	group.Wait()
+	// What the first one did not need in the end is free again, and so is what the second one did not get.
+	for range 2 {
+		if _, err := s.Get(t.Context(), large); err != nil {
+			t.Errorf("when there is room: %v", err)
+		}
+	}
+}
+
+// reserver is a source that says what it is about to write.
+type reserver func(ctx context.Context, dst *os.Root) (string, error)
+
+func (f reserver) Fetch(ctx context.Context, _ release.Name, dst *os.Root) (string, error) {
+	return f(ctx, dst)
 }
 
 func publishedAs(tag string, files fstest.MapFS) *sourcetest.Memory {
@@ -404,12 +530,14 @@ func onSmallDisk(root string) error {
 }
 
 // incomplete returns a release whose addon lacks a chart.
-func incomplete() *sourcetest.Memory {
+func incomplete() *sourcetest.Memory { return published(incompleteFiles()) }
+
+func incompleteFiles() fstest.MapFS {
 	files := releasetest.Legacy(tag)
 	files[releasetest.AddonPackage(tag)] = &fstest.MapFile{Data: releasetest.Archive(map[string]string{
 		"a/Chart.yaml": releasetest.Chart("a", "1.0.0") + "dependencies:\n- {name: cni, version: 1.2.3, repository: https://charts.example.org}\n",
 	})}
-	return published(files)
+	return files
 }
 
 // completing answers with a chart that has the given contents.

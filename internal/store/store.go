@@ -56,6 +56,8 @@ type Want struct {
 	// Pin is what the release must be. As long as it is empty, the store keeps to what it fetched first.
 	Pin  Pin
 	From Fetcher
+	// Tenant is for whom it is, such as a namespace. Fetches for one do not keep those for others waiting.
+	Tenant string
 
 	// Policy says whose signature the release must have. Without one, none is needed.
 	Policy *verify.Policy
@@ -78,7 +80,7 @@ type Got struct {
 
 // Options are settings whose zero value works.
 type Options struct {
-	// Quota is how many bytes releases may take on disk, 0 means as many as fit.
+	// Quota is how many bytes releases may take on disk, those that are being fetched included; 0 means as many as fit.
 	Quota int64
 	// Patience is how long a caller waits for a release that has to be fetched before he gets a *PendingError;
 	// 0 means until it is there. The fetch goes on meanwhile.
@@ -107,13 +109,16 @@ type Store struct {
 	running context.Context //nolint:containedctx // fetches outlive the calls that ask for them
 	stop    context.CancelFunc
 	fetches sync.WaitGroup
+	turns   turns
 
 	mu      sync.Mutex
 	opened  []*entry           // most recently used last
 	flights map[flight]*result // fetches that are going on, or that nobody has asked the result of
 	used    map[string]time.Time
-	size    int64
-	began   time.Time
+	size    int64 // of what is in the store
+	// incoming is what is being fetched.
+	incoming int64
+	began    time.Time
 }
 
 // ref names a release in the store.
@@ -137,6 +142,7 @@ type result struct {
 	err     error
 	overAt  time.Time
 	awaited bool // somebody waits for it
+	turn    *turn
 }
 
 // entry is a release in memory.
@@ -302,13 +308,14 @@ func (s *Store) start(want Want) (flight, *result) {
 		}
 	}
 	if f, busy := s.flights[id]; busy {
+		s.turns.join(f.turn, want.Tenant)
 		return id, f
 	}
-	f := &result{over: make(chan struct{}), awaited: true}
+	f := &result{over: make(chan struct{}), awaited: true, turn: newTurn(want.Tenant)}
 	s.flights[id] = f
 	s.fetches.Go(func() {
 		// Not the caller's context: others may wait for the same release.
-		got, err := s.obtain(s.running, want)
+		got, err := s.obtain(s.running, want, f.turn)
 		s.mu.Lock()
 		f.got, f.err, f.overAt = got, err, time.Now()
 		awaited := f.awaited
@@ -322,7 +329,7 @@ func (s *Store) start(want Want) (flight, *result) {
 }
 
 // obtain returns a release from disk or from its source.
-func (s *Store) obtain(ctx context.Context, want Want) (Got, error) {
+func (s *Store) obtain(ctx context.Context, want Want, turn *turn) (Got, error) {
 	e, err := s.load(want)
 	var damaged *damagedError
 	switch {
@@ -336,7 +343,7 @@ func (s *Store) obtain(ctx context.Context, want Want) (Got, error) {
 		return Got{}, fmt.Errorf("store: release %s: %w", want.Name, err)
 	}
 	if e == nil {
-		if e, err = s.fetch(ctx, want); err != nil {
+		if e, err = s.fetch(ctx, want, turn); err != nil {
 			if noSpace(err) {
 				err = &SpaceError{Folder: s.root, Reason: err}
 			}
@@ -449,8 +456,15 @@ func (s *Store) firstDigest(r ref) (string, error) {
 	return first.digest, nil
 }
 
-// fetch brings a release in.
-func (s *Store) fetch(ctx context.Context, want Want) (*entry, error) {
+// fetch brings a release in when it is its turn.
+func (s *Store) fetch(ctx context.Context, want Want, turn *turn) (*entry, error) {
+	done, err := s.turns.wait(ctx, turn)
+	if err != nil {
+		return nil, err
+	}
+	defer done()
+	ctx, room := s.withRoom(ctx)
+	defer room.free()
 	tmp, err := s.tmp.make()
 	if err != nil {
 		return nil, fmt.Errorf("store release %s: %w", want.Name, err)
@@ -475,6 +489,12 @@ func (s *Store) fetch(ctx context.Context, want Want) (*entry, error) {
 	if rec.Files, err = checksums(files); err != nil {
 		return nil, fmt.Errorf("release %s from %s: %w", want.Name, want.Key, err)
 	}
+	for file := range rec.Files {
+		// Only we put charts there, which no list of checksums has.
+		if strings.HasPrefix(file, release.DependenciesFolder+"/") {
+			return nil, &release.InvalidError{Name: want.Name, File: release.DependenciesFolder, Reason: errors.New("a release cannot bring this folder along")}
+		}
+	}
 	// Whether anybody may read on is decided before a parser sees a byte.
 	if err := vouch(ctx, want, digest, rec, files); err != nil {
 		return nil, err
@@ -482,6 +502,13 @@ func (s *Store) fetch(ctx context.Context, want Want) (*entry, error) {
 	rel, err := openFolder(files, want.Name)
 	if err != nil {
 		return nil, err
+	}
+	if want.Policy != nil && !want.Optional {
+		// What is signed under another name is an old release, or somebody else's, and what comes from elsewhere nobody
+		// has signed: it is not even fetched.
+		if err := signedAs(want, digest, rel, s.lacks(rel)); err != nil {
+			return nil, err
+		}
 	}
 	if rel, err = s.complete(ctx, rel, rec, files); err != nil {
 		return nil, err
@@ -493,7 +520,7 @@ func (s *Store) fetch(ctx context.Context, want Want) (*entry, error) {
 	if err := rec.write(tmp); err != nil {
 		return nil, fmt.Errorf("store release %s: %w", want.Name, err)
 	}
-	if err := s.publish(ctx, tmp, r); err != nil {
+	if err := s.publish(ctx, tmp, r, room); err != nil {
 		return nil, fmt.Errorf("store release %s: %w", want.Name, err)
 	}
 	return e, nil
@@ -516,6 +543,29 @@ func vouch(ctx context.Context, want Want, digest string, rec *record, files str
 	}
 	_, err = judge(want, digest, rec)
 	return err
+}
+
+// signedAs returns an error when a signature of the digest would not speak for all that the release is used as: when
+// its files say that they are another release, or charts belong to it that came from elsewhere. A lock file in the
+// release does not vouch for these, since it names versions and not contents.
+func signedAs(want Want, digest string, rel *release.Release, dependencies bool) error {
+	refused := &verify.RefusedError{Subject: digest, Wanted: want.Policy.String()}
+	for _, contradiction := range rel.Contradictions {
+		refused.Reasons = append(refused.Reasons, "what is signed is another release: "+contradiction)
+	}
+	if dependencies {
+		refused.Reasons = append(refused.Reasons, "it depends on charts that it does not bring along, which nobody has signed: pack them into charts/ before you sign the release (helm dependency build)")
+	}
+	if len(refused.Reasons) == 0 {
+		return nil
+	}
+	return fmt.Errorf("release %s: %w", want.Name, refused)
+}
+
+// lacks reports whether charts would be fetched to complete a release.
+func (s *Store) lacks(rel *release.Release) bool {
+	incomplete, err := rel.Incomplete()
+	return err == nil && len(incomplete) > 0 && s.options.Complete != nil
 }
 
 // judge returns who has signed a release according to the policy. It is nobody when the policy is optional and
@@ -557,9 +607,13 @@ func (s *Store) verify(ctx context.Context, want Want, e *entry) (*verify.Signer
 	rec := e.record
 	s.mu.Unlock()
 	v := verdict{at: time.Now()}
-	v.signer, v.err = judge(want, e.ref.digest, rec)
-	if v.signer == nil && want.Signatures != nil {
-		v.signer, v.err = s.askAgain(ctx, want, e, rec, v.err)
+	if err := signedAs(want, e.ref.digest, e.rel, e.dependencies != ""); err == nil {
+		v.signer, v.err = judge(want, e.ref.digest, rec)
+		if v.signer == nil && want.Signatures != nil {
+			v.signer, v.err = s.askAgain(ctx, want, e, rec, v.err)
+		}
+	} else if !want.Optional {
+		v.err = err
 	}
 	s.mu.Lock()
 	defer s.mu.Unlock()
@@ -657,7 +711,7 @@ func openFolder(folder string, name release.Name) (*release.Release, error) {
 
 // publish makes a fetched folder visible. After a crash at any instant, even of the machine, the
 // release is wholly there or not at all.
-func (s *Store) publish(ctx context.Context, tmp string, r ref) error {
+func (s *Store) publish(ctx context.Context, tmp string, r ref, room *room) error {
 	if err := flushFolder(tmp); err != nil {
 		return err
 	}
@@ -665,7 +719,7 @@ func (s *Store) publish(ctx context.Context, tmp string, r ref) error {
 	if err != nil {
 		return err
 	}
-	if err := s.makeRoom(ctx, size); err != nil {
+	if err := room.settle(ctx, size); err != nil {
 		return err
 	}
 	parent := s.nameFolder(r)

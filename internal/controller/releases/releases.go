@@ -144,6 +144,9 @@ func (r *Releases) OpenFrom(ctx context.Context, o Origin, name release.Name, pi
 		cancel()
 	}
 	want := store.Want{Key: o.Key, Name: name, Pin: pin, From: &fetcher{releases: r, origin: o, which: which}}
+	if o.Stack != nil {
+		want.Tenant = o.Stack.Namespace
+	}
 	var err error
 	if want.Policy, want.Optional, err = r.options.Rules.Policy(ctx, o.Stack); err != nil {
 		return Opened{}, err
@@ -224,6 +227,7 @@ func (f *fetcher) Fetch(ctx context.Context, name release.Name, dst *os.Root) (d
 		defer f.releases.mu.Unlock()
 		f.releases.fetched[f.which] = digest
 	}()
+	ctx = source.WithReserve(ctx, func(n int64) error { return store.Reserve(ctx, n) })
 	// What is pinned may be there although its name has gone or stands for something else by now.
 	if addressed, ok := src.(source.Addressed); ok && f.which.pinned != "" {
 		if err := addressed.FetchDigest(ctx, name, f.which.pinned, dst); !errors.Is(err, source.ErrNotFound) {

@@ -198,7 +198,7 @@ func fetch(ctx context.Context, root *os.Root, folder string, dst *os.Root) (str
 		if files++; files > source.MaxFiles {
 			return "", fmt.Errorf("more than %d files", source.MaxFiles)
 		}
-		size, err := copyFile(src, entry.Name(), dst)
+		size, err := copyFile(ctx, src, entry.Name(), dst)
 		if err != nil {
 			return "", err
 		}
@@ -222,12 +222,12 @@ func fetch(ctx context.Context, root *os.Root, folder string, dst *os.Root) (str
 	return after, nil
 }
 
-func copyFile(src fs.FS, name string, dst *os.Root) (int64, error) {
+func copyFile(ctx context.Context, src fs.FS, name string, dst *os.Root) (int64, error) {
 	in, err := src.Open(name)
 	if err != nil {
 		return 0, err
 	}
 	defer func() { _ = in.Close() }() // only read from
-	size, _, err := source.Save(dst, name, in, source.MaxFileSize)
+	size, _, err := source.Save(ctx, dst, name, in, source.MaxFileSize)
 	return size, err
 }

@@ -264,7 +264,7 @@ func (s *Source) save(ctx context.Context, asset *github.ReleaseAsset, dst *os.R
 	if resp.StatusCode != http.StatusOK {
 		return "", answered(name, resp)
 	}
-	size, sum, err := source.Save(dst, name, resp.Body, int64(asset.GetSize()))
+	size, sum, err := source.Save(ctx, dst, name, resp.Body, int64(asset.GetSize()))
 	if err != nil {
 		return "", err
 	}

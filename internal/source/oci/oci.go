@@ -306,7 +306,7 @@ func (s *Source) save(ctx context.Context, f file, dst *os.Root) error {
 	}
 	defer func() { _ = body.Close() }() // only read from
 	verified := content.NewVerifyReader(body, f.desc)
-	if _, _, err := source.Save(dst, f.name, verified, f.desc.Size); err != nil {
+	if _, _, err := source.Save(ctx, dst, f.name, verified, f.desc.Size); err != nil {
 		return err
 	}
 	if err := verified.Verify(); err != nil {
