@@ -63,6 +63,8 @@ type Policy struct {
 	material    root.TrustedMaterial
 	keyless     *sigstore.Verifier
 	fingerprint string
+	// also has to be content, too, if it is not nil.
+	also *Policy
 }
 
 // Signer is who has signed.
@@ -118,6 +120,22 @@ func NewPolicy(c Config) (*Policy, error) {
 	return p, nil
 }
 
+// Both returns a policy that is content with what both are content with, be it for the same signature. It names the
+// signer that the first one trusts. One that is nil or demands nothing else changes nothing about the other one.
+func Both(first, second *Policy) *Policy {
+	switch {
+	case first == nil:
+		return second
+	case second == nil || first.fingerprint == second.fingerprint:
+		return first
+	}
+	both := *first
+	both.also = Both(first.also, second)
+	sum := sha256.Sum256([]byte(first.fingerprint + " " + second.fingerprint))
+	both.fingerprint = hex.EncodeToString(sum[:])
+	return &both
+}
+
 // trust sets up the verification of keyless signatures. It demands all that the root has authorities for:
 // whoever runs a sigstore without a log cannot show entries of one, but a root with a log is not satisfied
 // by less.
@@ -154,7 +172,11 @@ func (p *Policy) String() string {
 	for _, m := range p.identities {
 		all = append(all, m.identity.String())
 	}
-	return strings.Join(all, " or ")
+	text := strings.Join(all, " or ")
+	if p.also != nil {
+		text += ", and one by " + p.also.String()
+	}
+	return text
 }
 
 // key is a public key with the ways in which cosign has signed with such keys.

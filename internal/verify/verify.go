@@ -59,7 +59,7 @@ func (s Subject) sum() ([]byte, error) {
 }
 
 // maxSignatures bounds the work for one release: whoever may write to a registry can put thousands there.
-const maxSignatures = 64
+const maxSignatures = 256
 
 // Verify returns the signer whose signature makes the policy content. One good signature is enough,
 // whatever else there is.
@@ -77,6 +77,10 @@ func (p *Policy) Verify(subject Subject, signatures []Signature) (Signer, error)
 	}
 	for _, s := range signatures {
 		signer, err := p.check(subject, sum, s)
+		if err == nil && p.also != nil {
+			_, err = p.also.Verify(subject, signatures)
+			return signer, err
+		}
 		if err == nil {
 			return signer, nil
 		}

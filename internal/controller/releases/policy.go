@@ -24,7 +24,8 @@ const TrustedRootKey = "trusted_root.json"
 
 // Rules say whose signatures releases must have.
 type Rules struct {
-	// Config is what the administrator of the operator trusts. It counts where a ClusterStack names nobody.
+	// Config is what the administrator of the operator trusts. It counts where a ClusterStack names nobody, and
+	// everywhere if it is required.
 	Config verify.Config
 	// Required refuses releases without a signature, whatever their ClusterStacks say.
 	Required bool
@@ -39,33 +40,35 @@ type Rules struct {
 const maxPolicies = 64
 
 // Policy returns the policy for the releases of a ClusterStack, which may be nil, and whether it is optional. The
-// policy is nil when nobody asks for signatures.
+// policy is nil when nobody asks for signatures. What the administrator requires no ClusterStack can replace: what it
+// demands is demanded beside it.
 func (r *Rules) Policy(ctx context.Context, stack *v1alpha1.ClusterStack) (policy *verify.Policy, optional bool, err error) {
-	config, required := r.Config, r.Required
-	wanted := len(config.PublicKeys)+len(config.Identities) > 0
-	who := "the operator"
-	if stack != nil && stack.Spec.Verify != nil {
-		who = "spec.verify of ClusterStack " + stack.Name
-		spec := stack.Spec.Verify
-		wanted = true
-		required = required || spec.Required == nil || *spec.Required
-		if len(spec.PublicKeys)+len(spec.Identities) > 0 {
-			config.PublicKeys, config.Identities = spec.PublicKeys, identities(spec.Identities)
+	if stack == nil || stack.Spec.Verify == nil {
+		if len(r.Config.PublicKeys)+len(r.Config.Identities) == 0 && !r.Required {
+			return nil, false, nil
 		}
-		if spec.TrustedRootRef != nil {
-			if config.TrustedRoot, err = r.trustedRoot(ctx, client.ObjectKey{Namespace: stack.Namespace, Name: spec.TrustedRootRef.Name}); err != nil {
-				return nil, false, fmt.Errorf("%s: trustedRootRef: %w", who, err)
-			}
+		policy, err = r.policy("the operator", r.Config)
+		return policy, !r.Required, err
+	}
+	who, spec := "spec.verify of ClusterStack "+stack.Name, stack.Spec.Verify
+	config, required := r.Config, spec.Required == nil || *spec.Required
+	if len(spec.PublicKeys)+len(spec.Identities) > 0 {
+		config.PublicKeys, config.Identities = spec.PublicKeys, identities(spec.Identities)
+	}
+	if spec.TrustedRootRef != nil {
+		if config.TrustedRoot, err = r.trustedRoot(ctx, client.ObjectKey{Namespace: stack.Namespace, Name: spec.TrustedRootRef.Name}); err != nil {
+			return nil, false, fmt.Errorf("%s: trustedRootRef: %w", who, err)
 		}
 	}
-	if !wanted && !required {
-		return nil, false, nil
+	switch {
+	case r.Required && !required:
+		policy, err = r.policy("the operator", r.Config)
+	case r.Required:
+		policy, err = r.policy(who, r.Config, config)
+	default:
+		policy, err = r.policy(who, config)
 	}
-	policy, err = r.policy(config)
-	if err != nil {
-		return nil, false, fmt.Errorf("%s: %w", who, err)
-	}
-	return policy, !required, nil
+	return policy, !r.Required && !required, err
 }
 
 func identities(spec []v1alpha1.CertificateIdentity) []verify.Identity {
@@ -94,9 +97,9 @@ func (r *Rules) trustedRoot(ctx context.Context, key client.ObjectKey) ([]byte, 
 	return []byte(text), nil
 }
 
-// policy returns the policy of a configuration, parsed once.
-func (r *Rules) policy(config verify.Config) (*verify.Policy, error) {
-	text, err := json.Marshal(config)
+// policy returns the policy that demands what all the configurations of somebody do, parsed once.
+func (r *Rules) policy(who string, configs ...verify.Config) (*verify.Policy, error) {
+	text, err := json.Marshal(configs)
 	if err != nil {
 		return nil, err
 	}
@@ -106,13 +109,17 @@ func (r *Rules) policy(config verify.Config) (*verify.Policy, error) {
 	if p := r.known[id]; p != nil {
 		return p, nil
 	}
-	p, err := verify.NewPolicy(config)
-	if err != nil {
-		return nil, err
+	var policy *verify.Policy
+	for _, config := range configs {
+		p, err := verify.NewPolicy(config)
+		if err != nil {
+			return nil, fmt.Errorf("%s: %w", who, err)
+		}
+		policy = verify.Both(policy, p)
 	}
 	if r.known == nil || len(r.known) >= maxPolicies {
 		r.known = map[[sha256.Size]byte]*verify.Policy{}
 	}
-	r.known[id] = p
-	return p, nil
+	r.known[id] = policy
+	return policy, nil
 }

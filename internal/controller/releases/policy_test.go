@@ -32,6 +32,7 @@ func TestWhoseSignatureIsWanted(t *testing.T) {
 		required bool
 		stack    *v1alpha1.ClusterStack
 		signedBy *verifytest.Key // who counts; nil when nobody is asked for
+		and      *verifytest.Key // who counts beside
 		optional bool
 		err      string
 	}{
@@ -43,6 +44,12 @@ func TestWhoseSignatureIsWanted(t *testing.T) {
 		"StackReplacesWhoCounts":        {config: trustAdmin, stack: stack(&v1alpha1.Verification{PublicKeys: []string{tenant.Public}}), signedBy: tenant},
 		"StackAsksForTheAdministrators": {config: trustAdmin, stack: stack(&v1alpha1.Verification{Required: &yes}), signedBy: admin},
 		"StackDoesNotInsist":            {stack: stack(&v1alpha1.Verification{Required: &no, PublicKeys: []string{tenant.Public}}), signedBy: tenant, optional: true},
+		"StackCannotReplaceWhoIsRequired": {
+			config: trustAdmin, required: true, stack: stack(&v1alpha1.Verification{PublicKeys: []string{tenant.Public}}), signedBy: admin, and: tenant,
+		},
+		"StackThatDoesNotInsistCannotEither": {
+			config: trustAdmin, required: true, stack: stack(&v1alpha1.Verification{PublicKeys: []string{tenant.Public}, Required: &no}), signedBy: admin,
+		},
 		"StackCannotDropWhatIsRequired": {config: trustAdmin, required: true, stack: stack(&v1alpha1.Verification{Required: &no}), signedBy: admin},
 		"NobodyCounts":                  {stack: stack(&v1alpha1.Verification{}), err: "spec.verify of ClusterStack starter: neither a public key nor an identity"},
 		"RequiredButNobodyCounts":       {required: true, stack: stack(nil), err: "the operator: neither"},
@@ -66,8 +73,19 @@ func TestWhoseSignatureIsWanted(t *testing.T) {
 				return
 			}
 			const digest = "sha256:aaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaa"
-			if _, err := policy.Verify(verify.Subject{Digest: digest}, []verify.Signature{tt.signedBy.SignDigest(digest)}); err != nil {
-				t.Error(err)
+			signatures := []verify.Signature{tt.signedBy.SignDigest(digest)}
+			if tt.and != nil {
+				byOther := []verify.Signature{tt.and.SignDigest(digest)}
+				for who, one := range map[string][]verify.Signature{"the first": signatures, "the second": byOther} {
+					if _, err := policy.Verify(verify.Subject{Digest: digest}, one); err == nil {
+						t.Errorf("a signature by %s alone counts", who)
+					}
+				}
+				signatures = append(byOther, signatures...)
+			}
+			signer, err := policy.Verify(verify.Subject{Digest: digest}, signatures)
+			if alone, _ := verifytest.Policy(t, tt.signedBy).Verify(verify.Subject{Digest: digest}, signatures); err != nil || signer != alone {
+				t.Errorf("got %v, %v; want %v", signer, err, alone)
 			}
 			if again, _, err := rules.Policy(t.Context(), tt.stack); err != nil || again != policy {
 				t.Error("an equal policy was parsed again")
