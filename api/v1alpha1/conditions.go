@@ -122,7 +122,7 @@ const (
 	// Cluster.
 	InUseReason = "InUse"
 	// NotAllowedReason: the cluster class has an object that may not be created in the management
-	// cluster. Remove it from the chart.
+	// cluster, or spec.providerRef names a kind that is not one of a provider integration. Remove it.
 	NotAllowedReason = "NotAllowed"
 )
 

@@ -22,8 +22,8 @@ import (
 	_ "k8s.io/component-base/logs/json/register" // makes --logging-format=json known
 	"sigs.k8s.io/cluster-api/util/flags"
 
-	"github.com/clusterstacks/cluster-stack-operator/internal/controller/clusterstack"
 	"github.com/clusterstacks/cluster-stack-operator/internal/controller/clusterstackrelease"
+	"github.com/clusterstacks/cluster-stack-operator/internal/controller/releases"
 )
 
 // Config is all that an administrator can set. Its zero value is not usable; Defaults is.
@@ -170,7 +170,7 @@ func Defaults() Config {
 		StoreDir:    defaultStoreDir(),
 		StoreQuota:  resource.MustParse("1Gi"),
 		Environment: sourceEnvironment(os.Getenv),
-		ClassGroups: clusterstackrelease.Kinds(), ProviderGroups: clusterstack.ProviderGroups(),
+		ClassGroups: clusterstackrelease.Kinds(), ProviderGroups: releases.ProviderGroups(),
 
 		ChartRepositories: []string{"https://", "oci://"},
 
@@ -233,7 +233,7 @@ func (c *Config) AddFlags(fs *pflag.FlagSet) {
 	fs.StringVar(&c.ChartMirrorCredentials, "chart-mirror-credentials", c.ChartMirrorCredentials, "File in the form of Docker's config.json with credentials for the hosts of --chart-mirrors. Repositories that charts name themselves never see them.")
 	fs.DurationVar(&c.SourcePollInterval, "source-poll-interval", c.SourcePollInterval, "How often a source is asked for new releases. Default: 2s for a directory, 5m for all others.")
 	fs.StringSliceVar(&c.AllowNetworks, "allow-networks", c.AllowNetworks, "Private and local networks, such as 10.0.0.0/8, in which sources may be that ClusterStacks name. Default: none.")
-	fs.StringSliceVar(&c.ProviderGroups, "provider-api-groups", c.ProviderGroups, "API groups that spec.providerRef of a ClusterStack may name. The ClusterRole of the operator has to allow them, too.")
+	fs.StringSliceVar(&c.ProviderGroups, "provider-api-groups", c.ProviderGroups, "API groups that spec.providerRef of a ClusterStack or ClusterStackRelease may name. The ClusterRole of the operator has to allow them, too.")
 	fs.StringSliceVar(&c.ClassGroups, "class-api-groups", c.ClassGroups, "API groups, or kinds as group/Kind, of which a cluster class may have objects in the management cluster. The ClusterRole of the operator has to allow them, too.")
 
 	fs.IntVar(&c.RenderWorkers, "render-workers", c.RenderWorkers, "Charts rendered at a time, each in a process of its own. Default: as many as there are cores, and at least two.")

@@ -227,8 +227,9 @@ func setUp(ctx context.Context, mgr ctrl.Manager, cfg *rest.Config, guard guard,
 		return err
 	}
 	if err := clusterstackrelease.New(mgr.GetClient(), mgr.GetAPIReader(), opener, applier, recorder, clusterstackrelease.Options{
-		Kinds:  c.ClassGroups,
-		Render: render,
+		Kinds:          c.ClassGroups,
+		ProviderGroups: c.ProviderGroups,
+		Render:         render,
 	}).SetupWithManager(mgr, clusterstackrelease.Setup{
 		Fetched:     fetched,
 		Controller:  controllerOptions(c.ClusterStackReleaseConcurrency),

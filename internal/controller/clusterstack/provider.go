@@ -7,7 +7,6 @@ import (
 	"context"
 	"fmt"
 	"maps"
-	"slices"
 	"strings"
 
 	corev1 "k8s.io/api/core/v1"
@@ -15,6 +14,7 @@ import (
 	"sigs.k8s.io/controller-runtime/pkg/client"
 
 	"github.com/clusterstacks/cluster-stack-operator/api/v1alpha1"
+	"github.com/clusterstacks/cluster-stack-operator/internal/controller/releases"
 	"github.com/clusterstacks/cluster-stack-operator/internal/release"
 )
 
@@ -28,10 +28,8 @@ func (w *work) template(ctx context.Context) (*unstructured.Unstructured, error)
 	if !strings.HasSuffix(ref.Kind, templateSuffix) {
 		return nil, &specError{fmt.Errorf("spec.providerRef: kind %s does not end in %s", ref.Kind, templateSuffix)}
 	}
-	if group := ref.GroupVersionKind().Group; !slices.Contains(w.options.ProviderGroups, group) {
-		// The operator acts with its own rights for whoever may write a ClusterStack.
-		return nil, &specError{fmt.Errorf("spec.providerRef: the API group %q is not one of a provider integration; allowed by --provider-api-groups: %s",
-			group, strings.Join(w.options.ProviderGroups, ", "))}
+	if err := releases.CheckProvider(w.options.ProviderGroups, ref); err != nil {
+		return nil, &specError{err}
 	}
 	template := &unstructured.Unstructured{}
 	template.SetAPIVersion(ref.APIVersion)

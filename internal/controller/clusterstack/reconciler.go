@@ -63,18 +63,15 @@ type Reconciler struct {
 
 // Options are settings whose zero value works.
 type Options struct {
-	// ProviderGroups are the API groups that spec.providerRef may name, ProviderGroups() by default.
+	// ProviderGroups are the API groups that spec.providerRef may name, releases.ProviderGroups() by default.
 	ProviderGroups []string
 }
-
-// ProviderGroups are the API groups of provider integrations.
-func ProviderGroups() []string { return []string{"infrastructure.clusterstack.x-k8s.io"} }
 
 // New returns a Reconciler. It reads through c, and through live where an answer of the cache would
 // not do.
 func New(c client.Client, live client.Reader, lister Lister, recorder events.EventRecorder, o Options) *Reconciler {
 	if o.ProviderGroups == nil {
-		o.ProviderGroups = ProviderGroups()
+		o.ProviderGroups = releases.ProviderGroups()
 	}
 	return &Reconciler{
 		client: c, live: live, lister: lister, recorder: recorder, options: o,

@@ -98,3 +98,19 @@ func (r *Reconciler) ofStack(ctx context.Context, stack client.Object) []reconci
 	}
 	return requests
 }
+
+// ofTrustedRoot maps a ConfigMap to the releases of the ClusterStacks whose trusted root it has.
+func (r *Reconciler) ofTrustedRoot(ctx context.Context, obj client.Object) []reconcile.Request {
+	list := &v1alpha1.ClusterStackList{}
+	if err := r.client.List(ctx, list, client.InNamespace(obj.GetNamespace())); err != nil {
+		ctrl.LoggerFrom(ctx).Error(err, "Listing ClusterStacks failed")
+		return nil
+	}
+	var requests []reconcile.Request
+	for i := range list.Items {
+		if v := list.Items[i].Spec.Verify; v != nil && v.TrustedRootRef != nil && v.TrustedRootRef.Name == obj.GetName() {
+			requests = append(requests, r.ofStack(ctx, &list.Items[i])...)
+		}
+	}
+	return requests
+}

@@ -14,6 +14,7 @@ import (
 	"sync"
 	"time"
 
+	corev1 "k8s.io/api/core/v1"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/apis/meta/v1/unstructured"
 	"k8s.io/apimachinery/pkg/types"
@@ -47,6 +48,7 @@ import (
 // +kubebuilder:rbac:groups=clusterstack.x-k8s.io,resources=clusteraddons,verbs=get;list;watch
 // +kubebuilder:rbac:groups=cluster.x-k8s.io,resources=clusters,verbs=get;list;watch
 // +kubebuilder:rbac:groups=infrastructure.clusterstack.x-k8s.io,resources=*,verbs=get;list;watch;patch
+// +kubebuilder:rbac:groups="",resources=configmaps,verbs=list;watch
 // +kubebuilder:rbac:groups="",resources=secrets,verbs=get;list;create;update;delete
 // +kubebuilder:rbac:groups=events.k8s.io,resources=events,verbs=create;patch
 //
@@ -74,6 +76,8 @@ type Options struct {
 	Recheck time.Duration
 	// Kinds are the kinds of which a cluster class may have objects, as in Kinds(), which is the default.
 	Kinds []string
+	// ProviderGroups are the API groups that spec.providerRef may name, releases.ProviderGroups() by default.
+	ProviderGroups []string
 	// Render renders a cluster class, by default in this process, where nothing can stop a chart.
 	Render func(ctx context.Context, in render.Input) (*render.Result, error)
 }
@@ -106,6 +110,9 @@ func New(c client.Client, live client.Reader, opener Releases, applier *apply.Ap
 	if o.Kinds == nil {
 		o.Kinds = Kinds()
 	}
+	if o.ProviderGroups == nil {
+		o.ProviderGroups = releases.ProviderGroups()
+	}
 	return &Reconciler{
 		client: c, live: live, releases: opener, applier: applier, recorder: recorder, options: o,
 		watchProvider: func(context.Context, *unstructured.Unstructured) error { return nil },
@@ -137,6 +144,7 @@ func (r *Reconciler) SetupWithManager(mgr ctrl.Manager, s Setup) error {
 			predicate.Or(predicate.GenerationChangedPredicate{}, predicate.AnnotationChangedPredicate{}, predicate.LabelChangedPredicate{}),
 		)).
 		Watches(&v1alpha1.ClusterStack{}, handler.EnqueueRequestsFromMapFunc(r.ofStack), builder.WithPredicates(stackChanged())).
+		WatchesMetadata(&corev1.ConfigMap{}, handler.EnqueueRequestsFromMapFunc(r.ofTrustedRoot)).
 		Watches(&clusterv1.Cluster{}, handler.EnqueueRequestsFromMapFunc(r.ofCluster), builder.WithPredicates(releases.ClassChanged())).
 		Watches(&v1alpha1.ClusterAddon{}, handler.EnqueueRequestsFromMapFunc(r.ofAddon), builder.WithPredicates(releases.AppliedChanged())).
 		WatchesMetadata(OwnedClasses(), handler.EnqueueRequestsFromMapFunc(ofClass), builder.WithPredicates(

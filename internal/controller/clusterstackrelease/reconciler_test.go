@@ -27,6 +27,7 @@ import (
 	ctrl "sigs.k8s.io/controller-runtime"
 	"sigs.k8s.io/controller-runtime/pkg/client"
 	"sigs.k8s.io/controller-runtime/pkg/client/interceptor"
+	"sigs.k8s.io/controller-runtime/pkg/reconcile"
 
 	"github.com/clusterstacks/cluster-stack-operator/api/v1alpha1"
 	"github.com/clusterstacks/cluster-stack-operator/internal/apitest/kinds"
@@ -565,6 +566,39 @@ func TestProviderIsAwaited(t *testing.T) {
 	}
 }
 
+// Whoever may write a ClusterStackRelease cannot have the operator read, watch or own whatever it has rights for.
+func TestProviderIsOfAGroupThatIsAllowed(t *testing.T) {
+	w := newWorld(t)
+	w.publish(nil)
+	secret := &corev1.Secret{ObjectMeta: metav1.ObjectMeta{Namespace: w.namespace, Name: "credentials"}}
+	w.must(w.Create(t.Context(), secret))
+	for name, ref := range map[string]corev1.ObjectReference{
+		"Core":       {APIVersion: "v1", Kind: "Secret", Name: secret.Name},
+		"ClusterAPI": {APIVersion: "cluster.x-k8s.io/v1beta2", Kind: "Cluster", Name: "c"},
+		"EndsSo":     {APIVersion: "evil.infrastructure.clusterstack.x-k8s.io/v1", Kind: "X", Name: "x"},
+	} {
+		t.Run(name, func(t *testing.T) {
+			key := w.create(&ref)
+			obj, _, err := w.run()
+			if !errors.Is(err, reconcile.TerminalError(nil)) {
+				t.Errorf("tried again: %v", err)
+			}
+			is(t, obj, v1alpha1.ProviderClusterStackReleaseReadyCondition, v1alpha1.NotAllowedReason, "--provider-api-groups")
+			w.must(w.Delete(t.Context(), obj))
+			if _, err := w.reconcile.Reconcile(t.Context(), w.get()); err != nil {
+				t.Fatal(err)
+			}
+			if err := w.Get(t.Context(), key, obj); !apierrors.IsNotFound(err) {
+				t.Errorf("it cannot be deleted: %v", err)
+			}
+		})
+	}
+	w.must(w.Get(t.Context(), client.ObjectKeyFromObject(secret), secret))
+	if len(secret.OwnerReferences) > 0 {
+		t.Errorf("the Secret got owners: %v", secret.OwnerReferences)
+	}
+}
+
 func TestDeletionWaitsForClustersOfAllNamespaces(t *testing.T) {
 	w := newWorld(t)
 	w.publish(nil)
@@ -752,6 +786,16 @@ spec: {template: {spec: {backend: {inMemory: {}}}}}
 	}
 	if w.class() != nil {
 		t.Error("the class of the first release is still there")
+	}
+
+	// With the second one goes what only they had.
+	w.must(w.Delete(t.Context(), other))
+	w.must(w.Get(t.Context(), client.ObjectKeyFromObject(other), other))
+	if _, err := w.reconcile.Reconcile(t.Context(), other); err != nil {
+		t.Fatal(err)
+	}
+	if w.object(infraVersion, "DevClusterTemplate", "shared") != nil {
+		t.Error("nobody has the object any more, and it stays")
 	}
 }
 

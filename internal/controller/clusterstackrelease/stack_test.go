@@ -4,13 +4,18 @@
 package clusterstackrelease
 
 import (
+	"strconv"
 	"testing"
 
+	corev1 "k8s.io/api/core/v1"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	clusterv1 "sigs.k8s.io/cluster-api/api/core/v1beta2"
+	"sigs.k8s.io/controller-runtime/pkg/client"
 	"sigs.k8s.io/controller-runtime/pkg/event"
 
 	"github.com/clusterstacks/cluster-stack-operator/api/v1alpha1"
+	"github.com/clusterstacks/cluster-stack-operator/internal/apitest/kinds"
+	"github.com/clusterstacks/cluster-stack-operator/internal/sandbox/sandboxtest"
 )
 
 func TestWhatOfAClusterStackWakesItsReleases(t *testing.T) {
@@ -39,5 +44,37 @@ func TestWhatOfAClusterStackWakesItsReleases(t *testing.T) {
 				t.Errorf("wakes: %t, want %t", got, tt.want)
 			}
 		})
+	}
+}
+
+// Whom a ClusterStack trusts may stand in a ConfigMap, which changes without it.
+func TestATrustedRootWakesTheReleasesThatItIsFor(t *testing.T) {
+	c := kinds.Client(t, sandboxtest.APIServer(t))
+	ns := kinds.Namespace(t, c)
+	for name, root := range map[string]string{"one": "root", "other": "other", "nobody": ""} {
+		stack := &v1alpha1.ClusterStack{
+			ObjectMeta: metav1.ObjectMeta{Namespace: ns, Name: name},
+			Spec:       v1alpha1.ClusterStackSpec{Provider: "docker", Name: "scs", KubernetesVersion: "1.35", NoProvider: true},
+		}
+		if root != "" {
+			stack.Spec.Verify = &v1alpha1.Verification{TrustedRootRef: &v1alpha1.LocalReference{Name: root}}
+		}
+		if err := c.Create(t.Context(), stack); err != nil {
+			t.Fatal(err)
+		}
+		release := &v1alpha1.ClusterStackRelease{ObjectMeta: metav1.ObjectMeta{Namespace: ns, Name: "docker-scs-1-35-v" + strconv.Itoa(len(name)), OwnerReferences: []metav1.OwnerReference{
+			{APIVersion: v1alpha1.GroupVersion.String(), Kind: v1alpha1.ClusterStackKind, Name: name, UID: stack.UID},
+		}}}
+		if err := c.Create(t.Context(), release); client.IgnoreAlreadyExists(err) != nil {
+			t.Fatal(err)
+		}
+	}
+	r := &Reconciler{client: c}
+	got := r.ofTrustedRoot(t.Context(), &corev1.ConfigMap{ObjectMeta: metav1.ObjectMeta{Namespace: ns, Name: "root"}})
+	if len(got) != 1 || got[0].Name != "docker-scs-1-35-v3" {
+		t.Errorf("woken: %v", got)
+	}
+	if got := r.ofTrustedRoot(t.Context(), &corev1.ConfigMap{ObjectMeta: metav1.ObjectMeta{Namespace: "default", Name: "root"}}); len(got) > 0 {
+		t.Errorf("of another namespace: %v", got)
 	}
 }

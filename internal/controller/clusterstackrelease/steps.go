@@ -182,6 +182,10 @@ func (w *work) awaitProvider(ctx context.Context) (step.Outcome, error) {
 	if ref == nil {
 		return step.Done().Saying("nothing to do on the provider"), nil
 	}
+	// Whoever may write a ClusterStackRelease shall not have us look at whatever he likes.
+	if err := releases.CheckProvider(w.options.ProviderGroups, ref); err != nil {
+		return step.Outcome{}, step.Because(v1alpha1.NotAllowedReason, &finalError{err})
+	}
 	obj := &unstructured.Unstructured{}
 	obj.SetAPIVersion(ref.APIVersion)
 	obj.SetKind(ref.Kind)
