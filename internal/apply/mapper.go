@@ -185,7 +185,7 @@ func (m *mapper) discover(ctx context.Context) (*kinds, error) {
 			return nil, err
 		}
 		if !aggregated {
-			return m.discoverByGroup()
+			return m.discoverByGroup(ctx)
 		}
 		documents[i], e[i] = document, sha256.Sum256(document)
 	}
@@ -239,29 +239,70 @@ func (m *mapper) document(ctx context.Context, path string) (document []byte, ag
 	return document, err == nil, err
 }
 
+// discoveries is how many versions are asked about at a time.
+const discoveries = 8
+
 // discoverByGroup asks version by version, as servers and proxies need that do
 // not know the aggregated form.
-func (m *mapper) discoverByGroup() (*kinds, error) {
-	groups, lists, err := discovery.NewDiscoveryClient(m.client).ServerGroupsAndResources()
-	failed := map[string]bool{}
+func (m *mapper) discoverByGroup(ctx context.Context) (*kinds, error) {
+	var core metav1.APIVersions
+	var named metav1.APIGroupList
+	if err := m.read(ctx, "/api", &core); err != nil {
+		return nil, err
+	}
+	if err := m.read(ctx, "/apis", &named); err != nil {
+		return nil, err
+	}
+	groups := []*metav1.APIGroup{{}}
+	for _, version := range core.Versions {
+		groups[0].Versions = append(groups[0].Versions, metav1.GroupVersionForDiscovery{GroupVersion: version, Version: version})
+	}
+	if len(core.Versions) > 0 {
+		groups[0].PreferredVersion = groups[0].Versions[0]
+	}
+	for i := range named.Groups {
+		groups = append(groups, &named.Groups[i])
+	}
+
+	var mu sync.Mutex
+	lists, failed := map[schema.GroupVersion]*metav1.APIResourceList{}, map[string]bool{}
+	asking := make(chan struct{}, discoveries)
+	var wg sync.WaitGroup
+	for _, group := range groups {
+		for _, version := range group.Versions {
+			gv := schema.GroupVersion{Group: group.Name, Version: version.Version}
+			where := "/apis/" + gv.String()
+			if gv.Group == "" {
+				where = "/api/" + gv.Version
+			}
+			asking <- struct{}{}
+			wg.Go(func() {
+				defer func() { <-asking }()
+				list := &metav1.APIResourceList{}
+				err := m.read(ctx, where, list)
+				mu.Lock()
+				defer mu.Unlock()
+				if lists[gv] = list; err != nil {
+					delete(lists, gv)
+					failed[gv.Group] = true
+				}
+			})
+		}
+	}
+	wg.Wait()
+	// That there was no time to ask says nothing about what is served.
+	return &kinds{served: kindsOf(groups, lists), failed: failed}, ctx.Err()
+}
+
+// read gets a document of the older form.
+func (m *mapper) read(ctx context.Context, path string, into any) error {
+	ctx, cancel := context.WithTimeout(ctx, requestTimeout)
+	defer cancel()
+	body, err := m.client.Get().AbsPath(path).SetHeader("Accept", "application/json").MaxRetries(0).Do(ctx).Raw()
 	if err != nil {
-		broken, partial := discovery.GroupDiscoveryFailedErrorGroups(err)
-		if !partial {
-			return nil, err
-		}
-		for gv := range broken {
-			failed[gv.Group] = true
-		}
+		return err
 	}
-	byVersion := map[schema.GroupVersion]*metav1.APIResourceList{}
-	for _, list := range lists {
-		gv, err := schema.ParseGroupVersion(list.GroupVersion)
-		if err != nil {
-			continue // A group that names itself wrongly cannot be asked for objects either.
-		}
-		byVersion[gv] = list
-	}
-	return &kinds{served: kindsOf(groups, byVersion), failed: failed}, nil
+	return json.Unmarshal(body, into)
 }
 
 // definedKinds reads what CustomResourceDefinitions among the objects will

@@ -93,6 +93,45 @@ func TestACommonObjectOutlivesItsOwner(t *testing.T) {
 	if got, _, _ := unstructured.NestedString(w.mustGet(set("").Objects[0]).Object, "data", "a"); got != "later" {
 		t.Errorf("it says %q", got)
 	}
+	report, err = second.Prune(t.Context(), ofSecond, nothing, &journal{})
+	if err != nil || len(report.Pruned) != 1 || w.get(set("").Objects[0]) != nil {
+		t.Errorf("nobody has it any more, and it stays: %+v, %v", report, err)
+	}
+}
+
+// Whoever goes first, an object goes with the last of those that have it, if one of them made it; one that was there
+// before them stays.
+func TestACommonObjectGoesWithTheLast(t *testing.T) {
+	w := newWorld(t, sandboxtest.APIServer(t))
+	ns := w.namespace("last")
+	base := w.applier(nil, apply.Options{})
+	for i, order := range [][]int{{0, 1, 2}, {0, 2, 1}, {1, 0, 2}, {1, 2, 0}, {2, 0, 1}, {2, 1, 0}} {
+		for _, before := range []bool{false, true} {
+			set := apply.Set{Name: "s", Objects: objects(t, ns, fmt.Sprintf(`{apiVersion: v1, kind: ConfigMap, metadata: {name: image-%d-%t, namespace: $NS}, data: {a: x}}`, i, before))}
+			if before {
+				w.create("admin", set.Objects[0])
+			}
+			var inventories [3]*apply.Inventory
+			manager := func(n int) *apply.Applier { return base.As(fmt.Sprintf("%s/ns/%d", apply.FieldManager, n)) }
+			for n := range inventories {
+				inventories[n] = apply.NewInventory()
+				if _, err := manager(n).Apply(t.Context(), set, inventories[n], &journal{}); err != nil {
+					t.Fatal(err)
+				}
+			}
+			for k, n := range order {
+				if w.get(set.Objects[0]) == nil {
+					t.Fatalf("order %v: it is gone although somebody has it", order[:k])
+				}
+				if _, err := manager(n).Prune(t.Context(), inventories[n], nothing, &journal{}); err != nil {
+					t.Fatal(err)
+				}
+			}
+			if there := w.get(set.Objects[0]) != nil; there != before {
+				t.Errorf("order %v, there before: %t; it is there: %t", order, before, there)
+			}
+		}
+	}
 }
 
 // Releases by chance, deaths by chance, other people by chance: whatever the journal says afterwards is true, what

@@ -5,6 +5,7 @@ package apply
 
 import (
 	"context"
+	"encoding/json"
 	"errors"
 	"fmt"
 	"maps"
@@ -24,7 +25,7 @@ var protectedNamespaces = []string{"default", "kube-system", "kube-public", "kub
 // Prune deletes the objects of the inventory that keep does not want, in the
 // reverse order of their waves. It deletes only what is provably ours: made or
 // taken over by us, still the same object, still with our label, still managed
-// by us. The namespaces of every cluster, claims to volumes, and what the chart
+// by us, or made by another manager of ours that left it to us. The namespaces of every cluster, claims to volumes, and what the chart
 // asked to keep are left and forgotten; definitions that have instances and
 // namespaces that hold anything else are left and looked at again by the next
 // Prune. What Helm hooks made stays as long as any object of its set.
@@ -250,8 +251,8 @@ func (r *run) judge(ctx context.Context, known *kinds, e Entry) (verdict, *Reque
 		return verdict{reason: "deleting it would delete data"}, nil
 	case e.Keep:
 		return verdict{reason: "its chart asks to keep it"}, nil
-	case e.Origin == Shared:
-		return verdict{reason: "it existed before the cluster stack"}, nil
+	case e.Origin == Shared && !r.oneOfSeveral():
+		return verdict{reason: existedBefore}, nil
 	}
 	where, served := known.lookup(e.GroupKind(), "")
 	if !served {
@@ -268,10 +269,19 @@ func (r *run) judge(ctx context.Context, known *kinds, e Entry) (verdict, *Reque
 		}
 		return verdict{}, failure
 	}
+	another := r.companion(live.ManagedFields)
+	if e.Origin == Shared && another == "" && live.Annotations[madeAnnotation] != string(live.UID) {
+		return verdict{reason: existedBefore}, nil
+	}
 	if reason := r.foreign(e, live); reason != "" {
 		return verdict{reason: reason}, nil
 	}
-	if another := r.companion(live.ManagedFields); another != "" {
+	if another != "" {
+		if e.Origin.Ours() {
+			if failure := r.bequeath(ctx, where, e.ID, live.UID); failure != nil {
+				return verdict{}, failure
+			}
+		}
 		// It has to be able to change the object without asking us.
 		return verdict{reason: another + " applies it, too"}, r.release(ctx, where, e, live.UID)
 	}
@@ -299,7 +309,10 @@ func (r *run) judge(ctx context.Context, known *kinds, e Entry) (verdict, *Reque
 	}
 }
 
-const anotherObject = "another object has taken its name"
+const (
+	anotherObject = "another object has taken its name"
+	existedBefore = "it existed before the cluster stack"
+)
 
 // foreign says why a live object is not ours to delete, and nothing if it is.
 func (r *run) foreign(e Entry, live answer) string {
@@ -307,7 +320,7 @@ func (r *run) foreign(e Entry, live answer) string {
 	switch {
 	case e.Origin == Pending && !soleManager(live.ManagedFields, r.manager):
 		return "it is not certain that the cluster stack made it"
-	case e.Origin.Ours() && live.UID != e.UID:
+	case e.Origin != Pending && live.UID != e.UID:
 		return anotherObject
 	case !applied:
 		return "another manager has taken it over"
@@ -326,6 +339,26 @@ func (r *run) companion(fields []metav1.ManagedFieldsEntry) string {
 		}
 	}
 	return ""
+}
+
+// oneOfSeveral reports whether there are others like us, who may have made what existed before us.
+func (r *run) oneOfSeveral() bool { return strings.HasPrefix(r.manager, FieldManager+"/") }
+
+// madeAnnotation has the UID of an object that one of several managers of ours has made and left to the others: the last
+// of them may delete it. On a copy of the object, or a restored one, it means nothing.
+const madeAnnotation = "clusterstack.x-k8s.io/made-by-operator"
+
+// bequeath notes on an object that we have made it.
+func (r *run) bequeath(ctx context.Context, where resource, id ID, uid types.UID) *RequestError {
+	body, err := json.Marshal(map[string]any{"metadata": map[string]any{
+		"uid": uid, "annotations": map[string]string{madeAnnotation: string(uid)},
+	}})
+	if err != nil {
+		return &RequestError{Text: err.Error()}
+	}
+	request := r.client.Patch(types.MergePatchType).AbsPath(path(where, id.Namespace, id.Name)...).Param("fieldManager", r.manager).Body(body)
+	_, failure := r.do(ctx, request, id.GroupKind() == secretKind)
+	return failure
 }
 
 // release gives up our fields of an object and leaves the rest as it is.

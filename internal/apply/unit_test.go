@@ -96,6 +96,31 @@ func TestAsksGroupByGroup(t *testing.T) {
 	}
 }
 
+// A server that knows only the older form and stops answering holds nobody for longer than he wants to wait.
+func TestDiscoveryEndsWithItsCaller(t *testing.T) {
+	ctx, cancel := context.WithCancel(t.Context())
+	server := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		w.Header().Set("Content-Type", "application/json")
+		switch r.URL.Path {
+		case "/api":
+			_, _ = io.WriteString(w, `{"kind":"APIVersions","versions":["v1","v2"]}`)
+		case "/apis":
+			_, _ = io.WriteString(w, `{"kind":"APIGroupList","groups":[]}`)
+		default:
+			cancel()
+			<-r.Context().Done()
+		}
+	}))
+	t.Cleanup(server.Close)
+	a, err := New(&rest.Config{Host: server.URL}, Options{})
+	if err != nil {
+		t.Fatal(err)
+	}
+	if _, _, err := a.mapper.kinds(ctx); err == nil {
+		t.Error("what could not be asked was taken for not served")
+	}
+}
+
 func TestRuleHasNoValues(t *testing.T) {
 	for name, test := range map[string]struct{ give, want string }{
 		"Quoted":             {`Invalid value: "geheim: x": must be no more than 63 characters`, "Invalid value: must be no more than 63 characters"},
