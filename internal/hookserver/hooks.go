@@ -182,24 +182,23 @@ func (h *hooks) deletion(ctx context.Context, request *Request, name release.Nam
 
 // upgrade answers at a point of an upgrade.
 func (h *hooks) upgrade(ctx context.Context, point release.Point, request *Request, name release.Name, key types.NamespacedName) (decision, string) {
-	digest, known, err := fixed(ctx, h.reader, key)
-	if err != nil {
-		return wait, fmt.Sprintf("ClusterStackRelease %s cannot be read", name)
-	}
+	unreadable := fmt.Sprintf("ClusterStackRelease %s cannot be read", name)
 	addon, err := h.addon(ctx, request)
-	if apierrors.IsNotFound(err) && !known {
-		// It seems only to look like one of ours. A cache may be behind, and to let an upgrade go is final.
-		switch _, known, err := fixed(ctx, h.live, key); {
+	if apierrors.IsNotFound(err) {
+		// Perhaps it only looks like one of ours. A cache may be behind, and to let an upgrade go is final.
+		_, known, err := fixed(ctx, h.reader, key)
+		if err == nil && !known {
+			_, known, err = fixed(ctx, h.live, key)
+		}
+		switch {
 		case err != nil:
-			return wait, fmt.Sprintf("ClusterStackRelease %s cannot be read", name)
+			return wait, unreadable
 		case !known:
 			return foreign, ""
 		}
-	}
-	switch {
-	case apierrors.IsNotFound(err):
 		return wait, fmt.Sprintf("waiting for ClusterAddon %s to be created", v1alpha1.ClusterAddonName(request.Cluster.Metadata.Name))
-	case err != nil:
+	}
+	if err != nil {
 		return wait, fmt.Sprintf("ClusterAddon %s cannot be read", v1alpha1.ClusterAddonName(request.Cluster.Metadata.Name))
 	}
 	record, err := rollout.ParseRecord(addon.Annotations[v1alpha1.RolloutAnnotation])
@@ -208,10 +207,15 @@ func (h *hooks) upgrade(ctx context.Context, point release.Point, request *Reque
 			v1alpha1.RolloutAnnotation, addon.Name)
 	}
 	ask := h.ask(point, request)
-	// A ClusterAddon that is going takes its proof along, and a release that was corrected under the same name
-	// is not the one that was proven.
-	if addon.DeletionTimestamp.IsZero() && (record.Proves(ask) || record.Idle(ask)) && (digest == "" || digest == record.Applied.Digest) {
-		return proceed, ""
+	// A ClusterAddon that is going takes its proof along.
+	if addon.DeletionTimestamp.IsZero() && (record.Proves(ask) || record.Idle(ask)) {
+		// A release that was corrected under the same name is not the one that was proven, and a cache may not know yet.
+		switch digest, _, err := fixed(ctx, h.live, key); {
+		case err != nil:
+			return wait, unreadable
+		case digest == "" || digest == record.Applied.Digest:
+			return proceed, ""
+		}
 	}
 	if open := record.Open(); open == nil || open.About() != ask {
 		if err := h.wake(ctx, addon, ask); err != nil {

@@ -128,6 +128,10 @@ func TestBeforeClusterUpgrade(t *testing.T) {
 			why:    "The release was corrected under the same name since, and its addons are not in the cluster.",
 			digest: "sha256:2", hold: "waiting for the addons of " + tag,
 		},
+		"HoldsWithTheProofOfAnotherDigestWhenTheCacheIsBehind": {
+			why:    "The release was corrected a moment ago.",
+			digest: "sha256:2", behind: true, hold: "waiting for the addons of " + tag,
+		},
 		"HoldsWithoutClusterStackRelease": {
 			why:     "The ClusterAddon says that the Cluster is ours, whatever became of the release.",
 			unknown: true, record: func(string) string { return "" }, hold: "waiting for the addons of " + tag + " before Kubernetes " + to,
