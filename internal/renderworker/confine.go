@@ -80,10 +80,10 @@ var allowedCalls = slices.Concat([]uint32{
 	unix.SYS_BRK, unix.SYS_MADVISE, unix.SYS_MINCORE, unix.SYS_MMAP, unix.SYS_MPROTECT, unix.SYS_MREMAP, unix.SYS_MUNMAP,
 	unix.SYS_EXIT, unix.SYS_EXIT_GROUP, unix.SYS_FUTEX, unix.SYS_GETPID, unix.SYS_GETTID, unix.SYS_MEMBARRIER,
 	unix.SYS_RESTART_SYSCALL, unix.SYS_RSEQ, unix.SYS_SCHED_GETAFFINITY, unix.SYS_SCHED_YIELD, unix.SYS_SET_ROBUST_LIST,
-	unix.SYS_RT_SIGACTION, unix.SYS_RT_SIGPROCMASK, unix.SYS_RT_SIGRETURN, unix.SYS_SIGALTSTACK, unix.SYS_TGKILL,
+	unix.SYS_RT_SIGACTION, unix.SYS_RT_SIGPROCMASK, unix.SYS_RT_SIGRETURN, unix.SYS_SIGALTSTACK,
 	unix.SYS_CLOCK_GETTIME, unix.SYS_CLOCK_NANOSLEEP, unix.SYS_GETRANDOM, unix.SYS_GETTIMEOFDAY, unix.SYS_NANOSLEEP,
 	unix.SYS_SETITIMER, unix.SYS_TIMER_CREATE, unix.SYS_TIMER_DELETE, unix.SYS_TIMER_SETTIME,
-	unix.SYS_CLOSE, unix.SYS_EPOLL_CREATE1, unix.SYS_EPOLL_CTL, unix.SYS_EPOLL_PWAIT, unix.SYS_EVENTFD2, unix.SYS_FCNTL,
+	unix.SYS_CLOSE, unix.SYS_EPOLL_CREATE1, unix.SYS_EPOLL_CTL, unix.SYS_EPOLL_PWAIT, unix.SYS_EVENTFD2,
 	unix.SYS_FSTAT, unix.SYS_PIPE2, unix.SYS_READ, unix.SYS_WRITE, unix.SYS_WRITEV,
 }, allowedCallsOfMachine)
 
@@ -91,9 +91,9 @@ var allowedCalls = slices.Concat([]uint32{
 // than ending the process: libraries look into files that they can do without, such as time zones.
 func systemCallFilter() []unix.SockFilter {
 	const (
-		offsetNumber = 0  // of the fields of struct seccomp_data
-		offsetArch   = 4  //
-		offsetFlags  = 16 // the lower half of the first argument
+		offsetNumber    = 0  // of the fields of struct seccomp_data
+		offsetArch      = 4  //
+		offsetArguments = 16 // eight bytes each, the lower half first
 
 		allow = unix.SECCOMP_RET_ALLOW
 		deny  = unix.SECCOMP_RET_ERRNO | uint32(unix.EPERM)
@@ -120,12 +120,26 @@ func systemCallFilter() []unix.SockFilter {
 	for _, call := range allowedCalls {
 		filter = append(filter, unless(call), end(allow))
 	}
+	// only lets a call be made with some values of an argument, of which it takes the lower half.
+	only := func(call, argument uint32, values ...uint32) {
+		checks := []unix.SockFilter{load(offsetArguments + 8*argument)}
+		for _, value := range values {
+			checks = append(checks, unless(value), end(allow))
+		}
+		checks = append(checks, end(deny))
+		filter = append(filter, unix.SockFilter{Code: unix.BPF_JMP | unix.BPF_JEQ | unix.BPF_K, K: call, Jf: uint8(len(checks))})
+		filter = append(filter, checks...)
+	}
+	// Go's runtime interrupts its own threads. The operator has the same user, and shall not be sent signals, nor be made
+	// the one that the kernel sends them to for a file.
+	only(unix.SYS_TGKILL, 0, uint32(os.Getpid()))
+	only(unix.SYS_FCNTL, 1, unix.F_GETFD, unix.F_SETFD, unix.F_GETFL, unix.F_SETFL, unix.F_DUPFD_CLOEXEC)
 	return append(filter,
 		unless(unix.SYS_CLONE3), end(missing),
 		unix.SockFilter{Code: unix.BPF_JMP | unix.BPF_JEQ | unix.BPF_K, K: unix.SYS_CLONE, Jt: 1},
 		end(deny),
 		// A new thread, but no new process.
-		load(offsetFlags),
+		load(offsetArguments),
 		unix.SockFilter{Code: unix.BPF_JMP | unix.BPF_JSET | unix.BPF_K, K: unix.CLONE_THREAD, Jf: 1},
 		end(allow),
 		end(deny),
