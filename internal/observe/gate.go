@@ -206,17 +206,44 @@ func (g *Gate) failed(ctx context.Context, err error) (Verdict, error) {
 	switch text := err.Error(); {
 	case ctx.Err() != nil:
 		return Verdict{}, ctx.Err()
-	case strings.HasPrefix(text, "no such key: "), strings.HasPrefix(text, "index out of bounds: "):
-		return Verdict{Waiting: fmt.Sprintf("%s (%s)", g.expression, text)}, nil
+	case strings.HasPrefix(text, noSuchKey), strings.HasPrefix(text, outOfBounds):
+		return Verdict{Waiting: fmt.Sprintf("%s (%s)", g.expression, g.publicly(text))}, nil
 	case errors.As(err, &cancelled) && cancelled.Cause == interpreter.CostLimitExceeded:
 		return Verdict{}, gateErrorf("the expression costs more than %d: %s", maxCost, g.expression)
 	case errors.Is(err, context.DeadlineExceeded), errors.Is(err, interpreter.InterruptError{}):
 		// Not the release's fault alone: on a busy machine anything takes long.
 		return Verdict{}, fmt.Errorf("condition of the stage: the expression takes longer than %s: %s", g.patience, g.expression)
 	default:
-		// The text is CEL's, and does not contain values of the objects.
-		return Verdict{}, fmt.Errorf("condition of the stage: %w: %s", err, g.expression)
+		return Verdict{}, fmt.Errorf("condition of the stage: %s: %s", g.publicly(text), g.expression)
 	}
+}
+
+const (
+	noSuchKey   = "no such key: "
+	outOfBounds = "index out of bounds: "
+)
+
+// withoutValues are the beginnings of what CEL says that go on with names and types at most.
+var withoutValues = []string{
+	"no such overload", "no such attribute", "division by zero", "modulus by zero", "integer overflow", "unsigned integer overflow",
+	"integer divide by zero", "type conversion error from", "unsupported key type", "unsupported index type", "NaN values cannot be ordered",
+}
+
+// publicly returns what CEL says about an evaluation as everybody may read it. Objects may be Secrets, and some
+// messages quote their values: the expression that cannot be compiled, the text that is no number.
+func (g *Gate) publicly(text string) string {
+	for _, prefix := range []string{noSuchKey, outOfBounds} {
+		if key, ok := strings.CutPrefix(text, prefix); ok {
+			if strings.Contains(g.expression, key) {
+				return text // as the release says it
+			}
+			return strings.TrimSuffix(prefix, ": ")
+		}
+	}
+	if slices.ContainsFunc(withoutValues, func(beginning string) bool { return strings.HasPrefix(text, beginning) }) {
+		return text
+	}
+	return "it cannot be evaluated for what the objects have in them"
 }
 
 func typeName(v ref.Val) string { return v.Type().TypeName() }

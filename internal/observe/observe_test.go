@@ -118,6 +118,27 @@ func TestGate(t *testing.T) {
 			expression: "dep.status.replicas > 1", objects: []release.ObjectRef{dep}, problem: "no such overload",
 			cluster: cluster{"Deployment.apps kube-system/dep": deployment(nil, map[string]any{"replicas": "geheim"})},
 		},
+		"ValueIsNoExpression": {
+			why:        "The object may be a Secret.",
+			expression: `"x".matches(dep.spec.text)`, objects: []release.ObjectRef{dep}, problem: "cannot be evaluated",
+			cluster: cluster{"Deployment.apps kube-system/dep": deployment(map[string]any{"text": "geheim("}, nil)},
+		},
+		"ValueIsNoNumber": {
+			expression: `int(dep.spec.text) > 1`, objects: []release.ObjectRef{dep}, problem: "type conversion error",
+			cluster: cluster{"Deployment.apps kube-system/dep": deployment(map[string]any{"text": "geheim"}, nil)},
+		},
+		"ValueIsNoTime": {
+			expression: `timestamp(dep.spec.text) > timestamp("2026-01-01T00:00:00Z")`, objects: []release.ObjectRef{dep}, problem: "type conversion error",
+			cluster: cluster{"Deployment.apps kube-system/dep": deployment(map[string]any{"text": "geheim"}, nil)},
+		},
+		"ValueIsNoDuration": {
+			expression: `duration(dep.spec.text) > duration("1s")`, objects: []release.ObjectRef{dep}, problem: "type conversion error",
+			cluster: cluster{"Deployment.apps kube-system/dep": deployment(map[string]any{"text": "geheim"}, nil)},
+		},
+		"ValueIsNoKey": {
+			expression: `dep.spec[dep.spec.text] == 1`, objects: []release.ObjectRef{dep}, waiting: "dep.spec[dep.spec.text] == 1 (no such key)",
+			cluster: cluster{"Deployment.apps kube-system/dep": deployment(map[string]any{"text": "geheim"}, nil)},
+		},
 	} {
 		t.Run(name, func(t *testing.T) {
 			start := time.Now()
