@@ -131,6 +131,9 @@ func (l *Ledger) read(ctx context.Context, head *corev1.Secret) ([]byte, index, 
 			}
 			return nil, idx, fmt.Errorf("read Secret %s/%s: %w", l.key.Namespace, name, err)
 		}
+		if part.Type != SecretType {
+			return nil, idx, l.damaged(fmt.Errorf("its part %s is a Secret of somebody else", name))
+		}
 		packed = append(packed, part.Data[contentKey]...)
 	}
 	if len(idx.Parts) > 0 && sum(packed) != idx.SHA256 {
@@ -255,36 +258,36 @@ func (l *Ledger) writeParts(ctx context.Context, packed []byte, names []string) 
 // before, and those of writers who had loaded it and did not come through. Parts
 // of a writer who has loaded our content are not touched, they may be needed next.
 func (l *Ledger) collect(ctx context.Context, before *corev1.Secret) error {
-	stale := slices.Clone(l.index.Stale)
-	if len(l.index.Parts)+len(stale) > 0 {
-		base := ""
-		if before != nil {
-			base = before.ResourceVersion
+	if len(l.index.Parts)+len(l.index.Stale) == 0 {
+		return nil
+	}
+	base := ""
+	if before != nil {
+		base = before.ResourceVersion
+	}
+	parts, err := l.parts(ctx)
+	if err != nil {
+		return err
+	}
+	// Only of those: whoever can write the head could otherwise have us delete any Secret by its name.
+	for i, part := range parts {
+		if slices.Contains(l.index.Parts, part.Name) || part.Annotations[baseAnnotation] != base && !slices.Contains(l.index.Stale, part.Name) {
+			continue
 		}
-		parts, err := l.parts(ctx)
-		if err != nil {
-			return err
-		}
-		for _, part := range parts {
-			if part.Annotations[baseAnnotation] == base && !slices.Contains(l.index.Parts, part.Name) {
-				stale = append(stale, part.Name)
-			}
+		if err := l.client.Delete(ctx, &parts[i], client.Preconditions{UID: &part.UID}); client.IgnoreNotFound(err) != nil {
+			return fmt.Errorf("delete Secret %s/%s: %w", l.key.Namespace, part.Name, err)
 		}
 	}
-	for _, name := range stale {
-		part := &corev1.Secret{ObjectMeta: metav1.ObjectMeta{Namespace: l.key.Namespace, Name: name}}
-		if err := l.client.Delete(ctx, part); client.IgnoreNotFound(err) != nil {
-			return fmt.Errorf("delete Secret %s/%s: %w", l.key.Namespace, name, err)
-		}
-	}
-	// The head lists them until its next writing; a second deletion does no harm.
+	// The head lists what was stale until its next writing; a second look does no harm.
 	return nil
 }
 
+// parts are the Secrets of our type that say that they are of this ledger.
 func (l *Ledger) parts(ctx context.Context) ([]metav1.PartialObjectMetadata, error) {
 	list := &metav1.PartialObjectMetadataList{}
 	list.SetGroupVersionKind(corev1.SchemeGroupVersion.WithKind("SecretList"))
-	err := l.reader.List(ctx, list, client.InNamespace(l.key.Namespace), client.MatchingLabels{partLabel: l.label()})
+	err := l.reader.List(ctx, list, client.InNamespace(l.key.Namespace),
+		client.MatchingLabels{partLabel: l.label()}, client.MatchingFields{"type": string(SecretType)})
 	if err != nil {
 		return nil, fmt.Errorf("list the parts of Secret %s: %w", l.key, err)
 	}

@@ -6,6 +6,7 @@ package ledger
 import (
 	"bytes"
 	"context"
+	"encoding/json"
 	"errors"
 	"math/rand/v2"
 	"slices"
@@ -350,5 +351,61 @@ func TestASecretOfSomebodyElseIsNeitherReadNorChangedNorDeleted(t *testing.T) {
 	}
 	if after.ResourceVersion != theirs.ResourceVersion {
 		t.Error("it was changed")
+	}
+}
+
+// Whoever can write the Secret of a ledger can name any Secret in it.
+func TestALedgerNamesNoSecretsOfSomebodyElse(t *testing.T) {
+	d := newDesk(t)
+	l := d.ledger(d.client)
+	d.load(l)
+	if err := l.Save(t.Context(), noise(1, 3000)); err != nil {
+		t.Fatal(err)
+	}
+	secrets := map[string]*corev1.Secret{
+		"theirs":         {Type: corev1.SecretTypeOpaque},
+		"looks-like-one": {Type: corev1.SecretTypeOpaque, ObjectMeta: metav1.ObjectMeta{Labels: map[string]string{partLabel: l.label()}}},
+		"of-our-type":    {Type: SecretType},
+	}
+	for name, secret := range secrets {
+		secret.Namespace, secret.Name = d.owner.Namespace, name
+		if err := d.client.Create(t.Context(), secret); err != nil {
+			t.Fatal(err)
+		}
+	}
+	head := &corev1.Secret{}
+	if err := d.client.Get(t.Context(), l.key, head); err != nil {
+		t.Fatal(err)
+	}
+	idx := l.index
+	for name := range secrets {
+		idx.Stale = append(idx.Stale, name)
+	}
+	head.Data[indexKey], _ = json.Marshal(idx)
+	if err := d.client.Update(t.Context(), head); err != nil {
+		t.Fatal(err)
+	}
+
+	l = d.ledger(d.client)
+	d.load(l)
+	for i := range 3 {
+		if err := l.Save(t.Context(), noise(uint64(2+i), 3000)); err != nil {
+			t.Fatal(err)
+		}
+	}
+	if err := l.Delete(t.Context()); err != nil {
+		t.Fatal(err)
+	}
+	for name, secret := range secrets {
+		if err := d.client.Get(t.Context(), client.ObjectKeyFromObject(secret), secret); err != nil {
+			t.Errorf("%s: %v", name, err)
+		}
+	}
+	list := &corev1.SecretList{}
+	if err := d.client.List(t.Context(), list, client.InNamespace(d.owner.Namespace)); err != nil {
+		t.Fatal(err)
+	}
+	if len(list.Items) != len(secrets) {
+		t.Errorf("%d Secrets are left, want %d", len(list.Items), len(secrets))
 	}
 }
