@@ -5,8 +5,10 @@ package operator
 
 import (
 	"context"
+	"maps"
 	"reflect"
 	"sync"
+	"time"
 
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
 	"k8s.io/apimachinery/pkg/runtime"
@@ -27,8 +29,21 @@ type ownWrites struct {
 	live client.Reader
 
 	mu      sync.Mutex
-	written map[object]string // the newest resource version of ours that the cache has not shown yet
+	written map[object]write // the newest of ours that the cache has not shown yet
 }
+
+// write is one that the server has answered.
+type write struct {
+	version string
+	at      time.Time
+}
+
+// What nobody reads any more is forgotten when there is much of it: a cache that is so far behind has read everything
+// anew since.
+const (
+	manyWrites = 1000
+	longAgo    = time.Hour
+)
 
 type object struct {
 	kind schema.GroupVersionKind
@@ -46,7 +61,7 @@ func newOwnWrites(cfg *rest.Config, o client.Options) (client.Client, error) {
 	if err != nil {
 		return nil, err
 	}
-	return &ownWrites{Client: cached, live: live, written: map[object]string{}}, nil
+	return &ownWrites{Client: cached, live: live, written: map[object]write{}}, nil
 }
 
 // Get implements client.Client.
@@ -60,7 +75,7 @@ func (c *ownWrites) Get(ctx context.Context, key client.ObjectKey, obj client.Ob
 	c.mu.Lock()
 	ours, behind := c.written[id]
 	if behind && err == nil {
-		if order, cannot := resourceversion.CompareResourceVersion(obj.GetResourceVersion(), ours); cannot != nil || order >= 0 {
+		if order, cannot := resourceversion.CompareResourceVersion(obj.GetResourceVersion(), ours.version); cannot != nil || order >= 0 {
 			delete(c.written, id)
 			behind = false
 		}
@@ -102,8 +117,15 @@ func (c *ownWrites) note(obj client.Object, err error) error {
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	id := object{kind, client.ObjectKeyFromObject(obj)}
-	if order, err := resourceversion.CompareResourceVersion(c.written[id], obj.GetResourceVersion()); err != nil || order < 0 {
-		c.written[id] = obj.GetResourceVersion()
+	if !obj.GetDeletionTimestamp().IsZero() && len(obj.GetFinalizers()) == 0 {
+		delete(c.written, id) // what we wrote has let it go
+		return nil
+	}
+	if order, err := resourceversion.CompareResourceVersion(c.written[id].version, obj.GetResourceVersion()); err != nil || order < 0 {
+		c.written[id] = write{obj.GetResourceVersion(), time.Now()}
+	}
+	if len(c.written) > manyWrites {
+		maps.DeleteFunc(c.written, func(_ object, w write) bool { return time.Since(w.at) > longAgo })
 	}
 	return nil
 }

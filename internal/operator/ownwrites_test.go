@@ -5,7 +5,9 @@ package operator
 
 import (
 	"context"
+	"strconv"
 	"testing"
+	"time"
 
 	corev1 "k8s.io/api/core/v1"
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
@@ -35,8 +37,9 @@ func (b *behind) Get(_ context.Context, key client.ObjectKey, obj client.Object,
 func TestReadsAreNeverOlderThanOwnWrites(t *testing.T) {
 	live := kinds.Client(t, sandboxtest.APIServer(t))
 	cache := &behind{Client: live}
-	c := &ownWrites{Client: cache, live: live, written: map[object]string{}}
-	cm := &corev1.ConfigMap{ObjectMeta: metav1.ObjectMeta{Namespace: kinds.Namespace(t, live), Name: "c"}, Data: map[string]string{"old": ""}}
+	c := &ownWrites{Client: cache, live: live, written: map[object]write{}}
+	ns := kinds.Namespace(t, live)
+	cm := &corev1.ConfigMap{ObjectMeta: metav1.ObjectMeta{Namespace: ns, Name: "c"}, Data: map[string]string{"old": ""}}
 	read := func(want string) {
 		t.Helper()
 		got := &corev1.ConfigMap{Data: map[string]string{"of somebody else": ""}}
@@ -81,5 +84,35 @@ func TestReadsAreNeverOlderThanOwnWrites(t *testing.T) {
 	}
 	if len(c.written) > 0 {
 		t.Errorf("a deleted object is remembered: %v", c.written)
+	}
+
+	// Deleted by us, with our finalizer on it.
+	ours := &corev1.ConfigMap{ObjectMeta: metav1.ObjectMeta{Namespace: ns, Name: "ours", Finalizers: []string{"example.com/ours"}}}
+	if err := c.Create(t.Context(), ours); err != nil {
+		t.Fatal(err)
+	}
+	if err := c.Delete(t.Context(), ours); err != nil {
+		t.Fatal(err)
+	}
+	if err := live.Get(t.Context(), client.ObjectKeyFromObject(ours), ours); err != nil {
+		t.Fatal(err)
+	}
+	ours.Finalizers = nil
+	if err := c.Update(t.Context(), ours); err != nil {
+		t.Fatal(err)
+	}
+	if len(c.written) > 0 {
+		t.Errorf("what was let go is remembered: %v", c.written)
+	}
+
+	// Nobody reads again what is deleted by somebody else.
+	for i := range manyWrites + 1 {
+		c.written[object{key: client.ObjectKey{Name: strconv.Itoa(i)}}] = write{"1", time.Now().Add(-2 * longAgo)}
+	}
+	if err := c.Create(t.Context(), &corev1.ConfigMap{ObjectMeta: metav1.ObjectMeta{Namespace: ns, Name: "last"}}); err != nil {
+		t.Fatal(err)
+	}
+	if len(c.written) != 1 {
+		t.Errorf("%d writes are remembered, want the last", len(c.written))
 	}
 }
