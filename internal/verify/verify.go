@@ -59,7 +59,7 @@ func (s Subject) sum() ([]byte, error) {
 }
 
 // maxSignatures bounds the work for one release: whoever may write to a registry can put thousands there.
-const maxSignatures = 256
+const maxSignatures = 64
 
 // Verify returns the signer whose signature makes the policy content. One good signature is enough,
 // whatever else there is.
