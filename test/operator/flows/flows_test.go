@@ -2,7 +2,7 @@
 // SPDX-License-Identifier: Apache-2.0
 
 // Package flows walks through what people do with cluster stacks, each against the real operator. Cluster API is played
-// by the test; what it does itself is in the packages below test/sandbox and in test/e2e.
+// by the test; where it matters what it does itself there is package clusterapi.
 package flows
 
 import (

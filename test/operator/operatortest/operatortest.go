@@ -12,6 +12,7 @@ import (
 	"context"
 	"crypto/tls"
 	"crypto/x509"
+	"encoding/base64"
 	"encoding/json"
 	"errors"
 	"fmt"
@@ -26,9 +27,13 @@ import (
 	"testing"
 	"time"
 
+	"k8s.io/apimachinery/pkg/apis/meta/v1/unstructured"
 	clusterv1 "sigs.k8s.io/cluster-api/api/core/v1beta2"
 	runtimehooksv1 "sigs.k8s.io/cluster-api/api/runtime/hooks/v1alpha1"
+	runtimev1 "sigs.k8s.io/cluster-api/api/runtime/v1beta2"
+	"sigs.k8s.io/yaml"
 
+	"github.com/clusterstacks/cluster-stack-operator/config"
 	"github.com/clusterstacks/cluster-stack-operator/internal/sandbox"
 	"github.com/clusterstacks/cluster-stack-operator/internal/sandbox/daemon"
 	"github.com/clusterstacks/cluster-stack-operator/internal/sandbox/pki"
@@ -75,12 +80,14 @@ type Operator struct {
 	*process.Process
 	log     string
 	address string
+	ca      []byte
 	callers *http.Client
 }
 
 // The ports of an operator, at an address of its own.
 const (
 	hooksPort       = "9442"
+	webhooksPort    = "9443"
 	healthPort      = "9440"
 	diagnosticsPort = "8443"
 	profilerPort    = "6060"
@@ -141,7 +148,7 @@ func Launch(t testing.TB, kubeconfig []byte, releases, store string, args ...str
 	roots := x509.NewCertPool()
 	roots.AppendCertsFromPEM(ca.CertPEM())
 	o := &Operator{
-		log: filepath.Join(dir, "operator.log"), address: address,
+		log: filepath.Join(dir, "operator.log"), address: address, ca: ca.CertPEM(),
 		callers: &http.Client{
 			Timeout:   10 * time.Second, // as Cluster API's
 			Transport: &http.Transport{TLSClientConfig: &tls.Config{RootCAs: roots, MinVersion: tls.VersionTLS12}, MaxIdleConnsPerHost: 10},
@@ -154,7 +161,8 @@ func Launch(t testing.TB, kubeconfig []byte, releases, store string, args ...str
 			"--source=directory", "--release-dir=" + releases, "--store-dir=" + store, "--source-poll-interval=500ms",
 			"--hook-bind-address=" + address, "--hook-port=" + hooksPort, "--hook-cert-dir=" + dir,
 			"--health-addr=" + o.at(healthPort), "--profiler-address=" + o.at(profilerPort), "--diagnostics-address=" + o.at(diagnosticsPort), "--insecure-diagnostics",
-			"--webhook-port=0", "--kube-api-qps=10000", "--kube-api-burst=10000",
+			"--webhook-bind-address=" + address, "--webhook-port=" + webhooksPort, "--webhook-cert-dir=" + dir,
+			"--kube-api-qps=10000", "--kube-api-burst=10000",
 		}, args...),
 	})
 	if err != nil {
@@ -207,6 +215,49 @@ func get(ctx context.Context, url string) ([]byte, error) {
 		err = fmt.Errorf("%s: %s", response.Status, data)
 	}
 	return data, err
+}
+
+// Extension is what Cluster API has to know to call the hooks.
+func (o *Operator) Extension() runtimev1.ClientConfig {
+	return runtimev1.ClientConfig{URL: "https://" + o.at(hooksPort), CABundle: o.ca}
+}
+
+// Webhooks are the configurations that we ship, for an API server that calls by URL.
+func (o *Operator) Webhooks(t testing.TB) []*unstructured.Unstructured {
+	t.Helper()
+	var found []*unstructured.Unstructured
+	for _, document := range config.Webhooks() {
+		object := &unstructured.Unstructured{}
+		if err := yaml.Unmarshal(document, &object.Object); err != nil {
+			t.Fatal(err)
+		}
+		list, _, _ := unstructured.NestedSlice(object.Object, "webhooks")
+		for _, w := range list {
+			path, _, _ := unstructured.NestedString(w.(map[string]any), "clientConfig", "service", "path")
+			w.(map[string]any)["clientConfig"] = map[string]any{
+				"url": "https://" + o.at(webhooksPort) + path, "caBundle": base64.StdEncoding.EncodeToString(o.ca),
+			}
+		}
+		if err := unstructured.SetNestedSlice(object.Object, list, "webhooks"); err != nil {
+			t.Fatal(err)
+		}
+		found = append(found, object)
+	}
+	return found
+}
+
+// Answers is how often the operator has answered a hook with a decision, by its metrics.
+func (o *Operator) Answers(ctx context.Context, hook, decision string) (int, error) {
+	data, err := get(ctx, "http://"+o.at(diagnosticsPort)+"/metrics")
+	if err != nil {
+		return 0, err
+	}
+	for line := range bytes.Lines(data) {
+		if value, is := bytes.CutPrefix(line, fmt.Appendf(nil, "cluster_stack_hook_answers_total{decision=%q,hook=%q} ", decision, hook)); is {
+			return strconv.Atoi(string(bytes.TrimSpace(value)))
+		}
+	}
+	return 0, nil
 }
 
 // AskFor calls the hook BeforeClusterUpgrade for a Cluster as Cluster API does. It says what the upgrade waits for, and

@@ -107,6 +107,17 @@ func CreateClass(t testing.TB, c client.Client, namespace string) {
 	createAll(t, c, namespace, "files/class.yaml", files.ReadFile)
 }
 
+// ClassTemplate is the ClusterClass of CreateClass as a template in a chart, named as releases of cluster stacks name
+// theirs.
+func ClassTemplate(t testing.TB) string {
+	t.Helper()
+	data, err := files.ReadFile("files/class.yaml")
+	if err != nil {
+		t.Fatal(err)
+	}
+	return strings.ReplaceAll(string(data), "name: "+Class, "name: {{ .Release.Name }}-{{ .Chart.Version }}")
+}
+
 // InstallNetwork creates the least in a workload cluster that its Nodes take for a network, so that they become Ready.
 func InstallNetwork(t testing.TB, workload client.Client) {
 	t.Helper()
