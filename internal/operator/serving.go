@@ -39,7 +39,10 @@ func addServers(ctx context.Context, mgr ctrl.Manager, cfg *rest.Config, expiry 
 	}
 	// One request at a time on a connection: nobody can then make the server drop thousands that it has begun.
 	tlsOptions = append(tlsOptions, func(config *tls.Config) { config.NextProtos = []string{"http/1.1"} })
-	// What these write, every replica may.
+	// What these write, every replica may. They are held back by nothing here: those who ask wait for the answer, and
+	// the API server knows by itself whom to let wait.
+	cfg = rest.CopyConfig(cfg)
+	cfg.QPS = -1
 	live, err := client.New(cfg, client.Options{Scheme: mgr.GetScheme(), Mapper: mgr.GetRESTMapper()})
 	if err != nil {
 		return err
@@ -74,7 +77,7 @@ func addServers(ctx context.Context, mgr ctrl.Manager, cfg *rest.Config, expiry 
 		return err
 	}
 
-	hooks, err := hookserver.New(live, mgr.GetClient(), mgr.GetAPIReader(), hookserver.Options{
+	hooks, err := hookserver.New(live, mgr.GetClient(), live, hookserver.Options{
 		Host: c.HookBindAddress, Port: c.HookPort, CertDir: c.HookCertDir, ClientCAName: c.HookClientCAName, TLSOpts: tlsOptions,
 		Recorder: mgr.GetEventRecorder(name),
 	})
@@ -93,7 +96,7 @@ func addServers(ctx context.Context, mgr ctrl.Manager, cfg *rest.Config, expiry 
 	webhooks := webhook.NewServer(webhook.Options{
 		Host: c.WebhookBindAddress, Port: c.WebhookPort, CertDir: c.WebhookCertDir, TLSOpts: tlsOptions,
 	})
-	admission.Register(webhooks, mgr.GetAPIReader())
+	admission.Register(webhooks, live)
 	if err := mgr.Add(webhooks); err != nil {
 		return err
 	}
