@@ -83,7 +83,7 @@ func (p *plan) digest() string {
 // knows which of them have a namespace; a kind that neither it nor a definition
 // among the objects knows is taken to have one if its object names one.
 func (a *Applier) Identify(ctx context.Context, objects []*unstructured.Unstructured, namespace string) ([]ID, error) {
-	items, err := a.resolve(ctx, objects, objects, namespace)
+	items, err := a.locate(ctx, objects, objects, namespace)
 	if err != nil {
 		return nil, err
 	}
@@ -134,8 +134,22 @@ func (a *Applier) plan(ctx context.Context, set Set) (*plan, error) {
 	return p, nil
 }
 
-// resolve finds out where objects go. The definitions among all count as served.
+// resolve finds out where objects go, and what is to be sent for them. The definitions among all count as served.
 func (a *Applier) resolve(ctx context.Context, objects, all []*unstructured.Unstructured, namespace string) ([]*item, error) {
+	items, err := a.locate(ctx, objects, all, namespace)
+	if err != nil {
+		return nil, err
+	}
+	for _, it := range items {
+		if err := it.prepare(); err != nil {
+			return nil, err
+		}
+	}
+	return items, nil
+}
+
+// locate finds out where objects go. The items have the objects as they are given.
+func (a *Applier) locate(ctx context.Context, objects, all []*unstructured.Unstructured, namespace string) ([]*item, error) {
 	defined := definedKinds(all)
 	known, generation, err := a.mapper.kinds(ctx)
 	if err != nil {
@@ -197,33 +211,42 @@ func newItem(obj *unstructured.Unstructured, known *kinds, defined map[schema.Gr
 	default:
 		it.absence = &RequestError{Code: http.StatusNotFound, Text: fmt.Sprintf("the cluster does not know the kind %s of %s; install what defines it first", gvk.Kind, gvk.GroupVersion())}
 	}
-	it.object = obj.DeepCopy()
-	// What a server sets is not for us to apply, and a chart may carry it by accident.
-	for _, field := range []string{"managedFields", "resourceVersion", "uid", "generation", "selfLink", "creationTimestamp"} {
-		unstructured.RemoveNestedField(it.object.Object, "metadata", field)
-	}
 	switch {
 	case found && !it.resource.namespaced:
 		it.id.Namespace = ""
-		unstructured.RemoveNestedField(it.object.Object, "metadata", "namespace")
 	case found && it.id.Namespace == "":
 		if namespace == "" {
 			return nil, refusedf("%s: it needs a namespace and names none", id)
 		}
 		it.id.Namespace = namespace
-		it.object.SetNamespace(namespace)
+	}
+	it.object = obj
+	return it, nil
+}
+
+// prepare makes what is sent out of the object as it was given.
+func (it *item) prepare() error {
+	it.object = it.object.DeepCopy()
+	// What a server sets is not for us to apply, and a chart may carry it by accident.
+	for _, field := range []string{"managedFields", "resourceVersion", "uid", "generation", "selfLink", "creationTimestamp"} {
+		unstructured.RemoveNestedField(it.object.Object, "metadata", field)
+	}
+	if it.id.Namespace == "" {
+		unstructured.RemoveNestedField(it.object.Object, "metadata", "namespace")
+	} else {
+		it.object.SetNamespace(it.id.Namespace)
 	}
 	it.keep = it.object.GetAnnotations()["helm.sh/resource-policy"] == "keep"
 	it.drift = it.object.GetAnnotations()[DriftAnnotation]
-	if id.GroupKind() == jobKind {
-		_, it.expires, _ = unstructured.NestedFieldNoCopy(obj.Object, "spec", "ttlSecondsAfterFinished")
+	if it.id.GroupKind() == jobKind {
+		_, it.expires, _ = unstructured.NestedFieldNoCopy(it.object.Object, "spec", "ttlSecondsAfterFinished")
 	}
 	var err error
 	if it.body, err = json.Marshal(it.object.Object); err != nil {
-		return nil, fmt.Errorf("%s: %w", it.id, err)
+		return fmt.Errorf("%s: %w", it.id, err)
 	}
 	it.hash = digest(it.body)
-	return it, nil
+	return nil
 }
 
 // run is one operation in progress. Its lock guards inventory and report, which
