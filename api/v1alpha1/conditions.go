@@ -188,7 +188,8 @@ const (
 	ClusterStackReleaseCreatedReason = "ClusterStackReleaseCreated"
 	// ClusterStackReleaseDeletedReason: a ClusterStackRelease that nobody needs was deleted.
 	ClusterStackReleaseDeletedReason = "ClusterStackReleaseDeleted"
-	// RolloutStartedReason: the addons of a release are on their way.
+	// RolloutStartedReason: the addons of a release are on their way. A first release that is in the cluster at once is
+	// told of by its end only.
 	RolloutStartedReason = "RolloutStarted"
 	// RolloutFinishedReason: the addons of a release are in the cluster.
 	RolloutFinishedReason = "RolloutFinished"

@@ -36,6 +36,9 @@ type Set struct {
 	RollBack bool
 	// Namespace is for namespaced objects that name none.
 	Namespace string
+	// Unsaved says that the caller saves the inventory itself where the report says so, soon, and before it waits for
+	// anything: the save that ends the operation is then left out.
+	Unsaved bool
 	// Verified, if set, tells which objects of the inventory are known to be
 	// as they were applied last, as [Applier.Drift] finds out. Of these only
 	// the ones whose content has changed are sent.
@@ -255,6 +258,7 @@ type run struct {
 	*Applier
 	set     string
 	journal Journal
+	unsaved bool
 
 	mu     sync.Mutex
 	inv    *Inventory
@@ -348,7 +352,7 @@ func (a *Applier) Apply(ctx context.Context, set Set, inv *Inventory, journal Jo
 	if err != nil {
 		return Report{}, err
 	}
-	r.set = set.Name
+	r.set, r.unsaved = set.Name, set.Unsaved
 	content := p.digest()
 	done := inv.sets[set.Name]
 	if done.Going {
@@ -400,7 +404,13 @@ func (a *Applier) Apply(ctx context.Context, set Set, inv *Inventory, journal Jo
 // finish saves and reports. What stopped a run is told alone: what else was
 // underway at that moment is chance, and the text of an error has to be stable.
 func (r *run) finish(ctx context.Context) (Report, error) {
-	r.checkpoint(ctx)
+	if !r.unsaved {
+		r.checkpoint(ctx)
+	} else if data, err := r.inv.Encode(); err != nil {
+		r.stop(err)
+	} else {
+		r.report.Unsaved = string(data) != r.saved
+	}
 	r.report.sort()
 	if r.stopped != nil {
 		return r.report, r.stopped

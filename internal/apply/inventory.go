@@ -203,6 +203,8 @@ type Report struct {
 	Conflicts []Conflict
 	// Failed were not applied or deleted.
 	Failed []Failure
+	// Unsaved says that the journal does not have all of this yet, as the caller wanted it.
+	Unsaved bool
 }
 
 func (r *Report) sort() {

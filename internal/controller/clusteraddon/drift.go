@@ -92,7 +92,7 @@ func (w *work) correctDrift(ctx context.Context) error {
 	for _, addon := range slices.Sorted(maps.Keys(sets)) {
 		rendered, err := w.render(ctx, w.release, addon)
 		if err == nil {
-			err = w.apply(ctx, addon, rendered, not(w.doubtful(drift)))
+			err = w.apply(ctx, addon, rendered, not(w.doubtful(drift)), false)
 		}
 		if err != nil {
 			errs = append(errs, fmt.Errorf("addon %s: %w", addon, err))

@@ -49,10 +49,14 @@ func (j *journal) Save(ctx context.Context, inv *apply.Inventory) error {
 	return j.Ledger.Save(ctx, data)
 }
 
-// begin opens a rollout: one write, which voids the proof of the one before it.
+// begin opens a rollout: one write, which voids the proof of the one before it. The first rollout has none before it;
+// it is written down, and told of, with what comes of it.
 func (w *work) begin(ctx context.Context, move rollout.Begin) error {
 	replaced := w.record.Open()
-	if err := w.save(ctx, move.Record, func() { w.addon.Spec.Hook = "" }); err != nil {
+	first := w.record.Applied == nil && w.record.Rollout == nil
+	if first {
+		w.record = move.Record
+	} else if err := w.save(ctx, move.Record, func() { w.addon.Spec.Hook = "" }); err != nil {
 		return fmt.Errorf("open the rollout: %w", err)
 	}
 	if left := replaced; left != nil && left.Release != move.Record.Rollout.Release {
@@ -78,8 +82,18 @@ func (w *work) begin(ctx context.Context, move rollout.Begin) error {
 	case opened.From != "" && opened.From != opened.To:
 		message += fmt.Sprintf(", before Kubernetes goes from %s to %s", opened.From, opened.To)
 	}
-	w.tell(v1alpha1.RolloutStartedReason, message)
+	if w.starting = message; !first {
+		w.tellStart()
+	}
 	return nil
+}
+
+// tellStart tells that a rollout has begun, once that is written down: it would be told again otherwise.
+func (w *work) tellStart() {
+	if w.starting != "" {
+		w.tell(v1alpha1.RolloutStartedReason, w.starting)
+	}
+	w.starting = ""
 }
 
 // finish writes the proof, and what is applied now, in one write.
@@ -123,6 +137,7 @@ func (w *work) await(ctx context.Context, move rollout.Await) (step.Outcome, err
 	if err := w.save(ctx, move.Record, nil); err != nil {
 		return step.Outcome{}, fmt.Errorf("save how far the rollout got: %w", err)
 	}
+	w.tellStart()
 	if len(w.failures) > 0 {
 		// Of several reasons the first is told, and of several errors all.
 		errs := make([]error, 0, len(w.failures))
@@ -215,7 +230,7 @@ func (w *work) applyStage(ctx context.Context, stage release.Stage) error {
 	if err != nil {
 		return err
 	}
-	err = w.apply(ctx, stage.Name, rendered, verified)
+	err = w.apply(ctx, stage.Name, rendered, verified, true)
 	if w.awaitsHook(ctx, stage.Name, err) {
 		return nil
 	}
@@ -268,15 +283,16 @@ func applyReason(err error) string {
 	return v1alpha1.FailedToApplyObjectsReason
 }
 
-// apply sends the objects of an addon.
-func (w *work) apply(ctx context.Context, addon string, rendered *render.Result, verified func(apply.ID) bool) error {
+// apply sends the objects of an addon. With unsaved, what came of it is in memory only.
+func (w *work) apply(ctx context.Context, addon string, rendered *render.Result, verified func(apply.ID) bool, unsaved bool) error {
 	ctx, cancel := context.WithTimeout(ctx, stageTimeout)
 	defer cancel()
 	set := apply.Set{Name: addon, Objects: rendered.Objects, Hooks: hooks(rendered.Hooks), Namespace: render.AddonNamespace,
-		RollBack: w.rollsBack(), Verified: verified}
+		RollBack: w.rollsBack(), Verified: verified, Unsaved: unsaved}
 	began := w.options.Clock.Now()
 	report, err := w.conn.applier.Apply(ctx, set, w.inventory, w.journal)
 	observeApply(addon, w.options.Clock.Since(began), err)
+	w.unsaved = w.unsaved || report.Unsaved
 	w.resources(report)
 	return w.values.hide(err)
 }
@@ -504,7 +520,7 @@ func (w *work) refresh(ctx context.Context, move rollout.Refresh) error {
 	for _, addon := range move.Addons {
 		rendered, err := w.render(ctx, w.release, addon)
 		if err == nil {
-			err = w.apply(ctx, addon, rendered, not(w.doubtful(drift)))
+			err = w.apply(ctx, addon, rendered, not(w.doubtful(drift)), false)
 		}
 		if err != nil {
 			errs = append(errs, fmt.Errorf("addon %s: %w", addon, err))

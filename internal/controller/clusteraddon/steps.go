@@ -60,6 +60,7 @@ type work struct {
 	inputs    string
 	inventory *apply.Inventory
 	journal   *journal
+	unsaved   bool // the journal lacks what came of a stage
 	lost      bool
 	generated *ledger.Ledger // nil until a render needs it
 	recorded  render.Record
@@ -70,6 +71,7 @@ type work struct {
 	failures []failure
 	gate     *gate
 	began    *time.Time // when a rollout was opened, if in this pass
+	starting string     // what is to be told of that once it is written down
 	ran      bool
 	applied  step.Outcome
 	failed   error
@@ -322,6 +324,9 @@ func (w *work) run(ctx context.Context) {
 	defer end()
 	if w.failed = w.gather(ctx); w.failed == nil {
 		w.applied, w.failed = w.moves(ctx)
+		if err := w.saveInventory(ctx); err != nil {
+			w.failed = errors.Join(w.failed, err)
+		}
 	}
 	if w.conn.lost() {
 		w.failures, w.gate, w.failed = nil, nil, nil
@@ -329,6 +334,23 @@ func (w *work) run(ctx context.Context) {
 	}
 	w.report()
 }
+
+// saveInventory saves what became of the stages of this pass, whatever has ended it. The stages announce what they
+// are about to do by themselves, and with that what came of those before.
+func (w *work) saveInventory(ctx context.Context) error {
+	if !w.unsaved {
+		return nil
+	}
+	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), saveTimeout)
+	defer cancel()
+	if err := w.journal.Save(ctx, w.inventory); err != nil {
+		return fmt.Errorf("save the inventory: %w", err)
+	}
+	return nil
+}
+
+// saveTimeout bounds the save that ends a pass, also of an operator that is told to stop.
+const saveTimeout = 10 * time.Second
 
 // gather loads what the moves start from.
 func (w *work) gather(ctx context.Context) error {
