@@ -5,6 +5,7 @@ package operatortest
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"net/http"
 	"os"
@@ -120,8 +121,27 @@ func NewIn(t testing.TB, cfg *rest.Config) *World {
 	if w.standins, err = standin.Listen(w.harmed, w.Fates.Handler, w.counted); err != nil {
 		t.Fatal(err)
 	}
-	t.Cleanup(func() { _ = w.standins.Close() })
+	t.Cleanup(func() {
+		w.dismiss(context.WithoutCancel(t.Context()))
+		_ = w.standins.Close()
+	})
 	return w
+}
+
+// dismiss deletes the Clusters of this world: the operators of the next one in the package would try to reach them.
+func (w *World) dismiss(ctx context.Context) {
+	ctx, cancel := context.WithTimeout(ctx, Patience)
+	defer cancel()
+	for _, n := range w.tenants {
+		cluster := &clusterv1.Cluster{}
+		if err := w.Client.Get(ctx, n.key(), cluster); err != nil {
+			continue // it is gone, or never was
+		}
+		patch := client.RawPatch(types.MergePatchType, []byte(`{"metadata":{"finalizers":null}}`))
+		if err := errors.Join(w.Client.Delete(ctx, cluster), client.IgnoreNotFound(w.Client.Patch(ctx, cluster, patch))); err != nil {
+			w.t.Errorf("delete the Cluster of %s: %v", n.Namespace, err)
+		}
+	}
 }
 
 // harmed does Harm.
@@ -740,7 +760,7 @@ func (w *World) AwaitRest(t testing.TB, o *Operator) {
 	defer tick.Stop()
 	// Looked at more than once: between a change and the event about it all queues are empty. And for longer than
 	// anything that is soon to be tried again waits for that; no queue counts it.
-	for quiet, writes := 0, w.Writes(); quiet < 25; quiet++ {
+	for quiet, writes := 0, w.Writes(); quiet < 15; quiet++ {
 		busy, err := o.Busy(ctx)
 		if err != nil {
 			t.Fatal(err)
