@@ -34,7 +34,7 @@ func TestOutagesAgainAndAgain(t *testing.T) {
 		{"etcd is full", fillDisk, 10 * time.Second},
 	}
 	counts := map[string]int{}
-	for range 10 {
+	for range 5 {
 		var clusters []*operatortest.Tenant
 		for range 5 {
 			clusters = append(clusters, s.Tenant(t))
@@ -49,5 +49,5 @@ func TestOutagesAgainAndAgain(t *testing.T) {
 		}, clusters...)
 		s.Check(t, s.operator, clusters, operatortest.End{Texts: operatortest.NextTexts, Like: s.calm})
 	}
-	t.Logf("%v; 50 clusters came up and were upgraded", counts)
+	t.Logf("%v; 25 clusters came up and were upgraded", counts)
 }
