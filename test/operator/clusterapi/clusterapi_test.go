@@ -242,8 +242,7 @@ func (w *world) ready(t *testing.T, tag string) {
 	t.Helper()
 	object := provider(providerKind, tag)
 	w.eventually(t, "the provider object of "+tag, func(ctx context.Context) error { return w.Get(ctx, client.ObjectKeyFromObject(object), object) })
-	must(t, unstructured.SetNestedField(object.Object, true, "status", "ready"))
-	must(t, w.Status().Update(t.Context(), object))
+	must(t, w.Status().Patch(t.Context(), object, client.RawPatch(types.MergePatchType, []byte(`{"status": {"ready": true}}`))))
 	rel := apitest.ClusterStackRelease(platform, tag)
 	w.eventually(t, tag+" is ready", func(ctx context.Context) error {
 		if err := w.Get(ctx, client.ObjectKeyFromObject(rel), rel); err != nil {
@@ -408,9 +407,8 @@ func (w *world) anyReplicaHoldsAnUpgradeAndSaysWhy(t *testing.T) {
 	w.eventually(t, "the Cluster says what it waits for", func(context.Context) error { return w.topology(t, "False", why) })
 	before := w.get(t, ours)
 
-	other := w.get(t, foreign)
-	other.Spec.Topology.Version = made36
-	must(t, w.Update(t.Context(), other))
+	patch := client.RawPatch(types.MergePatchType, []byte(`{"spec": {"topology": {"version": "`+made36+`"}}}`))
+	must(t, w.Patch(t.Context(), w.get(t, foreign), patch))
 
 	w.leader.Suspend()
 	asked, err := w.idle.Answers(t.Context(), "BeforeClusterUpgrade", "wait")
@@ -476,9 +474,8 @@ func (w *world) otherReplicaBringsItToItsEnd(t *testing.T) {
 // clusterLeavesForAForeignClass: nothing of the cluster is taken away, and nothing of the stack is held for it any more.
 // Cluster API lets the class go that no Cluster names.
 func (w *world) clusterLeavesForAForeignClass(t *testing.T) {
-	cluster := w.get(t, ours)
-	cluster.Spec.Topology.ClassRef = clusterv1.ClusterClassRef{Name: clustertest.Class}
-	must(t, w.Update(t.Context(), cluster))
+	patch := client.RawPatch(types.MergePatchType, []byte(`{"spec": {"topology": {"classRef": {"name": "`+clustertest.Class+`", "namespace": null}}}}`))
+	must(t, w.Patch(t.Context(), w.get(t, ours), patch))
 	w.eventually(t, "the ClusterAddon says that the Cluster is none of ours", func(context.Context) error {
 		addon := w.addon(t, ours)
 		if c := addon.Status.Conditions.Get(v1alpha1.ReadyCondition); c == nil || c.Reason != v1alpha1.NotAClusterStackReason {
