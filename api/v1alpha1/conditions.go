@@ -134,8 +134,8 @@ const (
 	ObjectsApplyingOngoingReason = "ObjectsApplyingOngoing"
 	// RenderFailedReason: a chart of the release cannot be rendered. Publish a corrected release.
 	RenderFailedReason = "RenderFailed"
-	// ConflictReason: somebody else manages a field that the release sets. Let go of the field, or
-	// remove the object.
+	// ConflictReason: somebody else manages a field that the release sets, or two of its addons have one
+	// object. Let go of the field, remove the object, or take it out of one of the charts.
 	ConflictReason = "Conflict"
 	// ImmutableFieldChangedReason: the release changes a field that can only be set when the object is
 	// made. Publish a release that leaves it as it was, or annotate the object with

@@ -387,6 +387,7 @@ func (a *Applier) Apply(ctx context.Context, set Set, inv *Inventory, journal Jo
 		r.halt(err)
 	}
 	if !r.isStopped() {
+		r.haveRun(before)
 		inv.sets[set.Name] = progress{Pre: content, Post: done.Post, Delete: p.ofDeletion()}
 		r.waves(ctx, send)
 	}
@@ -395,6 +396,7 @@ func (a *Applier) Apply(ctx context.Context, set Set, inv *Inventory, journal Jo
 			r.halt(err)
 		}
 		if !r.isStopped() && r.report.err() == nil {
+			r.haveRun(after)
 			inv.sets[set.Name] = progress{Pre: content, Post: content, Delete: p.ofDeletion()}
 		}
 	}

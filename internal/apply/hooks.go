@@ -44,6 +44,9 @@ const (
 // failedHook stands in an entry in place of the run, so that the next attempt begins anew.
 const failedHook = "failed"
 
+// finishedHook stands there once all hooks of the run are through.
+const finishedHook = "finished"
+
 type hook struct {
 	*item
 	Hook
@@ -86,6 +89,19 @@ func due(hooks []*hook, event string) []*hook {
 		return cmp.Or(cmp.Compare(a.Weight, b.Weight), cmp.Compare(a.wave, b.wave), a.id.Compare(b.id))
 	})
 	return due
+}
+
+// haveRun notes that hooks are through. When they are due the next time they run again, also for content that has been
+// there before: a release to which a cluster comes back is an upgrade like any other.
+func (r *run) haveRun(hooks []*hook) {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	for _, h := range hooks {
+		if e, known := r.inv.Get(h.id); known && e.Hook != "" && e.Hook != failedHook {
+			e.Hook = finishedHook
+			r.inv.Put(e)
+		}
+	}
 }
 
 // announceHook enters a hook into the inventory, unless an object of an earlier

@@ -38,6 +38,8 @@ type connection struct {
 	inputsAt [sha256.Size]byte
 	// recheck is when to compare again at rest, and last when that was done.
 	recheck, last time.Time
+	// reported is how many changes a watch has reported.
+	reported int
 	// told are the changes found by then that are not to be corrected.
 	told []string
 	// guards are the objects that are watched for changes, by kind and name.
@@ -147,9 +149,21 @@ func (c *connection) untilRecheck(now time.Time) time.Duration {
 	return max(0, c.recheck.Sub(now))
 }
 
-func (c *connection) recheckAfter(now time.Time, d time.Duration) {
+// changes returns how many changes a watch has reported so far.
+func (c *connection) changes() int {
 	c.state.Lock()
 	defer c.state.Unlock()
+	return c.reported
+}
+
+// recheckAfter plans the next comparison at the end of one that began when so many changes had been reported. What was
+// reported since may have come too late for it, and is looked at after the given pause.
+func (c *connection) recheckAfter(now time.Time, d time.Duration, reported int, pause time.Duration) {
+	c.state.Lock()
+	defer c.state.Unlock()
+	if c.reported != reported {
+		d = min(d, pause)
+	}
 	c.recheck, c.last = now.Add(d), now
 }
 
@@ -157,6 +171,7 @@ func (c *connection) recheckAfter(now time.Time, d time.Duration) {
 func (c *connection) recheckSoon(now time.Time, pause time.Duration) {
 	c.state.Lock()
 	defer c.state.Unlock()
+	c.reported++
 	due := now
 	if earliest := c.last.Add(pause); earliest.After(due) {
 		due = earliest

@@ -89,6 +89,15 @@ func TestWatchesWake(t *testing.T) {
 	e.edit(func(c *clusterv1.Cluster) { c.Labels = map[string]string{"colour": "green"} })
 	e.awaitObjects("csi: green", "gate: go")
 
+	// Somebody changes an object of an addon, and deletes it.
+	e.set(v1alpha1.ClusterAddonSettingsSpec{Watch: true})
+	e.put("csi", map[string]string{"text": "somebody's"})
+	e.awaitObjects("csi: green", "gate: go")
+	if err := e.workload.Delete(e.Context(), &corev1.ConfigMap{ObjectMeta: metav1.ObjectMeta{Namespace: "kube-system", Name: e.key.Name + "-csi"}}); err != nil {
+		t.Fatal(err)
+	}
+	e.awaitObjects("csi: green", "gate: go")
+
 	// A hook asks.
 	ask := e.ask(v2, "v1.35.2", k135)
 	e.await("what was asked for to be answered", func(*v1alpha1.ClusterAddon) bool { return e.record().Proves(ask) })
@@ -123,7 +132,7 @@ func ready(class string) func(*v1alpha1.ClusterAddon) bool {
 // await watches the ClusterAddon until it is as wanted.
 func (e *env) await(what string, is func(*v1alpha1.ClusterAddon) bool) {
 	e.Helper()
-	ctx, cancel := context.WithTimeout(e.Context(), 30*time.Second)
+	ctx, cancel := context.WithTimeout(e.Context(), 2*time.Minute)
 	defer cancel()
 	watch, err := e.client.Watch(ctx, &v1alpha1.ClusterAddonList{}, client.InNamespace(e.ns))
 	if err != nil {
@@ -150,7 +159,7 @@ func (e *env) await(what string, is func(*v1alpha1.ClusterAddon) bool) {
 // awaitObjects watches the workload cluster until the objects of the Cluster's addons are as wanted.
 func (e *env) awaitObjects(want ...string) {
 	e.Helper()
-	ctx, cancel := context.WithTimeout(e.Context(), 30*time.Second)
+	ctx, cancel := context.WithTimeout(e.Context(), 2*time.Minute)
 	defer cancel()
 	workload, err := client.NewWithWatch(e.config, client.Options{})
 	if err != nil {

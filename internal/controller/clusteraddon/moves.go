@@ -226,6 +226,9 @@ func (w *work) applyStage(ctx context.Context, stage release.Stage) error {
 	if err != nil {
 		return w.blame(stage.Name, w.renderReason(stage.Name), err)
 	}
+	if err := w.alone(ctx, stage.Name, w.beside()); err != nil {
+		return w.blame(stage.Name, applyReason(err), err)
+	}
 	verified, err := w.verified(ctx)
 	if err != nil {
 		return err
@@ -273,7 +276,8 @@ func (w *work) blame(stage, reason string, err error) error {
 
 func applyReason(err error) string {
 	var incomplete *apply.IncompleteError
-	if errors.As(err, &incomplete) && len(incomplete.Conflicts) > 0 {
+	var overlap *overlapError
+	if errors.As(err, &overlap) || errors.As(err, &incomplete) && len(incomplete.Conflicts) > 0 {
 		return v1alpha1.ConflictReason
 	}
 	var request *apply.RequestError
@@ -361,11 +365,14 @@ func (w *work) verified(ctx context.Context) (func(apply.ID) bool, error) {
 	return func(apply.ID) bool { return true }, nil
 }
 
-// render renders an addon, and saves what it generated before anybody can apply it.
+// render renders an addon, once in a pass, and saves what it generated before anybody can apply it.
 func (w *work) render(ctx context.Context, rel *release.Release, addon string) (*render.Result, error) {
-	key := rel.Name.String() + " " + addon
+	key := renderedAs(rel, addon)
 	if known := w.rendered[key]; known != nil {
 		return known, nil
+	}
+	if err := w.unrendered[key]; err != nil {
+		return nil, err
 	}
 	if err := w.values.missing[addon]; err != nil {
 		return nil, err
@@ -384,7 +391,9 @@ func (w *work) render(ctx context.Context, rel *release.Release, addon string) (
 	}
 	result, err := w.renderPatiently(ctx, in)
 	if err != nil {
-		return nil, w.values.hide(err)
+		err = w.values.hide(err)
+		w.unrendered[key] = err
+		return nil, err
 	}
 	if result.NewValues {
 		// What this render did not use stays: the release that used it may be rendered again.
@@ -397,6 +406,9 @@ func (w *work) render(ctx context.Context, rel *release.Release, addon string) (
 	w.rendered[key] = result
 	return result, nil
 }
+
+// renderedAs is under which key a pass remembers what an addon of a release renders to.
+func renderedAs(rel *release.Release, addon string) string { return rel.Name.String() + " " + addon }
 
 // loadGenerated loads what the charts have generated for this cluster, once.
 func (w *work) loadGenerated(ctx context.Context) error {
@@ -519,6 +531,9 @@ func (w *work) refresh(ctx context.Context, move rollout.Refresh) error {
 	var errs []error
 	for _, addon := range move.Addons {
 		rendered, err := w.render(ctx, w.release, addon)
+		if err == nil {
+			err = w.alone(ctx, addon, move.Addons)
+		}
 		if err == nil {
 			err = w.apply(ctx, addon, rendered, not(w.doubtful(drift)), false)
 		}

@@ -198,7 +198,7 @@ func (r *Reconciler) addonsOfRelease(ctx context.Context, obj client.Object) []r
 // Reconcile brings one ClusterAddon in line with the release that its Cluster uses.
 func (r *Reconciler) Reconcile(ctx context.Context, addon *v1alpha1.ClusterAddon) (ctrl.Result, error) {
 	ctx = ctrl.LoggerInto(ctx, ctrl.LoggerFrom(ctx).WithValues("Cluster", klog.KRef(addon.Namespace, clusterName(addon))))
-	w := &work{Reconciler: r, addon: addon, progress: map[string]rollout.Progress{}, rendered: map[string]*render.Result{}}
+	w := &work{Reconciler: r, addon: addon, progress: map[string]rollout.Progress{}, rendered: map[string]*render.Result{}, unrendered: map[string]error{}}
 	if err := w.load(ctx); err != nil {
 		return ctrl.Result{}, err
 	}
@@ -214,7 +214,7 @@ func (r *Reconciler) Reconcile(ctx context.Context, addon *v1alpha1.ClusterAddon
 	case rollout.LetGo:
 		return ctrl.Result{}, w.letGo(ctx)
 	case rollout.Stand:
-		return ctrl.Result{}, w.pause(ctx)
+		return ctrl.Result{}, step.Pause(ctx, r.client, addon, "the Cluster or its ClusterAddon is paused", parts...)
 	case rollout.Leave:
 		return step.Run(ctx, r.client, addon, append(parts, step.On(v1alpha1.ClusterReadyCondition, w.leave))...)
 	}

@@ -4,6 +4,7 @@
 package clusteraddon
 
 import (
+	"context"
 	"net/http"
 	"slices"
 	"strings"
@@ -17,7 +18,10 @@ import (
 	corev1 "k8s.io/api/core/v1"
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"k8s.io/apimachinery/pkg/apis/meta/v1/unstructured"
 	"k8s.io/apimachinery/pkg/types"
+	"k8s.io/apimachinery/pkg/util/wait"
+	"k8s.io/client-go/discovery"
 	"k8s.io/client-go/rest"
 	clusterv1 "sigs.k8s.io/cluster-api/api/core/v1beta2"
 	"sigs.k8s.io/controller-runtime/pkg/client"
@@ -69,6 +73,10 @@ func TestReconcile(t *testing.T) {
 		"AwaitsJobs":                    testAwaitsJobs,
 		"FindsItsOwnerAgain":            testFindsItsOwnerAgain,
 		"LetsGoInTheMiddle":             testLetsGoInTheMiddle,
+		"RefusesOneObjectOfTwoAddons":   testRefusesOneObjectOfTwoAddons,
+		"RunsHooksOfARollBack":          testRunsHooksOfARollBack,
+		"RunsAHookThatFailedAgain":      testRunsAHookThatFailedAgain,
+		"AsksWhatTheClusterServes":      testAsksWhatTheClusterServes,
 		"TakesOver":                     testTakesOver,
 		"TakesOverInTheMiddle":          testTakesOverInTheMiddle,
 		"TakesOverWhateverDies":         testTakesOverWhateverDies,
@@ -1122,4 +1130,195 @@ func testLetsGoInTheMiddle(e *env) {
 		e.Errorf("finalizers %v are left", got)
 	}
 	e.edit(func(c *clusterv1.Cluster) { c.Finalizers = nil })
+}
+
+func testRefusesOneObjectOfTwoAddons(e *env) {
+	// One names its namespace and the other does not: only the cluster knows that it is the same object.
+	inFull := strings.Replace(object("same", "2"), "metadata:\n", "metadata:\n  namespace: kube-system\n", 1)
+	elsewhere := strings.Replace(object("same", "3"), "metadata:\n", "metadata:\n  namespace: default\n", 1)
+	e.publish(v1, both("cni", "csi", "metrics"), addons{
+		"cni": object("cni", "1") + object("same", "1"), "csi": object("csi", "1") + inFull, "metrics": object("metrics", "1") + elsewhere,
+	})
+	e.publish(v2, both("cni", "csi"), addons{"cni": object("cni", "2"), "csi": object("csi", "2") + inFull})
+	e.running(v1, k135)
+	o := e.start()
+	o.settle()
+	// Nothing of either is there, and all of whoever has no part in it.
+	e.wantObjects("metrics: 1")
+	same := " has ConfigMap kube-system/" + e.key.Name + "-same, too; take it out of one of the two charts, or switch one addon off"
+	e.wantCondition(v1alpha1.HelmChartAppliedCondition, "False", v1alpha1.ConflictReason, "stage cni: addon csi"+same)
+	e.wantCondition(v1alpha1.HelmChartAppliedCondition, "False", v1alpha1.ConflictReason, "stage csi: addon cni"+same)
+	if got := e.addon().Status.Inventory; got != nil && got.Objects != 2 {
+		e.Errorf("inventory is %+v", got)
+	}
+
+	// The user decides for one of them.
+	e.settings(v1alpha1.ClusterAddonSettingsSpec{Addons: []v1alpha1.AddonSettings{{Name: "cni", Disabled: true}}})
+	o.settle()
+	e.wantReady()
+	e.wantObjects("csi: 1", "metrics: 1", "same: 2")
+
+	// A corrected release brings both, and the object stays the one that it is.
+	uid := e.uid("same")
+	e.settings(v1alpha1.ClusterAddonSettingsSpec{})
+	e.use(v2, k135)
+	o.settle()
+	e.wantReady()
+	e.wantObjects("cni: 2", "csi: 2", "same: 2")
+	if e.uid("same") != uid {
+		e.Error("the object was made anew")
+	}
+}
+
+// hookOf is a ConfigMap that a chart's hook makes.
+func hookOf(name, events, policies string) string {
+	return strings.Replace(object(name, "hook"), "metadata:\n",
+		"metadata:\n  annotations: {helm.sh/hook: \""+events+"\", helm.sh/hook-delete-policy: \""+policies+"\"}\n", 1)
+}
+
+func testRunsHooksOfARollBack(e *env) {
+	hooks := hookOf("install", "post-install", "before-hook-creation") + hookOf("upgrade", "pre-upgrade", "before-hook-creation") +
+		hookOf("rollback", "pre-rollback,post-rollback", "before-hook-creation") + hookOf("gone", "post-rollback", "hook-succeeded")
+	e.publish(v1, both("cni"), addons{"cni": object("cni", "1") + hooks})
+	e.publish(v2, both("cni"), addons{"cni": object("cni", "2") + hooks})
+	e.running(v1, k135)
+	o := e.start()
+	o.settle()
+	e.wantReady()
+	e.wantObjects("cni: 1", "install: hook")
+	e.use(v2, k135)
+	o.settle()
+	e.wantReady()
+	e.wantObjects("cni: 2", "install: hook", "upgrade: hook")
+	upgraded := e.uid("upgrade")
+	e.use(v1, k135)
+	o.settle()
+	e.wantReady()
+	// What has the policy hook-succeeded was there, and is gone.
+	e.wantObjects("cni: 1", "install: hook", "rollback: hook", "upgrade: hook")
+	if e.uid("upgrade") != upgraded {
+		e.Error("a hook for an upgrade ran at a roll-back")
+	}
+	// Forward again is an upgrade, for which the hook is made anew.
+	rolledBack := e.uid("rollback")
+	e.use(v2, k135)
+	o.settle()
+	e.wantReady()
+	if e.uid("upgrade") == upgraded {
+		e.Error("the hook for an upgrade did not run again")
+	}
+	if e.uid("rollback") != rolledBack {
+		e.Error("a hook for a roll-back ran at an upgrade")
+	}
+}
+
+func testRunsAHookThatFailedAgain(e *env) {
+	job := "apiVersion: batch/v1\nkind: Job\nmetadata:\n  name: \"{{ .Values.cluster }}-fails\"\n  annotations: {helm.sh/hook: pre-upgrade}\n" +
+		"spec: {template: {spec: {restartPolicy: Never, containers: [{name: c, image: i}]}}}\n"
+	e.publish(v1, both("csi", "cni"), addons{"csi": object("csi", "1"), "cni": object("cni", "1")})
+	e.publish(v2, both("csi", "cni"), addons{"csi": job + object("csi", "2"), "cni": object("cni", "2")})
+	e.running(v1, k135)
+	o := e.start()
+	o.watcher = noWatcher{}
+	o.settle()
+	e.use(v2, k135)
+	ended := map[types.UID]bool{}
+	end := func(conditions ...batchv1.JobConditionType) {
+		e.Helper()
+		running := &batchv1.Job{}
+		for range 100 {
+			_, _ = o.once()
+			err := e.workload.Get(e.Context(), client.ObjectKey{Namespace: "kube-system", Name: e.key.Name + "-fails"}, running)
+			if client.IgnoreNotFound(err) != nil {
+				e.Fatal(err)
+			}
+			if err == nil && !ended[running.UID] && running.DeletionTimestamp.IsZero() {
+				break
+			}
+			if len(running.Finalizers) > 0 { // as the garbage collector does
+				running.Finalizers = nil
+				_ = e.workload.Update(e.Context(), running)
+			}
+		}
+		if ended[running.UID] {
+			e.Fatal("the Job that failed was not made anew")
+		}
+		ended[running.UID] = true
+		now := metav1.Now()
+		running.Status.StartTime = &now
+		if conditions[len(conditions)-1] == batchv1.JobComplete {
+			running.Status.CompletionTime, running.Status.Succeeded = &now, 1
+		}
+		for _, is := range conditions {
+			running.Status.Conditions = append(running.Status.Conditions, batchv1.JobCondition{Type: is, Status: corev1.ConditionTrue})
+		}
+		if err := e.workload.Status().Update(e.Context(), running); err != nil {
+			e.Fatal(err)
+		}
+	}
+	end(batchv1.JobFailureTarget, batchv1.JobFailed)
+	for range 20 {
+		if _, _ = o.once(); has(e.addon(), v1alpha1.HelmChartAppliedCondition, "False", v1alpha1.FailedToApplyObjectsReason) {
+			break
+		}
+	}
+	// The stage is not done, what stands after the hook has not begun, and nobody else is held up.
+	e.wantCondition(v1alpha1.HelmChartAppliedCondition, "False", v1alpha1.FailedToApplyObjectsReason, "Job.batch kube-system/"+e.key.Name+"-fails")
+	e.wantObjects("cni: 2", "csi: 1")
+	if e.record().Rollout.Finished {
+		e.Error("the rollout is finished although a hook has failed")
+	}
+	end(batchv1.JobSuccessCriteriaMet, batchv1.JobComplete)
+	for range 100 {
+		if o.settle(); e.record().Rollout.Finished {
+			break
+		}
+	}
+	e.wantReady()
+	e.wantObjects("cni: 2", "csi: 2")
+}
+
+func testAsksWhatTheClusterServes(e *env) {
+	group := e.key.Name + ".example.com"
+	asks := "{{ if .Capabilities.APIVersions.Has \"" + group + "/v1/Thing\" }}\n" + object("NAME", "served") + "\n{{ end }}\n" + object("cni", "1")
+	e.publish(v1, both("{name: cni, action: apply, capabilities: cluster}", "csi"), addons{
+		"cni": strings.Replace(asks, "NAME", "seen", 1), "csi": strings.Replace(strings.Replace(asks, "NAME", "unseen", 1), "-cni", "-csi", 1),
+	})
+	definition := &unstructured.Unstructured{Object: map[string]any{
+		"apiVersion": "apiextensions.k8s.io/v1", "kind": "CustomResourceDefinition", "metadata": map[string]any{"name": "things." + group},
+		"spec": map[string]any{
+			"group": group, "scope": "Namespaced", "names": map[string]any{"kind": "Thing", "plural": "things"},
+			"versions": []any{map[string]any{"name": "v1", "served": true, "storage": true,
+				"schema": map[string]any{"openAPIV3Schema": map[string]any{"type": "object"}}}},
+		},
+	}}
+	e.running(v1, k135)
+	o := e.start()
+	// Somebody else has installed the kind, which nothing in the release defines.
+	if err := e.workload.Create(e.Context(), definition); err != nil {
+		e.Fatal(err)
+	}
+	e.awaitServed(group)
+	o.settle()
+	e.wantReady()
+	e.wantObjects("cni: 1", "csi: 1", "seen: served")
+}
+
+// awaitServed waits until discovery of the workload cluster knows a group. There is no event for that.
+func (e *env) awaitServed(group string) {
+	e.Helper()
+	known, err := discovery.NewDiscoveryClientForConfig(e.config)
+	if err != nil {
+		e.Fatal(err)
+	}
+	err = wait.PollUntilContextTimeout(e.Context(), 50*time.Millisecond, time.Minute, true, func(context.Context) (bool, error) {
+		groups, err := known.ServerGroups()
+		if err != nil {
+			return false, err
+		}
+		return slices.ContainsFunc(groups.Groups, func(g metav1.APIGroup) bool { return g.Name == group }), nil
+	})
+	if err != nil {
+		e.Fatal(err)
+	}
 }

@@ -28,6 +28,7 @@ func TestSettings(t *testing.T) {
 		"HideSecrets":               testHidesSecrets,
 		"WaitForValues":             testWaitsForValues,
 		"SwitchOff":                 testSwitchesOff,
+		"ChangeDuringAnUpgrade":     testValuesChangeDuringAnUpgrade,
 		"FromLegacyToStagesAndBack": testFromLegacyToStagesAndBack,
 		"RememberRollouts":          testRemembersRollouts,
 	} {
@@ -183,7 +184,14 @@ func testWaitsForValues(e *env) {
 	o.settle()
 	e.wantCondition(v1alpha1.HelmChartAppliedCondition, "False", v1alpha1.ValuesNotFoundReason, "ConfigMap mine with values is missing")
 	e.wantObjects("csi: 1")
+	mistaken := fromConfigMap("mine")
+	mistaken.Key = "other"
+	e.set(valuesOf("cni", mistaken))
 	e.putConfigMap("mine", "colour: red\n")
+	o.settle()
+	e.wantCondition(v1alpha1.HelmChartAppliedCondition, "False", v1alpha1.ValuesNotFoundReason, "ConfigMap mine has no key other with values")
+	e.wantObjects("csi: 1")
+	e.set(valuesOf("cni", fromConfigMap("mine")))
 	o.settle()
 	e.wantReady()
 	e.wantObjects("cni: red", "csi: 1")
@@ -220,6 +228,42 @@ func testSwitchesOff(e *env) {
 	o.settle()
 	e.wantReady()
 	e.wantObjects("cni: 2", "metrics: 2")
+}
+
+// While a stage waits, the values of one that is done already change. The upgrade begins anew with them, and ends with
+// the addons as the values say now.
+func testValuesChangeDuringAnUpgrade(e *env) {
+	gate := `{name: csi, action: apply, waitForPreCondition: {objects: [{key: o, apiVersion: v1, kind: ConfigMap, name: ` + e.key.Name + `-gate, namespace: kube-system}], conditions: o.data.text == "go"}}`
+	charts := func(release string) addons {
+		return addons{"cni": object("cni", release+" {{ .Values.colour }}") + "{{ if .Values.more }}\n" + object("more", release) + "{{ end }}", "csi": object("csi", release)}
+	}
+	e.publish(v1, both("cni", "csi"), charts("1"))
+	e.publish(up, both("cni", gate), charts("2"))
+	e.putConfigMap("mine", "colour: red\nmore: true\n")
+	e.set(valuesOf("cni", fromConfigMap("mine")))
+	e.running(v1, k135)
+	o := e.start()
+	o.settle()
+	e.wantObjects("cni: 1 red", "csi: 1", "more: 1")
+
+	e.use(up, k136)
+	ask := e.ask(up, k135, k136)
+	o.settle()
+	e.wantObjects("cni: 2 red", "csi: 1", "more: 2")
+	e.putConfigMap("mine", "colour: blue\nmore: false\n")
+	o.settle()
+	// What the values do not want any more stays until the upgrade is through.
+	e.wantObjects("cni: 2 blue", "csi: 1", "more: 2")
+	if e.record().Proves(ask) {
+		e.Error("the upgrade is let go on although a stage waits")
+	}
+	e.put("gate", map[string]string{"text": "go"})
+	o.settle()
+	e.wantReady()
+	e.wantObjects("cni: 2 blue", "csi: 2", "gate: go")
+	if !e.record().Proves(ask) {
+		e.Error("the upgrade is still held")
+	}
 }
 
 func testFromLegacyToStagesAndBack(e *env) {

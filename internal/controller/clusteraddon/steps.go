@@ -68,13 +68,15 @@ type work struct {
 	// What came of this pass.
 	progress map[string]rollout.Progress
 	rendered map[string]*render.Result
-	failures []failure
-	gate     *gate
-	began    *time.Time // when a rollout was opened, if in this pass
-	starting string     // what is to be told of that once it is written down
-	ran      bool
-	applied  step.Outcome
-	failed   error
+	// unrendered are why addons cannot be rendered. A second try in the same pass would take as long, and end alike.
+	unrendered map[string]error
+	failures   []failure
+	gate       *gate
+	began      *time.Time // when a rollout was opened, if in this pass
+	starting   string     // what is to be told of that once it is written down
+	ran        bool
+	applied    step.Outcome
+	failed     error
 }
 
 // failure is a stage that failed, and why.
@@ -468,10 +470,11 @@ func (w *work) tidy(ctx context.Context) (step.Outcome, error) {
 		}
 	}
 	if w.conn.untilRecheck(w.options.Clock.Now()) == 0 {
+		reported := w.conn.changes()
 		if err := w.correctDrift(ctx); err != nil {
 			return step.Outcome{}, err
 		}
-		w.conn.recheckAfter(w.options.Clock.Now(), spread(w.options.Recheck))
+		w.conn.recheckAfter(w.options.Clock.Now(), spread(w.options.Recheck), reported, calm)
 	}
 	w.guard(ctx)
 	message := "nothing is left of earlier releases"
@@ -487,25 +490,6 @@ func (w *work) tidy(ctx context.Context) (step.Outcome, error) {
 func (w *work) leave(context.Context) (step.Outcome, error) {
 	w.addon.Status.Ready = false
 	return step.Wait(v1alpha1.NotAClusterStackReason, "the Cluster uses no release of a cluster stack; its addons are left as they are"), nil
-}
-
-// pause says on the ClusterAddon that its Cluster is paused, and leaves everything else as it is.
-func (w *work) pause(ctx context.Context) error {
-	if w.addon.Status.Conditions.IsTrue(v1alpha1.PausedCondition) {
-		return nil
-	}
-	before := w.addon.DeepCopy()
-	paused := v1alpha1.Condition{
-		Type: v1alpha1.PausedCondition, Status: "True", Reason: v1alpha1.PausedReason,
-		Message: "the Cluster or its ClusterAddon is paused", ObservedGeneration: w.addon.Generation,
-	}
-	paused.LastTransitionTime.Time = w.options.Clock.Now().Truncate(time.Second)
-	w.addon.Status.Conditions = append(slices.Clone(w.addon.Status.Conditions), paused)
-	err := w.client.Status().Patch(ctx, w.addon, client.MergeFromWithOptions(before, client.MergeFromWithOptimisticLock{}))
-	if client.IgnoreNotFound(err) != nil {
-		return fmt.Errorf("write status: %w", err)
-	}
-	return nil
 }
 
 // letGo lets the ClusterAddon go. When it goes alone, because somebody deleted it while its Cluster stays,
