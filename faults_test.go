@@ -10,15 +10,21 @@ import (
 	"testing"
 )
 
-// TestFaultsAreHeldByTests looks for the tests that the list of faults names, and for rows that name none.
+// TestFaultsAreHeldByTests looks for the tests that the lists of faults and of threats name, and for rows that name none.
 func TestFaultsAreHeldByTests(t *testing.T) {
-	page, err := os.ReadFile("docs/contributing/faults.md")
+	for _, list := range []string{"faults", "threats"} {
+		t.Run(list, func(t *testing.T) { rowsAreHeldByTests(t, "docs/contributing/"+list+".md") })
+	}
+}
+
+func rowsAreHeldByTests(t *testing.T, list string) {
+	page, err := os.ReadFile(list)
 	if err != nil {
 		t.Fatal(err)
 	}
 	test := regexp.MustCompile("`([a-z/]+) (Test[A-Za-z0-9]+)(?:/([A-Za-z0-9]+))?`")
 	for line := range strings.Lines(string(page)) {
-		if !strings.HasPrefix(line, "|") || strings.HasPrefix(line, "|---") || strings.HasPrefix(line, "| fault ") {
+		if !strings.HasPrefix(line, "|") || strings.HasPrefix(line, "|---") || strings.HasPrefix(line, "| fault ") || strings.HasPrefix(line, "| attack ") {
 			continue
 		}
 		fault, _, _ := strings.Cut(strings.TrimPrefix(line, "| "), " |")
