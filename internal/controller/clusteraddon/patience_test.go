@@ -286,7 +286,11 @@ func TestWhoWaitsNoLongerThanItWantedWasNotLeftWithoutAnAnswer(t *testing.T) {
 			if err != nil {
 				t.Fatal(err)
 			}
-			if _, err := p.roundTripper(unanswering).RoundTrip(request); !errors.Is(err, context.DeadlineExceeded) {
+			response, err := p.roundTripper(unanswering).RoundTrip(request)
+			if response != nil {
+				_ = response.Body.Close()
+			}
+			if !errors.Is(err, context.DeadlineExceeded) {
 				t.Errorf("error %v, want that of the one who waits", err)
 			}
 			if p.lost() != tc.silent {

@@ -6,6 +6,7 @@ package faults
 import (
 	"fmt"
 	"maps"
+	"net/http"
 	"strings"
 	"sync"
 	"testing"
@@ -136,7 +137,7 @@ func TestTenantsAreApart(t *testing.T) {
 		t.Errorf("asked for what is in a namespace that has nothing to do with it:\n%s", strings.Join(found, "\n"))
 	}
 	if found, _ := log.about(began, func(e faultproxy.Event) bool {
-		return e.Method != "GET" && strings.Contains(e.Path, "/namespaces/"+neighbour.Namespace+"/")
+		return e.Method != http.MethodGet && strings.Contains(e.Path, "/namespaces/"+neighbour.Namespace+"/")
 	}); len(found) > 0 {
 		t.Errorf("changed something of another tenant:\n%s", strings.Join(found, "\n"))
 	}

@@ -221,7 +221,7 @@ func (f *flow) readable(a *v1alpha1.ClusterAddon) {
 	}
 	for _, stage := range a.Status.Stages {
 		oneOf("phase of stage "+stage.Name, string(stage.Phase), "", "Pending", "waitingForPreCondition", "applyingOrDeleting", "waitingForPostCondition", "done")
-		oneOf("action of stage "+stage.Name, string(stage.Action), "apply", "delete")
+		oneOf("action of stage "+stage.Name, stage.Action, "apply", "delete")
 	}
 	f.eventually("the ClusterStack is ready", func() error {
 		stack := &v1alpha1.ClusterStack{}

@@ -14,8 +14,10 @@ import (
 // The releases of the life that clusters live through in tests of what goes wrong: they come up with the first one, and
 // go to the next minor of Kubernetes with the other.
 const (
-	First, FirstVersion = "docker-starter-1-35-v1", "v1.35.4"
-	Next, NextVersion   = "docker-starter-1-36-v1", "v1.36.4"
+	First        = "docker-starter-1-35-v1"
+	FirstVersion = "v1.35.4"
+	Next         = "docker-starter-1-36-v1"
+	NextVersion  = "v1.36.4"
 )
 
 // FirstTexts and NextTexts are what the ConfigMaps of the addons of these releases say.

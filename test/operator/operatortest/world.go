@@ -637,7 +637,6 @@ func (w *World) Await(t testing.TB, o *Operator, tenants []*Tenant, done func(*T
 	defer cancel()
 	tick := time.NewTicker(250 * time.Millisecond)
 	defer tick.Stop()
-	missing := ""
 	finished := map[*Tenant]bool{}
 	look := func() string {
 		// A management cluster that does not answer is one of the faults. It is asked again.
@@ -668,7 +667,8 @@ func (w *World) Await(t testing.TB, o *Operator, tenants []*Tenant, done func(*T
 		return missing
 	}
 	for {
-		if missing = look(); missing == "" {
+		missing := look()
+		if missing == "" {
 			return
 		}
 		select {

@@ -26,7 +26,11 @@ import (
 )
 
 // Owner and Repository are the one repository that a forge has, and Token is what it asks for.
-const Owner, Repository, Token = "o", "r", "ghp_secret"
+const (
+	Owner      = "o"
+	Repository = "r"
+	Token      = "ghp_secret"
+)
 
 // Forge is a GitHub Enterprise Server. Its fields are read and written under its lock.
 type Forge struct {
