@@ -195,11 +195,13 @@ func (c *connection) drifted() ([]string, bool) {
 	return c.told, c.told != nil
 }
 
-// guard replaces the objects that are watched for changes.
-func (c *connection) guard(entries map[string]apply.Entry) {
+// guard replaces the objects that are watched for changes, and tells whether there were none before.
+func (c *connection) guard(entries map[string]apply.Entry) (first bool) {
 	c.state.Lock()
 	defer c.state.Unlock()
+	first = c.guards == nil
 	c.guards = entries
+	return first
 }
 
 func (c *connection) guarded(object string) (apply.Entry, bool) {

@@ -154,7 +154,10 @@ func (w *work) guard(ctx context.Context) {
 		entries[watched(gvk, e.Namespace, e.Name)] = e
 	}
 	conn, wake := w.conn, OfCluster(ctx, w.cluster)
-	conn.guard(entries)
+	if conn.guard(entries) {
+		// A watch tells what is there when it begins, and not what has been deleted by then.
+		conn.recheckSoon(w.options.Clock.Now(), calm)
+	}
 	for gvk := range kinds {
 		// The watch is that of the connection: a second call for the same kind does nothing.
 		changed := func(obj client.Object, gone bool) bool {

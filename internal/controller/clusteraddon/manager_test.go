@@ -89,9 +89,14 @@ func TestWatchesWake(t *testing.T) {
 	e.edit(func(c *clusterv1.Cluster) { c.Labels = map[string]string{"colour": "green"} })
 	e.awaitObjects("csi: green", "gate: go")
 
-	// Somebody changes an object of an addon.
+	// Somebody changes an object of an addon, and deletes it.
 	e.set(v1alpha1.ClusterAddonSettingsSpec{Watch: true})
 	e.put("csi", map[string]string{"text": "somebody's"})
+	e.awaitObjects("csi: green", "gate: go")
+
+	if err := e.workload.Delete(e.Context(), &corev1.ConfigMap{ObjectMeta: metav1.ObjectMeta{Namespace: "kube-system", Name: e.key.Name + "-csi"}}); err != nil {
+		t.Fatal(err)
+	}
 	e.awaitObjects("csi: green", "gate: go")
 
 	// A hook asks.
