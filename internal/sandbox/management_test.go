@@ -5,7 +5,6 @@ package sandbox_test
 
 import (
 	"context"
-	"flag"
 	"fmt"
 	"net/http"
 	"os"
@@ -16,6 +15,7 @@ import (
 	"time"
 
 	"github.com/google/go-cmp/cmp"
+	"github.com/spf13/pflag"
 	authorizationv1 "k8s.io/api/authorization/v1"
 	corev1 "k8s.io/api/core/v1"
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
@@ -48,15 +48,12 @@ func TestMain(m *testing.M) {
 
 // operate serves what the sandbox expects of the operator: readyz, and a hook server that is discovered.
 func operate(args []string) error {
-	flags := flag.NewFlagSet("operator", flag.ContinueOnError)
+	flags := pflag.NewFlagSet("operator", pflag.ContinueOnError)
+	flags.ParseErrorsAllowlist.UnknownFlags = true // it is told more than it needs
 	health := flags.String("health-addr", "", "")
 	host := flags.String("hook-bind-address", "", "")
 	port := flags.Int("hook-port", 0, "")
 	certs := flags.String("hook-cert-dir", "", "")
-	for _, ignored := range []string{"kubeconfig", "leader-elect", "diagnostics-address", "source", "release-dir", "store-dir", "webhook-bind-address", "webhook-port", "webhook-cert-dir", "allow-networks"} {
-		flags.String(ignored, "", "")
-	}
-	flags.Bool("insecure-diagnostics", false, "")
 	if err := flags.Parse(args); err != nil {
 		return err
 	}
