@@ -6,9 +6,11 @@ package clusteraddon
 import (
 	"fmt"
 	"slices"
+	"strconv"
 	"strings"
 	"testing"
 
+	"github.com/clusterstacks/cluster-stack-operator/api/v1alpha1"
 	"github.com/clusterstacks/cluster-stack-operator/internal/rollout"
 )
 
@@ -31,6 +33,34 @@ func TestDiesAnywhere(t *testing.T) {
 			if t.Failed() {
 				return
 			}
+		}
+	}
+}
+
+// TestLosesAnyRequest loses one request of an upgrade that changes anything, each in turn, while the operator lives on. A
+// stage counts as done only together with what is known of its objects.
+func TestLosesAnyRequest(t *testing.T) {
+	workload := workloadServer(t)
+	for nth, lost := 1, true; lost; nth++ {
+		t.Run(strconv.Itoa(nth), func(t *testing.T) {
+			e := newEnv(t, workload)
+			e.publish(v1, both("cni", "metrics"), addons{"cni": object("cni", "1"), "metrics": object("metrics", "1")})
+			e.publish(v2, both("cni", "csi"), addons{"cni": object("cni", "2"), "csi": object("csi", "2")})
+			e.running(v1, k135)
+			o := e.start()
+			o.settle()
+			e.use(v2, k135)
+			before, _, _ := o.faults.counts()
+			o.faults.lose = before + nth
+			o.settle()
+			e.wantReady()
+			e.wantObjects("cni: 2", "csi: 2")
+			e.wantCondition(v1alpha1.LeftoversPrunedCondition, "True", v1alpha1.DoneReason, "nothing is left of earlier releases")
+			after, _, _ := o.faults.counts()
+			lost = after >= o.faults.lose
+		})
+		if t.Failed() {
+			return
 		}
 	}
 }
@@ -97,6 +127,7 @@ func (e *env) lifeWithADeath(dieAt int, unanswered bool) (dead bool) {
 		}
 		next.settle()
 		e.wantReady()
+		e.wantCondition(v1alpha1.LeftoversPrunedCondition, "True", v1alpha1.DoneReason, "nothing is left of earlier releases")
 		e.wantObjects(slices.Sorted(slices.Values(append(slices.Clone(want), "foreign: foreign", "password: "+generatedIn(e.has()))))...)
 		check(when, nil, nil)
 		if got := e.addon().Status.Inventory; got == nil || got.Shared != 0 || int(got.Objects) != len(want)+1 {

@@ -330,6 +330,8 @@ type faults struct {
 	unanswered bool
 	dead       bool
 	onWorkload int
+	// lose is the request that gets lost, 0 for none.
+	lose int
 }
 
 // next counts a request. The first answer says whether to send it, the second whether to report the answer.
@@ -348,6 +350,9 @@ func (f *faults) next(mutating, workload bool) (send, answer bool) {
 	f.mutating++
 	if workload {
 		f.onWorkload++
+	}
+	if f.mutating == f.lose {
+		return false, false
 	}
 	if f.dieAt != 0 && f.mutating >= f.dieAt {
 		f.dead = true

@@ -134,17 +134,16 @@ func (w *work) finish(ctx context.Context, move rollout.Finish) error {
 
 // await ends the pass.
 func (w *work) await(ctx context.Context, move rollout.Await) (step.Outcome, error) {
+	failed := w.failure()
 	if err := w.save(ctx, move.Record, nil); err != nil {
+		if failed != nil {
+			return step.Outcome{}, failed // mostly the same cause, and told better
+		}
 		return step.Outcome{}, fmt.Errorf("save how far the rollout got: %w", err)
 	}
 	w.tellStart()
-	if len(w.failures) > 0 {
-		// Of several reasons the first is told, and of several errors all.
-		errs := make([]error, 0, len(w.failures))
-		for _, f := range w.failures {
-			errs = append(errs, fmt.Errorf("stage %s: %w", f.stage, f.err))
-		}
-		return step.Outcome{}.LookAgain(spread(w.options.Recheck)), step.Because(w.failures[0].reason, joined(errs))
+	if failed != nil {
+		return step.Outcome{}.LookAgain(spread(w.options.Recheck)), failed
 	}
 	if w.gate != nil {
 		return step.Wait(w.gate.reason, "stage %s waits for %s", w.gate.stage, w.gate.waiting).LookAgain(spread(w.options.GatePoll)), nil
@@ -153,6 +152,19 @@ func (w *work) await(ctx context.Context, move rollout.Await) (step.Outcome, err
 		return step.Wait(v1alpha1.VersionMismatchReason, "%s", move.Message), nil
 	}
 	return step.Outcome{}, fmt.Errorf("nothing is known about what stage %s waits for", move.Stage)
+}
+
+// failure returns what the stages failed with, nil if none has. Of several reasons the first is told, and of several
+// errors all.
+func (w *work) failure() error {
+	if len(w.failures) == 0 {
+		return nil
+	}
+	errs := make([]error, 0, len(w.failures))
+	for _, f := range w.failures {
+		errs = append(errs, fmt.Errorf("stage %s: %w", f.stage, f.err))
+	}
+	return step.Because(w.failures[0].reason, joined(errs))
 }
 
 // joined is like errors.Join, in one line.
@@ -175,8 +187,12 @@ func (e *joinedError) Error() string {
 
 func (e *joinedError) Unwrap() []error { return e.errs }
 
-// save writes the record, and what change changes with it, in one write.
+// save writes the record, and what change changes with it, in one write. The inventory comes first: a stage that is done
+// is not applied again, so that what became of its objects could not be found out any more.
 func (w *work) save(ctx context.Context, record rollout.Record, change func()) error {
+	if err := w.saveInventory(ctx); err != nil {
+		return err
+	}
 	err := step.Patch(ctx, w.client, w.addon, func() {
 		if w.addon.Annotations == nil {
 			w.addon.Annotations = map[string]string{}

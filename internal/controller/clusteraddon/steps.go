@@ -348,6 +348,7 @@ func (w *work) saveInventory(ctx context.Context) error {
 	if err := w.journal.Save(ctx, w.inventory); err != nil {
 		return fmt.Errorf("save the inventory: %w", err)
 	}
+	w.unsaved = false
 	return nil
 }
 
