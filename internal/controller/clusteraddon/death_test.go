@@ -11,6 +11,8 @@ import (
 	"testing"
 
 	"github.com/clusterstacks/cluster-stack-operator/api/v1alpha1"
+	"github.com/clusterstacks/cluster-stack-operator/internal/apply"
+	"github.com/clusterstacks/cluster-stack-operator/internal/ledger"
 	"github.com/clusterstacks/cluster-stack-operator/internal/rollout"
 )
 
@@ -159,6 +161,53 @@ func (e *env) lifeWithADeath(dieAt int, unanswered bool) (dead bool) {
 		e.Errorf("the upgrade is not proven at its end: %s", e.record())
 	}
 	return first.faults.dead
+}
+
+// testDiesBetweenStages lets the operator die at each change of a rollout whose second stage is waited for. Whoever goes on
+// knows of every object of the first that it is there, and whose.
+func testDiesBetweenStages(e *env) {
+	for dieAt, dead := 1, true; dead; dieAt++ {
+		e.Run(strconv.Itoa(dieAt), func(t *testing.T) {
+			e := newEnv(t, e.config)
+			gate := "waitForPreCondition: {objects: [{key: o, apiVersion: v1, kind: ConfigMap, name: " + e.key.Name +
+				"-gate, namespace: kube-system}], conditions: o.data.text == \"go\"}"
+			e.publish(v1, both("cni", "{name: metrics, action: apply, "+gate+"}"), starter1)
+			e.running(v1, k135)
+			first := e.start()
+			first.faults.dieAt, first.faults.unanswered = dieAt, true
+			for range 3 {
+				_, _ = first.once()
+			}
+			dead = first.faults.dead
+			e.put("gate", map[string]string{"text": "go"})
+			e.start().settle()
+			e.wantReady()
+			e.wantObjects("cni: 1", "extra: 1", "gate: go", "metrics: 1")
+			e.wantCondition(v1alpha1.LeftoversPrunedCondition, "True", v1alpha1.DoneReason, "nothing is left of earlier releases")
+			for _, entry := range e.inventory().Entries() {
+				if entry.Origin != apply.Created || entry.UID == "" || entry.Hash == "" {
+					e.Errorf("the inventory has %+v, want an object that was made and is as it should be", entry)
+				}
+			}
+		})
+		if e.Failed() {
+			return
+		}
+	}
+}
+
+// inventory returns what the operator remembers about the workload cluster.
+func (e *env) inventory() *apply.Inventory {
+	e.Helper()
+	data, err := ledger.New(e.client, e.client, e.addon(), addonKind, "inventory").Load(e.Context())
+	if err != nil {
+		e.Fatal(err)
+	}
+	inventory, err := apply.DecodeInventory(data)
+	if err != nil {
+		e.Fatal(err)
+	}
+	return inventory
 }
 
 func generatedIn(objects []string) string {

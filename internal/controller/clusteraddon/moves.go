@@ -38,15 +38,25 @@ var addonKind = v1alpha1.GroupVersion.WithKind(v1alpha1.ClusterAddonKind)
 const stageTimeout = 2 * time.Minute
 
 // journal is the inventory in its Secret.
-type journal struct{ *ledger.Ledger }
+type journal struct {
+	*ledger.Ledger
+	// failed is why it could not be saved. What the Secret has now is then not known until the next pass loads it.
+	failed error
+}
 
-// Save writes the inventory. It implements apply.Journal.
+// Save writes the inventory. It implements apply.Journal. An error is that of the management cluster, and of no addon.
 func (j *journal) Save(ctx context.Context, inv *apply.Inventory) error {
-	data, err := inv.Encode()
-	if err != nil {
-		return err
+	if j.failed != nil {
+		return j.failed
 	}
-	return j.Ledger.Save(ctx, data)
+	data, err := inv.Encode()
+	if err == nil {
+		err = j.Ledger.Save(ctx, data)
+	}
+	if err != nil {
+		j.failed = &managementError{err}
+	}
+	return j.failed
 }
 
 // begin opens a rollout: one write, which voids the proof of the one before it. The first rollout has none before it;
@@ -134,16 +144,17 @@ func (w *work) finish(ctx context.Context, move rollout.Finish) error {
 
 // await ends the pass.
 func (w *work) await(ctx context.Context, move rollout.Await) (step.Outcome, error) {
-	failed := w.failure()
 	if err := w.save(ctx, move.Record, nil); err != nil {
-		if failed != nil {
-			return step.Outcome{}, failed // mostly the same cause, and told better
-		}
 		return step.Outcome{}, fmt.Errorf("save how far the rollout got: %w", err)
 	}
 	w.tellStart()
-	if failed != nil {
-		return step.Outcome{}.LookAgain(spread(w.options.Recheck)), failed
+	if len(w.failures) > 0 {
+		// Of several reasons the first is told, and of several errors all.
+		errs := make([]error, 0, len(w.failures))
+		for _, f := range w.failures {
+			errs = append(errs, fmt.Errorf("stage %s: %w", f.stage, f.err))
+		}
+		return step.Outcome{}.LookAgain(spread(w.options.Recheck)), step.Because(w.failures[0].reason, joined(errs))
 	}
 	if w.gate != nil {
 		return step.Wait(w.gate.reason, "stage %s waits for %s", w.gate.stage, w.gate.waiting).LookAgain(spread(w.options.GatePoll)), nil
@@ -152,19 +163,6 @@ func (w *work) await(ctx context.Context, move rollout.Await) (step.Outcome, err
 		return step.Wait(v1alpha1.VersionMismatchReason, "%s", move.Message), nil
 	}
 	return step.Outcome{}, fmt.Errorf("nothing is known about what stage %s waits for", move.Stage)
-}
-
-// failure returns what the stages failed with, nil if none has. Of several reasons the first is told, and of several
-// errors all.
-func (w *work) failure() error {
-	if len(w.failures) == 0 {
-		return nil
-	}
-	errs := make([]error, 0, len(w.failures))
-	for _, f := range w.failures {
-		errs = append(errs, fmt.Errorf("stage %s: %w", f.stage, f.err))
-	}
-	return step.Because(w.failures[0].reason, joined(errs))
 }
 
 // joined is like errors.Join, in one line.

@@ -77,6 +77,7 @@ func TestReconcile(t *testing.T) {
 		"RunsHooksOfARollBack":          testRunsHooksOfARollBack,
 		"RunsAHookThatFailedAgain":      testRunsAHookThatFailedAgain,
 		"AsksWhatTheClusterServes":      testAsksWhatTheClusterServes,
+		"DiesBetweenStages":             testDiesBetweenStages,
 		"TakesOver":                     testTakesOver,
 		"TakesOverInTheMiddle":          testTakesOverInTheMiddle,
 		"TakesOverWhateverDies":         testTakesOverWhateverDies,

@@ -326,7 +326,7 @@ func (w *work) run(ctx context.Context) {
 	defer end()
 	if w.failed = w.gather(ctx); w.failed == nil {
 		w.applied, w.failed = w.moves(ctx)
-		if err := w.saveInventory(ctx); err != nil {
+		if err := w.saveInventory(ctx); err != nil && !errors.Is(w.failed, w.journal.failed) {
 			w.failed = errors.Join(w.failed, err)
 		}
 	}
@@ -377,7 +377,7 @@ func (w *work) gather(ctx context.Context) error {
 	w.inputs += w.values.id
 	w.facts.Values = w.values.of
 
-	w.journal = &journal{ledger.New(w.client, w.live, w.addon, addonKind, "inventory")}
+	w.journal = &journal{Ledger: ledger.New(w.client, w.live, w.addon, addonKind, "inventory")}
 	data, err := w.journal.Load(ctx)
 	if err != nil {
 		return fmt.Errorf("load the inventory: %w", err)
