@@ -381,7 +381,7 @@ func (w *work) verified(ctx context.Context) (func(apply.ID) bool, error) {
 
 // render renders an addon, once in a pass, and saves what it generated before anybody can apply it.
 func (w *work) render(ctx context.Context, rel *release.Release, addon string) (*render.Result, error) {
-	key := renderedAs(rel, addon)
+	key := rendering{rel, addon}
 	if known := w.rendered[key]; known != nil {
 		return known, nil
 	}
@@ -421,8 +421,11 @@ func (w *work) render(ctx context.Context, rel *release.Release, addon string) (
 	return result, nil
 }
 
-// renderedAs is under which key a pass remembers what an addon of a release renders to.
-func renderedAs(rel *release.Release, addon string) string { return rel.Name.String() + " " + addon }
+// rendering is of an addon of a release as it was opened: two that have one name may have different contents.
+type rendering struct {
+	release *release.Release
+	addon   string
+}
 
 // loadGenerated loads what the charts have generated for this cluster, once.
 func (w *work) loadGenerated(ctx context.Context) error {

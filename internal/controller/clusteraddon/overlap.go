@@ -52,7 +52,7 @@ func (w *work) alone(ctx context.Context, addon string, others []string) error {
 		return err
 	}
 	for _, other := range others {
-		if other == addon || w.release.Capabilities(other) == release.ClusterCapabilities && w.rendered[renderedAs(w.release, other)] == nil {
+		if other == addon || w.release.Capabilities(other) == release.ClusterCapabilities && w.rendered[rendering{w.release, other}] == nil {
 			continue
 		}
 		theirs, err := w.render(ctx, w.release, other)

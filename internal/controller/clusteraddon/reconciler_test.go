@@ -54,6 +54,7 @@ func TestReconcile(t *testing.T) {
 		"LetsGoWithTheCluster":          testLetsGoWithTheCluster,
 		"SurvivesADeletedClusterAddon":  testSurvivesADeletedClusterAddon,
 		"SurvivesALostInventory":        testSurvivesALostInventory,
+		"RebuildsForACorrectedRelease":  testRebuildsForACorrectedRelease,
 		"CorrectsDrift":                 testCorrectsDrift,
 		"FollowsTheValues":              testFollowsTheValues,
 		"KeepsGeneratedValues":          testKeepsGeneratedValues,
@@ -616,6 +617,25 @@ func testSurvivesALostInventory(e *env) {
 	e.use(v1, k135)
 	o.settle()
 	e.wantObjects("cni: 1", "extra: 1", "foreign: foreign", "metrics: 1")
+}
+
+// A release was corrected under the same name, and what its addons were before helps to find out what is there, no more.
+func testRebuildsForACorrectedRelease(e *env) {
+	e.publish(v1, both("cni"), addons{"cni": object("cni", "1") + object("old", "1")})
+	e.running(v1, k135)
+	o := e.start()
+	o.settle()
+	e.wantReady()
+	if err := e.client.Delete(e.Context(), e.secret("inventory")); err != nil {
+		e.Fatal(err)
+	}
+	e.publish(v1, both("cni"), addons{"cni": object("cni", "2")})
+	o.settle()
+	e.wantReady()
+	e.wantObjects("cni: 2", "old: 1")
+	if record := e.record(); record.Applied.Digest != e.addon().Status.TargetRelease.Digest {
+		e.Errorf("record is %s", record)
+	}
 }
 
 func testCorrectsDrift(e *env) {

@@ -67,9 +67,9 @@ type work struct {
 
 	// What came of this pass.
 	progress map[string]rollout.Progress
-	rendered map[string]*render.Result
+	rendered map[rendering]*render.Result
 	// unrendered are why addons cannot be rendered. A second try in the same pass would take as long, and end alike.
-	unrendered map[string]error
+	unrendered map[rendering]error
 	failures   []failure
 	gate       *gate
 	began      *time.Time // when a rollout was opened, if in this pass
