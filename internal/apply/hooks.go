@@ -92,12 +92,13 @@ func due(hooks []*hook, event string) []*hook {
 }
 
 // haveRun notes that hooks are through. When they are due the next time they run again, also for content that has been
-// there before: a release to which a cluster comes back is an upgrade like any other.
+// there before: a release to which a cluster comes back is an upgrade like any other. And so does one that has failed and
+// was left out: whoever said so had seen this failure, and not what comes then.
 func (r *run) haveRun(hooks []*hook) {
 	r.mu.Lock()
 	defer r.mu.Unlock()
 	for _, h := range hooks {
-		if e, known := r.inv.Get(h.id); known && e.Hook != "" && e.Hook != failedHook {
+		if e, known := r.inv.Get(h.id); known && e.Hook != "" {
 			e.Hook = finishedHook
 			r.inv.Put(e)
 		}

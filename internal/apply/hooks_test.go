@@ -214,6 +214,33 @@ func TestAFailedHookStopsTheSetAndRunsAgain(t *testing.T) {
 	w.mustGet(cm)
 }
 
+func TestAHookIsLeftOutOnce(t *testing.T) {
+	w := newWorld(t, sandboxtest.APIServer(t))
+	ns := w.namespace("hookskips")
+	jobs := w.jobController(ns)
+	jobs.set("check", "Failed")
+	a, inv, j := w.applier(nil, apply.Options{}), apply.NewInventory(), &journal{}
+	set := func(data string) apply.Set {
+		return apply.Set{
+			Name:    "s",
+			Objects: objects(t, ns, `{apiVersion: v1, kind: ConfigMap, metadata: {name: object, namespace: $NS}, data: {a: `+data+`}}`),
+			Hooks:   []apply.Hook{{Object: job(t, ns, "check", "i"), Events: []string{"pre-install", "pre-upgrade"}}},
+		}
+	}
+	if _, err := a.Apply(t.Context(), set("one"), inv, j); err == nil {
+		t.Fatal("the hook has not failed")
+	}
+	w.mergePatch("person", job(t, ns, "check", "i"), `{"metadata":{"annotations":{"clusterstack.x-k8s.io/hook":"skip"}}}`)
+	if _, err := a.Apply(t.Context(), set("one"), inv, j); err != nil || jobs.made("check") != 1 {
+		t.Errorf("%v, and the hook ran %d times, want once", err, jobs.made("check"))
+	}
+	// What comes next has to be checked as if nothing had been.
+	jobs.set("check", "Complete")
+	if _, err := a.Apply(t.Context(), set("two"), j.load(t), j); err != nil || jobs.made("check") != 2 {
+		t.Errorf("%v, and the hook ran %d times, want twice", err, jobs.made("check"))
+	}
+}
+
 func TestAWaitForAHookIsTakenUpAgain(t *testing.T) {
 	w := newWorld(t, sandboxtest.APIServer(t))
 	ns := w.namespace("hookwaits")
