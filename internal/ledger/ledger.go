@@ -165,6 +165,9 @@ func (l *Ledger) Save(ctx context.Context, content []byte) error {
 	if err != nil {
 		return fmt.Errorf("Secret %s: %w", l.key, err)
 	}
+	if err := l.forget(ctx); err != nil {
+		return err
+	}
 	head, idx := l.next(packed)
 	if err := l.writeParts(ctx, packed, idx.Parts); err != nil {
 		return err
@@ -251,6 +254,24 @@ func (l *Ledger) writeParts(ctx context.Context, packed []byte, names []string) 
 			return fmt.Errorf("save Secret %s/%s: %w", l.key.Namespace, name, err)
 		}
 	}
+	return nil
+}
+
+// forget drops from the index what was stale and is gone. The head would name more of it with each writing, until it is
+// too large to be written.
+func (l *Ledger) forget(ctx context.Context) error {
+	if len(l.index.Stale) == 0 {
+		return nil
+	}
+	parts, err := l.parts(ctx)
+	if err != nil {
+		return err
+	}
+	there := map[string]bool{}
+	for _, part := range parts {
+		there[part.Name] = true
+	}
+	l.index.Stale = slices.DeleteFunc(l.index.Stale, func(name string) bool { return !there[name] })
 	return nil
 }
 

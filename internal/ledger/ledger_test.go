@@ -325,6 +325,41 @@ func TestSavingTheSameIsNoRequest(t *testing.T) {
 	}
 }
 
+// Each pass of a reconciler loads anew and saves a few times.
+func TestWritingOftenDoesNotLetTheHeadGrow(t *testing.T) {
+	d := newDesk(t)
+	size := 0
+	for i := range 12 {
+		l := d.ledger(d.client)
+		d.load(l)
+		for j := range 2 {
+			if err := l.Save(t.Context(), noise(uint64(2*i+j), 2500)); err != nil {
+				t.Fatal(err)
+			}
+		}
+		if l = d.ledger(d.client); !bytes.Equal(d.load(l), noise(uint64(2*i+1), 2500)) {
+			t.Fatalf("pass %d: other content than was saved", i)
+		}
+		if i == 0 {
+			size = len(l.head.Data[indexKey])
+		}
+		if got := len(l.head.Data[indexKey]); got != size {
+			t.Fatalf("after pass %d the index has %d bytes, after the first one %d: %v", i, got, size, l.index.Stale)
+		}
+	}
+	// What fits into one Secret again is one, and nothing is asked about parts any more.
+	l := d.ledger(d.client)
+	d.load(l)
+	for i := range 2 {
+		if err := l.Save(t.Context(), []byte{byte(i)}); err != nil {
+			t.Fatal(err)
+		}
+	}
+	if len(l.index.Stale) > 0 || len(d.secrets()) != 1 {
+		t.Errorf("stale: %v, Secrets: %v", l.index.Stale, d.secrets())
+	}
+}
+
 func TestASecretOfSomebodyElseIsNeitherReadNorChangedNorDeleted(t *testing.T) {
 	d := newDesk(t)
 	l := d.ledger(d.client)
