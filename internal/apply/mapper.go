@@ -104,9 +104,13 @@ type Catalog struct {
 // edition identifies the two documents in which a cluster says what it serves.
 type edition [2][sha256.Size]byte
 
-// editions bounds the memory of a Catalog. A fleet has a few: one for each version of Kubernetes with one set of
-// definitions.
-const editions = 32
+// editions and maxEdition, in bytes, bound the memory of a Catalog. A fleet has a few answers: one for each version of
+// Kubernetes with one set of definitions. A cluster has its own when it is so large, and whoever owns a cluster can have
+// it give another one each time.
+const (
+	editions   = 32
+	maxEdition = 1 << 20
+)
 
 func (c *Catalog) find(e edition) *kinds {
 	c.mu.Lock()
@@ -198,7 +202,9 @@ func (m *mapper) discover(ctx context.Context) (*kinds, error) {
 			return nil, err
 		}
 	}
-	m.catalog.enter(e, known)
+	if len(documents[0])+len(documents[1]) <= maxEdition {
+		m.catalog.enter(e, known)
+	}
 	return known, nil
 }
 
