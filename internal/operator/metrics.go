@@ -106,6 +106,10 @@ func (s standing) Collect(out chan<- prometheus.Metric) {
 	}
 
 	objects, clusters, stages, drifted := map[[2]string]int{}, map[[2]string]int{}, map[string]int{}, 0
+	// From zero: that there is none of a kind is another thing than that nobody tells.
+	for _, kind := range []string{v1alpha1.ClusterStackKind, v1alpha1.ClusterStackReleaseKind, v1alpha1.ClusterAddonKind} {
+		objects[[2]string{kind, "true"}], objects[[2]string{kind, "false"}] = 0, 0
+	}
 	ready := func(conditions v1alpha1.Conditions) string {
 		return strconv.FormatBool(conditions.IsTrue(v1alpha1.ReadyCondition))
 	}

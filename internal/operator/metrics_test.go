@@ -14,9 +14,12 @@ import (
 
 	"github.com/prometheus/client_golang/prometheus"
 	dto "github.com/prometheus/client_model/go"
+	"sigs.k8s.io/controller-runtime/pkg/client"
 
 	"github.com/clusterstacks/cluster-stack-operator/internal/render"
+	"github.com/clusterstacks/cluster-stack-operator/internal/renderworker"
 	"github.com/clusterstacks/cluster-stack-operator/internal/sandbox/pki"
+	"github.com/clusterstacks/cluster-stack-operator/internal/store"
 )
 
 func TestExpiryIsReadFromTheFile(t *testing.T) {
@@ -71,5 +74,46 @@ func TestRendersAreCountedByResult(t *testing.T) {
 		if n := counts(result) - before; n != 1 {
 			t.Errorf("%s: counted %d times", result, n)
 		}
+	}
+}
+
+// nothing is a management cluster without any objects.
+type nothing struct{ client.Reader }
+
+func (nothing) List(context.Context, client.ObjectList, ...client.ListOption) error { return nil }
+
+// An alert goes off when nobody tells of objects. Of an operator that nobody has given any work it must not.
+func TestNoObjectsAreToldOfToo(t *testing.T) {
+	st, err := store.Open(t.TempDir(), store.Options{})
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() {
+		if err := st.Close(); err != nil {
+			t.Error(err)
+		}
+	})
+	renders := renderworker.New(renderworker.Options{})
+	t.Cleanup(renders.Close)
+	registry := prometheus.NewRegistry()
+	registry.MustRegister(standing{reader: nothing{}, renders: renders, store: st})
+	families, err := registry.Gather()
+	if err != nil {
+		t.Fatal(err)
+	}
+	series := 0
+	for _, family := range families {
+		if family.GetName() != "cluster_stack_objects" {
+			continue
+		}
+		for _, metric := range family.GetMetric() {
+			series++
+			if n := metric.GetGauge().GetValue(); n != 0 {
+				t.Errorf("%v: %v objects", metric.GetLabel(), n)
+			}
+		}
+	}
+	if series != 6 {
+		t.Errorf("%d series of objects, want one for each of three kinds, ready or not", series)
 	}
 }
