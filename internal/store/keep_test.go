@@ -222,10 +222,16 @@ func TestSignatureOfSomethingElseDoesNotCount(t *testing.T) {
 			root := t.TempDir()
 			s := openWith(t, root, complete)
 			want := store.Want{Key: key, Name: nameOf(t, tag), From: published(tt.files), Policy: verifytest.Policy(t, k)}
+			var judgement error
+			want.Judged = func(_ time.Duration, refused error) { judgement = refused }
 			var refused *verify.RefusedError
 			if _, err := s.Get(t.Context(), want); !errors.As(err, &refused) || !strings.Contains(err.Error(), tt.want) {
 				t.Errorf("got %v, want %q", err, tt.want)
 			}
+			if judgement == nil {
+				t.Error("told of no refusal")
+			}
+			want.Judged = nil
 			if left := walk(t, root); len(left) > 0 {
 				t.Errorf("left behind: %v", left)
 			}

@@ -66,7 +66,8 @@ type Want struct {
 	// Signatures asks for the signatures of a release at a source that keeps them apart from its files. It is nil
 	// for all others: their releases bring a list of checksums along.
 	Signatures func(ctx context.Context, name release.Name, digest string) ([]verify.Signature, error)
-	// Judged, if set, is told each time that the policy was asked how long that took, and why it refused, if it did.
+	// Judged, if set, is told each time that the policy was asked how long that took, and why it refused, if it did; and
+	// when the signature that it took does not speak for what the release is used as.
 	Judged func(took time.Duration, refused error)
 }
 
@@ -558,6 +559,9 @@ func signedAs(want Want, digest string, rel *release.Release, dependencies bool)
 	}
 	if len(refused.Reasons) == 0 {
 		return nil
+	}
+	if want.Judged != nil {
+		want.Judged(0, refused)
 	}
 	return fmt.Errorf("release %s: %w", want.Name, refused)
 }

@@ -22,19 +22,20 @@ var (
 	}, []string{"source", "operation", "result"})
 	verificationDuration = prometheus.NewHistogramVec(prometheus.HistogramOpts{
 		Name:    "cluster_stack_verification_duration_seconds",
-		Help:    "How long it took to check the signatures of a release, by result: verified or refused.",
+		Help:    "How long it took to check the signatures of a release, by result: verified, refused, or tolerated where none is required.",
 		Buckets: []float64{.001, .005, .01, .05, .1, .5, 1, 5},
 	}, []string{"result"})
 )
 
 const (
-	verified = "verified"
-	refused  = "refused"
+	verified  = "verified"
+	refused   = "refused"
+	tolerated = "tolerated"
 )
 
 func init() {
 	metrics.Registry.MustRegister(sourceDuration, verificationDuration)
-	for _, result := range []string{verified, refused} {
+	for _, result := range []string{verified, refused, tolerated} {
 		verificationDuration.WithLabelValues(result) // from zero, so that the first refusal is an increase
 	}
 }
@@ -53,10 +54,14 @@ func observeSource(o Origin, operation string, began time.Time, err error) {
 	sourceDuration.WithLabelValues(kind, operation, result).Observe(time.Since(began).Seconds())
 }
 
-// observeVerification notes what a policy said.
-func observeVerification(took time.Duration, err error) {
+// observeVerification notes what a policy said. What it would refuse is used nevertheless if it is optional, and nobody
+// has to be called for that.
+func observeVerification(took time.Duration, optional bool, err error) {
 	result := verified
-	if err != nil {
+	switch {
+	case err != nil && optional:
+		result = tolerated
+	case err != nil:
 		result = refused
 	}
 	verificationDuration.WithLabelValues(result).Observe(took.Seconds())

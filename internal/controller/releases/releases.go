@@ -151,7 +151,8 @@ func (r *Releases) OpenFrom(ctx context.Context, o Origin, name release.Name, pi
 	if want.Policy, want.Optional, err = r.options.Rules.Policy(ctx, o.Stack); err != nil {
 		return Opened{}, err
 	}
-	want.Judged = observeVerification
+	optional := want.Optional
+	want.Judged = func(took time.Duration, err error) { observeVerification(took, optional, err) }
 	if r.signs(o) {
 		want.Signatures = func(ctx context.Context, name release.Name, digest string) ([]verify.Signature, error) {
 			src, _, err := r.source(ctx, o)
