@@ -5,6 +5,7 @@ package web
 
 import (
 	"fmt"
+	"maps"
 	"net/http"
 	"strings"
 	"sync"
@@ -16,8 +17,9 @@ import (
 const maxQuiet = 15 * time.Minute
 
 // Hosts remembers which servers want to be left alone for a while, so that clients which share it do so, too: a limit is
-// one of the server, and of the address that requests come from, and whoever goes on asking only makes it worse. The
-// zero value is ready to be used, by many at once.
+// one of the server, and of the address that requests come from, and whoever goes on asking only makes it worse.
+// Clients with credentials have limits of their own: they should share it with nobody. The zero value is ready to be
+// used, by many at once.
 type Hosts struct {
 	mu    sync.Mutex
 	until map[string]time.Time
@@ -41,7 +43,10 @@ func (h *Hosts) quiet(host string, wish time.Duration) {
 	if h.until == nil {
 		h.until = map[string]time.Time{}
 	}
-	h.until[strings.ToLower(host)] = time.Now().Add(min(wish, maxQuiet))
+	now := time.Now()
+	// Of servers that nobody asks again nothing is to stay.
+	maps.DeleteFunc(h.until, func(_ string, until time.Time) bool { return !until.After(now) })
+	h.until[strings.ToLower(host)] = now.Add(min(wish, maxQuiet))
 }
 
 // BusyError says that a server was not asked, because it wants to be left alone.

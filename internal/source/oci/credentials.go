@@ -27,6 +27,10 @@ type Credentials struct {
 	DockerConfig []byte
 }
 
+func (c *Credentials) given() bool {
+	return c.Token != "" || c.Username != "" || c.Password != "" || len(c.DockerConfig) > 0
+}
+
 // forRegistry returns the credentials for a registry. It answers for no other.
 func (c *Credentials) forRegistry(registry string) (auth.CredentialFunc, error) {
 	switch {

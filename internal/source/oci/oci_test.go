@@ -629,6 +629,13 @@ func TestRegistryThatWantsToBeLeftAloneIs(t *testing.T) {
 	if asked.Load() != 1 {
 		t.Errorf("it was asked %d times", asked.Load())
 	}
+	// With credentials of one's own, what the registry says to those who have none does not count.
+	o.Credentials = oci.Credentials{Username: "u", Password: "p"}
+	src, err := oci.New(r.Host+"/one", o)
+	must(t, err)
+	if _, err := src.List(t.Context()); err == nil || asked.Load() != 2 {
+		t.Errorf("with credentials: it was asked %d times, %v", asked.Load(), err)
+	}
 	if !strings.Contains(messages[0], "429") || !strings.Contains(messages[1], r.Host+" has had too many requests") {
 		t.Errorf("got %q", messages)
 	}
