@@ -111,6 +111,8 @@ func (s *Store) list() ([]Stored, error) {
 
 // discard takes a release out of the store. To others it vanishes at once.
 func (s *Store) discard(folder string) error {
+	s.discards.Lock()
+	defer s.discards.Unlock()
 	size, err := sizeOf(folder)
 	if err != nil {
 		return err

@@ -8,6 +8,7 @@ import (
 	"fmt"
 	"os"
 	"slices"
+	"sync"
 	"testing"
 	"time"
 
@@ -116,5 +117,47 @@ func TestQuotaIsMadeRoomForByTheLeastUsed(t *testing.T) {
 	bring(t, s, 9)
 	if diff := cmp.Diff([]string{"v0", "v2", "v3", "v9"}, versions(t, s)); diff != "" {
 		t.Error(diff)
+	}
+}
+
+// Two fetches that need room at once find the same release to remove. Its room is there once.
+func TestWhatTwoRemoveIsCountedOnce(t *testing.T) {
+	s := filled(t, 8, Options{})
+	all, err := s.list()
+	if err != nil {
+		t.Fatal(err)
+	}
+	var group sync.WaitGroup
+	for _, stored := range all {
+		for range 4 {
+			group.Go(func() {
+				if err := s.discard(stored.folder); err != nil {
+					t.Error(err)
+				}
+			})
+		}
+	}
+	group.Wait()
+	if size := s.Size(); size != 0 {
+		t.Errorf("of an empty store it counts %d bytes", size)
+	}
+}
+
+// A release that is moved into the store is not counted twice meanwhile, or there would seem to be no room.
+func TestWhatIsKeptIsCountedOnce(t *testing.T) {
+	s := filled(t, 0, Options{Quota: 100})
+	_, r := s.withRoom(t.Context())
+	if err := r.take(t.Context(), 60); err != nil {
+		t.Fatal(err)
+	}
+	r.keep(60, "folder")
+	_, other := s.withRoom(t.Context())
+	if err := other.take(t.Context(), 40); err != nil {
+		t.Error(err)
+	}
+	r.free()
+	other.free()
+	if s.size != 60 || s.incoming != 0 {
+		t.Errorf("it counts %d bytes and %d that come", s.size, s.incoming)
 	}
 }

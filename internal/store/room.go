@@ -6,6 +6,7 @@ package store
 import (
 	"context"
 	"fmt"
+	"time"
 )
 
 // room is what a fetch takes of the quota before its release is in the store.
@@ -75,7 +76,18 @@ func (r *room) settle(ctx context.Context, size int64) error {
 	return r.take(ctx, size-taken)
 }
 
-// free gives all back, or, when the release is in the store, leaves it to be counted there.
+// keep counts what was taken as that of a release in the store.
+func (r *room) keep(size int64, folder string) {
+	s := r.store
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.incoming -= r.taken
+	r.taken = 0
+	s.size += size
+	s.used[folder] = time.Now()
+}
+
+// free gives back what was not kept.
 func (r *room) free() {
 	r.store.mu.Lock()
 	defer r.store.mu.Unlock()

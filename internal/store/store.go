@@ -111,6 +111,8 @@ type Store struct {
 	stop    context.CancelFunc
 	fetches sync.WaitGroup
 	turns   turns
+	// discards keeps two from taking the same release out, and from counting it twice.
+	discards sync.Mutex
 
 	mu      sync.Mutex
 	opened  []*entry           // most recently used last
@@ -743,10 +745,7 @@ func (s *Store) publish(ctx context.Context, tmp string, r ref, room *room) erro
 	if err != nil {
 		return err
 	}
-	s.mu.Lock()
-	s.size += size
-	s.used[s.folder(r)] = time.Now()
-	s.mu.Unlock()
+	room.keep(size, s.folder(r))
 	// A new folder lasts only when all folders above it have been flushed.
 	for folder := parent; ; folder = filepath.Dir(folder) {
 		if err := flush(folder); err != nil || folder == s.root {
