@@ -19,6 +19,7 @@ import (
 	"net/http"
 	"slices"
 	"strings"
+	"time"
 
 	chart "helm.sh/helm/v4/pkg/chart/v2"
 	"oras.land/oras-go/v2/registry/remote/auth"
@@ -36,6 +37,13 @@ const (
 	// maxDependencies is for one chart.
 	maxDependencies = 100
 )
+
+// limits are those on all that one chart lacks. Each of its repositories may belong to whoever has published the release.
+type limits struct {
+	size int64
+	tags int // in one repository of a registry
+	time time.Duration
+}
 
 // Mirror is where the charts of a repository are to be had instead.
 type Mirror struct {
@@ -61,10 +69,15 @@ type Options struct {
 }
 
 // Repositories fetches charts. It may be used concurrently.
-type Repositories struct{ options Options }
+type Repositories struct {
+	options Options
+	limits  limits
+}
 
 // New returns a Repositories.
-func New(o Options) *Repositories { return &Repositories{options: o} }
+func New(o Options) *Repositories {
+	return &Repositories{options: o, limits: limits{size: maxChart, tags: 100_000, time: 10 * time.Minute}}
+}
 
 // refusedError says that only another release, or another setting, cures something.
 type refusedError struct{ reason string }
@@ -85,10 +98,19 @@ func (r *Repositories) Complete(ctx context.Context, incomplete release.Incomple
 	if err != nil {
 		return nil, err
 	}
+	ctx, cancel := context.WithTimeoutCause(ctx, r.limits.time, fmt.Errorf("the repositories of all charts that are missing needed more than %s", r.limits.time))
+	defer cancel()
 	call := &call{Repositories: r, indexes: map[string]*index{}}
 	var files []release.File
+	size := int64(0)
 	for _, dependency := range wanted {
 		packed, version, err := call.fetch(ctx, dependency)
+		if err != nil && ctx.Err() != nil {
+			err = context.Cause(ctx)
+		}
+		if size += int64(len(packed)); err == nil && size > r.limits.size {
+			err = refused("all charts that are missing are larger than %d MiB together: pack them into charts/ before you publish the release", r.limits.size>>20)
+		}
 		if err != nil {
 			// Without the URL to which a server may have redirected us: its signature would open it to all readers.
 			return nil, fmt.Errorf("chart %s %s from %s: %w", dependency.Name, dependency.Version, dependency.Repository, web.Cause(err))
@@ -180,7 +202,7 @@ func (c *call) fetch(ctx context.Context, dependency *chart.Dependency) ([]byte,
 	}
 	var packed []byte
 	if isOCI(repository.url) {
-		packed, err = pull(ctx, repository, dependency.Name, dependency.Version)
+		packed, err = c.pull(ctx, repository, dependency.Name, dependency.Version)
 	} else {
 		packed, err = c.download(ctx, repository, dependency.Name, dependency.Version)
 	}

@@ -15,6 +15,7 @@ import (
 	"strings"
 	"sync/atomic"
 	"testing"
+	"time"
 
 	chart "helm.sh/helm/v4/pkg/chart/v2"
 	"sigs.k8s.io/yaml"
@@ -205,6 +206,62 @@ func TestDependenciesThatAreNotTaken(t *testing.T) {
 	} {
 		t.Run(name, func(t *testing.T) {
 			files, err := chartrepo.New(all()).Complete(t.Context(), tt.give(serve(t, tt.files).URL))
+			if err == nil || !strings.Contains(err.Error(), tt.want) {
+				t.Fatalf("got %v, %v; want %q", names(files), err, tt.want)
+			}
+			var permanent interface{ Permanent() bool }
+			if errors.As(err, &permanent) != tt.final {
+				t.Errorf("tried again: %t, want %t (%v)", !errors.As(err, &permanent), !tt.final, err)
+			}
+		})
+	}
+}
+
+// Whoever publishes a release may own the repositories that its charts name.
+func TestRepositoriesWithoutEnd(t *testing.T) {
+	two := charts("1.2.3", "1.2.4")
+	both := func(url string) release.IncompleteChart {
+		return release.IncompleteChart{Missing: []string{"cni"}, Metadata: fmt.Appendf(nil, "dependencies:\n- {name: cni, version: 1.2.3, repository: %[1]q}\n- {name: cni, version: 1.2.4, repository: %[1]q}\n", url)}
+	}
+	for name, tt := range map[string]struct {
+		answer http.HandlerFunc
+		give   func(url string) release.IncompleteChart
+		size   int64
+		tags   int
+		time   time.Duration
+		want   string
+		final  bool // nothing but another release cures it
+	}{
+		"LargeTogether": {
+			answer: func(w http.ResponseWriter, req *http.Request) {
+				_, _ = w.Write(two[strings.TrimPrefix(req.URL.Path, "/")])
+			},
+			give: both, size: int64(len(two["cni-1.2.3.tgz"])) + 1, time: time.Minute,
+			want: "together", final: true,
+		},
+		"ManyTags": {
+			answer: func(w http.ResponseWriter, req *http.Request) {
+				w.Header().Set("Link", `</v2/x/cni/tags/list?last=b>; rel="next"`)
+				_, _ = w.Write([]byte(`{"name":"x/cni","tags":["a","b"]}`))
+			},
+			give: func(string) release.IncompleteChart { return depending("~1.2", "oci://charts.example.org/x") },
+			size: 1 << 20, tags: 9, time: time.Minute,
+			want: "more than 9 tags", final: true,
+		},
+		"NoAnswer": {
+			answer: func(_ http.ResponseWriter, req *http.Request) { <-req.Context().Done() },
+			give:   exactly("1.2.3"), size: 1 << 20, time: 100 * time.Millisecond,
+			want: "needed more than 100ms",
+		},
+	} {
+		t.Run(name, func(t *testing.T) {
+			server := httptest.NewServer(tt.answer)
+			t.Cleanup(server.Close)
+			options := all()
+			options.Mirrors = []chartrepo.Mirror{{From: "oci://charts.example.org", To: "oci+http://" + strings.TrimPrefix(server.URL, "http://")}}
+			repositories := chartrepo.New(options)
+			repositories.Limit(tt.size, tt.tags, tt.time)
+			files, err := repositories.Complete(t.Context(), tt.give(server.URL))
 			if err == nil || !strings.Contains(err.Error(), tt.want) {
 				t.Fatalf("got %v, %v; want %q", names(files), err, tt.want)
 			}

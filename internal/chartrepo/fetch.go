@@ -198,7 +198,7 @@ func (p place) get(ctx context.Context, limit int64) ([]byte, error) {
 const chartLayer = "application/vnd.cncf.helm.chart.content.v1.tar+gzip"
 
 // pull fetches a chart from a registry.
-func pull(ctx context.Context, from place, name, version string) ([]byte, error) {
+func (c *call) pull(ctx context.Context, from place, name, version string) ([]byte, error) {
 	scheme, path, _ := strings.Cut(strings.TrimSuffix(from.url, "/"), "://")
 	repo, err := remote.NewRepository(path + "/" + name)
 	if err != nil {
@@ -214,6 +214,9 @@ func pull(ctx context.Context, from place, name, version string) ([]byte, error)
 	if _, err := semver.StrictNewVersion(strings.TrimPrefix(version, "v")); err != nil {
 		var all []string
 		if err := repo.Tags(ctx, "", func(tags []string) error {
+			if len(all)+len(tags) > c.limits.tags {
+				return refused("the repository has more than %d tags: name an exact version", c.limits.tags)
+			}
 			for _, tag := range tags {
 				all = append(all, strings.ReplaceAll(tag, "_", "+"))
 			}
