@@ -580,6 +580,19 @@ func TestMissingChartsAreFetchedOnEntryOnly(t *testing.T) {
 	}
 }
 
+// Whoever publishes a release may own the repositories that its charts name.
+func TestMissingChartsAreBounded(t *testing.T) {
+	root, asked := t.TempDir(), 0
+	var invalid *release.InvalidError
+	s := openWith(t, root, store.Options{Complete: completing(&asked, string(make([]byte, 64<<20+1)))})
+	if _, err := s.Get(t.Context(), store.Want{Key: key, Name: name(t), From: incomplete()}); !errors.As(err, &invalid) || !strings.Contains(err.Error(), "larger than 64 MiB") {
+		t.Errorf("got %v", err)
+	}
+	if left := walk(t, root); len(left) > 0 {
+		t.Errorf("left behind: %v", left)
+	}
+}
+
 func TestMissingChartsThatChangedAreNotTaken(t *testing.T) {
 	asked := 0
 	want := store.Want{Key: key, Name: name(t), From: incomplete()}

@@ -665,12 +665,16 @@ func (s *Store) verdict(want Want, e *entry) (verdict, bool) {
 	return v, known && (v.signer != nil || time.Since(v.at) < refusalKept)
 }
 
+// maxCompleted bounds, in bytes, what is fetched to complete a release: all of it is held in memory.
+const maxCompleted = 64 << 20
+
 // complete fetches the charts that the release depends on and does not bring along.
 func (s *Store) complete(ctx context.Context, rel *release.Release, rec *record, files string) (*release.Release, error) {
 	incomplete, err := rel.Incomplete()
 	if err != nil || len(incomplete) == 0 || s.options.Complete == nil {
 		return rel, err
 	}
+	size := 0
 	for _, chart := range incomplete {
 		fetched, err := s.options.Complete(ctx, chart)
 		if err != nil {
@@ -683,6 +687,12 @@ func (s *Store) complete(ctx context.Context, rel *release.Release, rec *record,
 		for _, file := range fetched {
 			if !release.ValidFileName(file.Name) {
 				return nil, fmt.Errorf("release %s: dependencies of chart %s: %q cannot be the name of a file", rel.Name, chart.Folder, file.Name)
+			}
+			if size += len(file.Data); size > maxCompleted {
+				return nil, &release.InvalidError{Name: rel.Name, File: release.DependenciesFolder, Reason: fmt.Errorf("the charts that it does not bring along are larger than %d MiB", maxCompleted>>20)}
+			}
+			if err := Reserve(ctx, int64(len(file.Data))); err != nil {
+				return nil, err
 			}
 			if err := os.WriteFile(filepath.Join(folder, file.Name), file.Data, 0o644); err != nil {
 				return nil, err
