@@ -271,8 +271,8 @@ func (o *opener) findPackage(part string, version Version) (string, error) {
 	}
 	var found []string
 	for _, file := range o.files {
-		_, after, contains := strings.Cut(file, stem)
-		if rest, packed := strings.CutSuffix(after, ".tgz"); contains && packed && !goesOn(rest) {
+		before, after, contains := strings.Cut(file, stem)
+		if rest, packed := strings.CutSuffix(after, ".tgz"); contains && packed && !begunBy(before) && !goesOn(rest) {
 			found = append(found, file)
 		}
 	}
@@ -285,14 +285,22 @@ func (o *opener) findPackage(part string, version Version) (string, error) {
 	return "", o.invalid("", fmt.Errorf("files %s could each be %s.tgz", strings.Join(found, ", "), stem))
 }
 
+// begunBy reports whether what comes before a provider makes another one of it: "docker" is the end of "mydocker".
+func begunBy(before string) bool {
+	return before != "" && isAlphanumeric(before[len(before)-1])
+}
+
 // goesOn reports whether what follows a version makes another version of it: "v1" is the beginning of "v10", "v1.2"
 // and "v1-sha.abc", too.
 func goesOn(rest string) bool {
 	if rest == "" {
 		return false
 	}
-	c := rest[0]
-	return c == '.' || c == '-' || '0' <= c && c <= '9' || 'a' <= c && c <= 'z' || 'A' <= c && c <= 'Z'
+	return rest[0] == '.' || rest[0] == '-' || isAlphanumeric(rest[0])
+}
+
+func isAlphanumeric(c byte) bool {
+	return '0' <= c && c <= '9' || 'a' <= c && c <= 'z' || 'A' <= c && c <= 'Z'
 }
 
 // readPackage reads a Helm package, in which everything is in one folder.

@@ -196,6 +196,7 @@ func TestOpenRefuses(t *testing.T) {
 		"BadStackVersion": {change: file("metadata.yaml", releasetest.Metadata("1", "v1.35.4")), want: "metadata.yaml: versions.clusterStack: "},
 		"NoClassChart":    {change: without(class), want: "file docker-scs-1-35-cluster-class-v0-sha.abc1234.tgz is missing"},
 		"OnlyNeighbour":   {change: renamed(class, strings.TrimSuffix(class, ".tgz")+"0.tgz"), want: "is missing"},
+		"OtherProvider":   {change: renamed(class, "my"+class), want: "is missing"},
 		"OnlyChannelOfIt": {change: renamed(class, strings.TrimSuffix(class, ".tgz")+"-sha.def.tgz"), want: "is missing"},
 		"OnlyMinorOfIt":   {change: renamed(class, strings.TrimSuffix(class, ".tgz")+".1.tgz"), want: "is missing"},
 		"TwoClassCharts": {change: func(fsys fstest.MapFS) {
