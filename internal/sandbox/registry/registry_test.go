@@ -44,10 +44,10 @@ func run(t *testing.T, o registry.Options) (stop func()) {
 	}
 }
 
-// address is one that is free.
+// address is one that is free, and stays so between two starts: connections of others have other addresses than this one.
 func address(t *testing.T) string {
 	t.Helper()
-	l, err := (&net.ListenConfig{}).Listen(t.Context(), "tcp", "127.0.0.1:0")
+	l, err := (&net.ListenConfig{}).Listen(t.Context(), "tcp", "127.93.7.1:0")
 	must(t, err)
 	must(t, l.Close())
 	return l.Addr().String()
