@@ -361,6 +361,8 @@ func (c *Config) Validate() error {
 	}
 	if _, err := c.guard(); err != nil {
 		errs = append(errs, err)
+	} else if _, err := c.chartRepositories(); err != nil {
+		errs = append(errs, err)
 	}
 	if _, err := c.Features(); err != nil {
 		errs = append(errs, err)

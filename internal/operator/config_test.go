@@ -91,6 +91,10 @@ func TestValidate(t *testing.T) {
 		"Local":         {[]string{"--local"}, ""},
 		"OCI":           {[]string{"--source=oci"}, ""},
 		"NoNetwork":     {[]string{"--local", "--allow-networks=10.0.0.1"}, "10.0.0.0/8"},
+		"Mirror":        {[]string{"--local", "--chart-mirrors=oci://a.example.org=oci+http://b.example.org:5000/x"}, ""},
+		"NoMirror":      {[]string{"--local", "--chart-mirrors=oci://a.example.org"}, "--chart-mirrors: "},
+		"SecretMirror":  {[]string{"--local", "--chart-mirrors=https://a.example.org=https://me:s3cret@b.example.org"}, "--chart-mirror-credentials"},
+		"NoCredentials": {[]string{"--local", "--chart-mirror-credentials=/does/not/exist"}, "--chart-mirror-credentials: "},
 		"Unknown":       {[]string{"--source=ftp"}, "must be directory, github or oci"},
 		"NoStore":       {[]string{"--local", "--store-dir="}, "--store-dir"},
 		"UnknownGate":   {[]string{"--local", "--feature-gates=Colour=true"}, "--feature-gates: unrecognized feature gate: Colour"},
@@ -104,6 +108,8 @@ func TestValidate(t *testing.T) {
 			}
 			if err := c.Validate(); (err != nil) != (tc.want != "") || err != nil && !strings.Contains(err.Error(), tc.want) {
 				t.Errorf("Validate: %v, want %q", err, tc.want)
+			} else if err != nil && strings.Contains(err.Error(), "s3cret") {
+				t.Errorf("Validate tells a secret: %v", err)
 			}
 		})
 	}

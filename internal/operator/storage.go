@@ -5,6 +5,7 @@ package operator
 
 import (
 	"fmt"
+	"net/url"
 	"os"
 	"strings"
 	"time"
@@ -82,6 +83,10 @@ func (c *Config) chartRepositories() (*chartrepo.Repositories, error) {
 		from, to, ok := strings.Cut(text, "=")
 		if !ok || from == "" || !strings.Contains(to, "://") {
 			return nil, fmt.Errorf("--chart-mirrors: %q has another form than <repository>=<URL of the mirror>", text)
+		}
+		// It would stand in messages that everybody reads whose release lacks a chart.
+		if u, err := url.Parse(to); err != nil || u.User != nil {
+			return nil, fmt.Errorf("--chart-mirrors: the mirror of %s is no URL, or one with a user in it: who to be at a mirror is said by --chart-mirror-credentials", from)
 		}
 		o.Mirrors = append(o.Mirrors, chartrepo.Mirror{From: from, To: to})
 	}
