@@ -52,11 +52,7 @@ func TestReleasesChangeAtTheSource(t *testing.T) {
 	moved.reached(m, moved.class("1-35-v1"), "cni: 1")
 	stack := moved.stack("1.35")
 	stack.Namespace = m.Namespace
-	moved.get(stack)
-	stack.Spec.Versions = []string{"v1", "v2"}
-	if err := world.Client.Update(t.Context(), stack); err != nil {
-		t.Fatal(err)
-	}
+	moved.want(stack, "v1", "v2")
 	moved.eventually("the second version is usable", func() bool { moved.get(stack); return stack.Status.UsableVersions == "v1, v2" })
 	m.Use(t, moved.class("1-35-v2"), k135)
 	moved.reached(m, moved.class("1-35-v2"), "cni: 2")

@@ -19,6 +19,7 @@ import (
 	corev1 "k8s.io/api/core/v1"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/apis/meta/v1/unstructured"
+	"k8s.io/apimachinery/pkg/types"
 	clusterv1 "sigs.k8s.io/cluster-api/api/core/v1beta2"
 	"sigs.k8s.io/controller-runtime/pkg/client"
 
@@ -343,11 +344,7 @@ func (f *flow) provider() {
 	object.SetKind("FlowClusterStackRelease")
 	object.SetNamespace(n.Namespace)
 	object.SetName(rel.Name)
-	f.get(object)
-	if err := unstructured.SetNestedField(object.Object, true, "status", "ready"); err != nil {
-		f.Fatal(err)
-	}
-	if err := f.Client.Status().Update(f.Context(), object); err != nil {
+	if err := f.Client.Status().Patch(f.Context(), object, client.RawPatch(types.MergePatchType, []byte(`{"status": {"ready": true}}`))); err != nil {
 		f.Fatal(err)
 	}
 	f.reached(n, f.class("1-35-v1"), "cni: 1")
@@ -364,11 +361,7 @@ func (f *flow) classOfAnotherNamespace() {
 	team.CreateIn(f.T, platform.Namespace, f.class("1-35-v1"), k135)
 	f.reached(team, f.class("1-35-v1"), "cni: 1")
 
-	f.get(stack)
-	stack.Spec.Versions = []string{"v2"}
-	if err := f.Client.Update(f.Context(), stack); err != nil {
-		f.Fatal(err)
-	}
+	f.want(stack, "v2")
 	f.eventually("both releases are usable", func() bool { f.get(stack); return stack.Status.UsableVersions == "v1, v2" })
 	team.Use(f.T, f.class("1-35-v2"), k135)
 	f.reached(team, f.class("1-35-v2"), "cni: 2")
@@ -437,6 +430,16 @@ func (f *flow) deleted(n *operatortest.Tenant) {
 		return err == nil && len(left) == 0
 	})
 	n.CheckForeign(f.T)
+}
+
+// want edits the versions that a ClusterStack names, into whose status the operator writes at the same time.
+func (f *flow) want(stack *v1alpha1.ClusterStack, versions ...string) {
+	f.Helper()
+	before := stack.DeepCopy()
+	stack.Spec.Versions = versions
+	if err := f.Client.Patch(f.Context(), stack, client.MergeFrom(before)); err != nil {
+		f.Fatal(err)
+	}
 }
 
 func (f *flow) get(obj client.Object) {
