@@ -56,11 +56,16 @@ func Run(ctx context.Context, o Options) error {
 		return err
 	}
 	server := &http.Server{Handler: app, ReadHeaderTimeout: 10 * time.Second}
-	defer context.AfterFunc(ctx, func() { _ = server.Close() })() // what it says nobody can do anything about
+	closed := make(chan struct{})
+	stop := context.AfterFunc(ctx, func() {
+		_ = server.Close() // what it says nobody can do anything about
+		close(closed)
+	})
 	o.Ready()
-	if err := server.Serve(listener); ctx.Err() == nil {
+	if err := server.Serve(listener); stop() {
 		return err
 	}
+	<-closed // until then who is connected already may still get an answer
 	return nil
 }
 
