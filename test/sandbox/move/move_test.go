@@ -365,9 +365,11 @@ func wantAddons(t *testing.T, mgmt *clustertest.Management, c client.Client, bef
 		}
 	}
 	stack := &v1alpha1.ClusterStack{}
-	must(t, c.Get(t.Context(), types.NamespacedName{Namespace: cluster.Namespace, Name: "starter"}, stack))
-	if !stack.Status.Conditions.IsTrue(v1alpha1.ReadyCondition) || stack.Status.UsableVersions != "v1" {
-		t.Errorf("the ClusterStack is not ready: %+v", stack.Status)
+	if err := wait.PollUntilContextTimeout(t.Context(), 200*time.Millisecond, patience, true, func(ctx context.Context) (bool, error) {
+		err := c.Get(ctx, types.NamespacedName{Namespace: cluster.Namespace, Name: "starter"}, stack)
+		return stack.Status.Conditions.IsTrue(v1alpha1.ReadyCondition) && stack.Status.UsableVersions == "v1", err
+	}); err != nil {
+		t.Errorf("the ClusterStack is not ready: %v, %+v", err, stack.Status)
 	}
 	settings := &v1alpha1.ClusterAddonSettings{}
 	must(t, c.Get(t.Context(), cluster, settings))
