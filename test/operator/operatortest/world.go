@@ -762,15 +762,14 @@ func (w *World) AwaitRest(t testing.TB, o *Operator) {
 	// anything that is soon to be tried again waits for that; no queue counts it.
 	for quiet, writes := 0, w.Writes(); quiet < 15; quiet++ {
 		busy, err := o.Busy(ctx)
-		if err != nil {
-			t.Fatal(err)
-		}
-		if now := w.Writes(); busy || now != writes {
+		if now := w.Writes(); busy || err != nil || now != writes {
 			quiet, writes = -1, now
 		}
 		select {
+		case <-o.Done():
+			t.Fatalf("the operator ended by itself: %v", o.Err())
 		case <-ctx.Done():
-			t.Fatal("the operator does not come to rest")
+			t.Fatalf("the operator does not come to rest: busy is %t, %d requests to change something, %v", busy, writes, err)
 		case <-tick.C:
 		}
 	}
