@@ -16,6 +16,7 @@ import (
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/apis/meta/v1/unstructured"
 	"k8s.io/apimachinery/pkg/util/wait"
+	"k8s.io/client-go/discovery"
 
 	"github.com/clusterstacks/cluster-stack-operator/internal/apply"
 	"github.com/clusterstacks/cluster-stack-operator/internal/sandbox/sandboxtest"
@@ -277,6 +278,7 @@ spec:
 			if len(inv.Entries()) != len(identities(set.Objects)) {
 				t.Errorf("inventory %v", origins(inv))
 			}
+			w.awaitDiscovered(set.Objects)
 			drift, err := a.Drift(t.Context(), inv)
 			if err != nil || len(drift.IDs()) > 0 {
 				t.Errorf("drift right after the apply: %v, %v", drift, err)
@@ -330,13 +332,42 @@ func (w *world) awaitEstablished(obj *unstructured.Unstructured) {
 	w.t.Fatalf("%s is not established", obj.GetName())
 }
 
+// awaitDiscovered waits until discovery has the kinds that are defined among some objects: they are served a moment before
+// that, and there is no event for it.
+func (w *world) awaitDiscovered(objs []*unstructured.Unstructured) {
+	w.t.Helper()
+	known, err := discovery.NewDiscoveryClientForConfig(w.config)
+	if err != nil {
+		w.t.Fatal(err)
+	}
+	for _, obj := range objs {
+		group, _, _ := unstructured.NestedString(obj.Object, "spec", "group")
+		kind, _, _ := unstructured.NestedString(obj.Object, "spec", "names", "kind")
+		if obj.GetKind() != "CustomResourceDefinition" {
+			continue
+		}
+		err := wait.PollUntilContextTimeout(w.t.Context(), 50*time.Millisecond, 2*time.Minute, true, func(context.Context) (bool, error) {
+			_, lists, err := known.ServerGroupsAndResources()
+			if discovery.IsGroupDiscoveryFailedError(err) {
+				err = nil // that of another test, say
+			}
+			return slices.ContainsFunc(lists, func(list *metav1.APIResourceList) bool {
+				return strings.HasPrefix(list.GroupVersion, group+"/") && slices.ContainsFunc(list.APIResources, func(r metav1.APIResource) bool { return r.Kind == kind })
+			}), err
+		})
+		if err != nil {
+			w.t.Fatalf("discovery does not have %s of %s: %v", kind, group, err)
+		}
+	}
+}
+
 // awaitRefusal waits until the admission of the API server has noticed something, for which there is no event: until
 // it refuses an object, or does not any more.
 func (w *world) awaitRefusal(refused bool, obj *unstructured.Unstructured) {
 	w.t.Helper()
 	obj.SetName(obj.GetName() + "-probe")
 	var last error
-	err := wait.PollUntilContextTimeout(w.t.Context(), 50*time.Millisecond, time.Minute, true, func(ctx context.Context) (bool, error) {
+	err := wait.PollUntilContextTimeout(w.t.Context(), 50*time.Millisecond, 2*time.Minute, true, func(ctx context.Context) (bool, error) {
 		_, last = w.in(obj).Create(ctx, obj, metav1.CreateOptions{DryRun: []string{metav1.DryRunAll}})
 		return (last != nil) == refused && (last == nil || apierrors.IsForbidden(last) || apierrors.IsInvalid(last) || apierrors.IsInternalError(last)), nil
 	})
