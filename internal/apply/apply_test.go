@@ -124,6 +124,7 @@ func TestApplyInstallsAChartWithinItsBudgetOfRequests(t *testing.T) {
 	}
 
 	t.Run("AndSendsNothingThatIsUnchanged", func(t *testing.T) {
+		w.awaitDiscovered(objs)
 		before, saves := len(transport.requests), j.saves
 		drift, err := a.Drift(t.Context(), inv)
 		if err != nil || len(drift.IDs()) > 0 {
