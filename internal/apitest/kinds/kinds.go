@@ -48,7 +48,11 @@ func Scheme(t testing.TB) *runtime.Scheme {
 	return scheme
 }
 
-var installed sync.Map // the API servers that serve the kinds, by their address
+// installed are the API servers that serve the kinds, by their address.
+var installed struct {
+	sync.Mutex
+	at map[string]bool
+}
 
 // Client returns a client without cache for an API server, which serves the kinds afterwards. Cluster
 // API's are taken from the manifests of the sandbox.
@@ -60,7 +64,10 @@ func Client(t testing.TB, cfg *rest.Config) client.WithWatch {
 	if err != nil {
 		t.Fatal(err)
 	}
-	if _, done := installed.LoadOrStore(cfg.Host, true); done {
+	// Whoever comes while they are installed waits until all are served.
+	installed.Lock()
+	defer installed.Unlock()
+	if installed.at[cfg.Host] {
 		// Unless it is another API server, at the address of one that has ended.
 		err := c.Get(t.Context(), client.ObjectKey{Name: "clusterstacks." + v1alpha1.GroupVersion.Group}, &apiextensionsv1.CustomResourceDefinition{})
 		if err == nil {
@@ -90,6 +97,10 @@ func Client(t testing.TB, cfg *rest.Config) client.WithWatch {
 	if err := install(t.Context(), c, documents); err != nil {
 		t.Fatal(err)
 	}
+	if installed.at == nil {
+		installed.at = map[string]bool{}
+	}
+	installed.at[cfg.Host] = true
 	return c
 }
 
