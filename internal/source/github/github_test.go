@@ -38,7 +38,7 @@ func open(t *testing.T, f *githubtest.Forge, token string) *github.Source {
 	t.Helper()
 	src, err := github.New(githubtest.Owner, githubtest.Repository, github.Options{
 		Token: token, APIURL: f.URL(),
-		Web: web.Options{PlainHTTP: true, Answer: 2 * time.Second, Window: 500 * time.Millisecond, MinPerWindow: 1 << 10, Backoff: time.Millisecond},
+		Web: web.Options{PlainHTTP: true, Backoff: time.Millisecond},
 	})
 	must(t, err)
 	return src
