@@ -146,7 +146,8 @@ func (f *flow) end(namespaces ...string) {
 		}
 		return nil
 	})
-	f.Logf("%v were gone after %s", namespaces, time.Since(since).Round(time.Second))
+	took := time.Since(since)
+	f.Logf("%v were gone after %s", namespaces, took.Round(time.Second))
 	for _, name := range namespaces {
 		for _, p := range f.Programs(f, (&flow{name: name}).key()) {
 			f.Errorf("of a cluster in namespace %s, %s still runs", name, p.Name)
@@ -166,7 +167,9 @@ func (f *flow) end(namespaces ...string) {
 		}
 	}
 	for r, times := range refused {
-		if most := map[bool]int{true: 20, false: 3}[r.resource == "events"]; times > most {
+		// Each object is looked at again every ten seconds, for as long as it is there.
+		most := map[bool]int{true: 20, false: 3}[r.resource == "events"] + int(took/(5*time.Second))
+		if times > most {
 			f.Errorf("the operator tried %d times what was refused in a namespace that was being deleted: %+v", times, r)
 		}
 	}
