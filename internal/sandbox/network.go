@@ -36,8 +36,12 @@ type Block struct {
 // ReserveBlock takes a block that no other sandbox on this machine has. Those whose prefixes are given belong to
 // sandboxes that may be started again. It is held until Close, or until this process ends.
 func ReserveBlock(kept ...string) (*Block, error) {
-	for x := firstBlock; x <= lastBlock; x++ {
-		prefix := fmt.Sprintf("127.%d", x)
+	const blocks = lastBlock - firstBlock + 1
+	// Any one, not the first that is free: that would be the one of a sandbox that has ended to be started again in a
+	// moment, of which only those that share its state folder are told.
+	begin := rand.IntN(blocks) //nolint:gosec // any block will do
+	for i := range blocks {
+		prefix := fmt.Sprintf("127.%d", firstBlock+(begin+i)%blocks)
 		if slices.Contains(kept, prefix) {
 			continue
 		}
@@ -47,7 +51,7 @@ func ReserveBlock(kept ...string) (*Block, error) {
 		}
 		return block, err
 	}
-	return nil, fmt.Errorf("all %d blocks of loopback addresses are taken by other sandboxes; csctl sandbox list shows them, csctl sandbox down ends one", lastBlock-firstBlock+1)
+	return nil, fmt.Errorf("all %d blocks of loopback addresses are taken by other sandboxes; csctl sandbox list shows them, csctl sandbox down ends one", blocks)
 }
 
 // ReserveBlockAgain takes the block that a sandbox had before.
