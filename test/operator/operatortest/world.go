@@ -128,18 +128,27 @@ func NewIn(t testing.TB, cfg *rest.Config) *World {
 	return w
 }
 
-// dismiss deletes the Clusters of this world: the operators of the next one in the package would try to reach them.
+// dismiss deletes what this world has for an operator to do: those of the next one in the package would try to reach its
+// clusters, and to fetch its releases, again and again.
 func (w *World) dismiss(ctx context.Context) {
 	ctx, cancel := context.WithTimeout(ctx, Patience)
 	defer cancel()
-	for _, n := range w.tenants {
-		cluster := &clusterv1.Cluster{}
-		if err := w.Client.Get(ctx, n.key(), cluster); err != nil {
-			continue // it is gone, or never was
+	let := client.RawPatch(types.MergePatchType, []byte(`{"metadata":{"finalizers":null}}`))
+	for _, kind := range looked {
+		if kind.Group != clusterv1.GroupVersion.Group && kind.Group != v1alpha1.GroupVersion.Group {
+			continue
 		}
-		patch := client.RawPatch(types.MergePatchType, []byte(`{"metadata":{"finalizers":null}}`))
-		if err := errors.Join(w.Client.Delete(ctx, cluster), client.IgnoreNotFound(w.Client.Patch(ctx, cluster, patch))); err != nil {
-			w.t.Errorf("delete the Cluster of %s: %v", n.Namespace, err)
+		for _, n := range w.tenants {
+			list := &unstructured.UnstructuredList{}
+			list.SetGroupVersionKind(kind)
+			err := w.Client.List(ctx, list, client.InNamespace(n.Namespace))
+			for i := range list.Items {
+				o := &list.Items[i]
+				err = errors.Join(err, client.IgnoreNotFound(w.Client.Delete(ctx, o)), client.IgnoreNotFound(w.Client.Patch(ctx, o, let)))
+			}
+			if err != nil {
+				w.t.Errorf("delete what is left of %s: %v", n.Namespace, err)
+			}
 		}
 	}
 }
