@@ -1284,7 +1284,8 @@ func testRunsAHookThatFailedAgain(e *env) {
 		}
 	}
 	end(batchv1.JobFailureTarget, batchv1.JobFailed)
-	for range 20 {
+	// The machine of a test may be too slow for so little patience with hooks.
+	for range 200 {
 		if _, _ = o.once(); has(e.addon(), v1alpha1.HelmChartAppliedCondition, "False", v1alpha1.FailedToApplyObjectsReason) {
 			break
 		}
