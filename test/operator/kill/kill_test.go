@@ -108,7 +108,7 @@ func (m *matrix) live(p phase, lives ...map[string]operatortest.Point) {
 
 const (
 	// most is more than the requests that change something in any phase.
-	most = 24
+	most = 36
 	// moments are those before a request is sent, and before its answer is heard. After that is before the next one.
 	moments = 2
 )

@@ -83,7 +83,7 @@ func (f *Fates) Changes(cluster string) int {
 }
 
 // inNamespace finds what a request is about in a path of the management cluster, and of a stand-in.
-var inNamespace = regexp.MustCompile(`^/(?:clusters/([^/]+)/.*|(?:api|apis/.*)/namespaces/([^/]+)(?:/.*)?)$`)
+var inNamespace = regexp.MustCompile(`^/(?:clusters/([^/]+)/.*|(?:api/[^/]+|apis/[^/]+/[^/]+)/namespaces/([^/]+)(?:/.*)?)$`)
 
 // Handler carries out the fates. Requests about no cluster, and those of anybody but the operator, pass.
 func (f *Fates) Handler(next http.Handler) http.Handler {
