@@ -146,11 +146,8 @@ func TestRenewalFailsNoCall(t *testing.T) {
 
 	// Somebody takes the caBundle out, as an administrator does who replaces the manifest.
 	got := &admissionregistrationv1.ValidatingWebhookConfiguration{}
-	if err := c.Get(t.Context(), client.ObjectKeyFromObject(configuration), got); err != nil {
-		t.Fatal(err)
-	}
-	got.Webhooks[0].ClientConfig.CABundle = nil
-	if err := c.Update(t.Context(), got); err != nil {
+	got.SetName(configuration.Name)
+	if err := c.Patch(t.Context(), got, client.RawPatch(types.JSONPatchType, []byte(`[{"op": "remove", "path": "/webhooks/0/clientConfig/caBundle"}]`))); err != nil {
 		t.Fatal(err)
 	}
 	if err := wait.PollUntilContextTimeout(t.Context(), 100*time.Millisecond, time.Minute, true, func(ctx context.Context) (bool, error) {
