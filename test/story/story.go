@@ -204,7 +204,11 @@ func (s *Story) see(ctx context.Context, key client.ObjectKey, goal Goal) (Facts
 		if _, ok := machine.Labels[clusterv1.MachineControlPlaneLabel]; ok {
 			role = "control plane"
 		}
-		facts["Machine "+machine.Name] = fmt.Sprintf("%s %s, %s", role, machine.Spec.Version, cmp.Or(machine.Status.Phase, "created"))
+		fact := fmt.Sprintf("%s %s, %s", role, machine.Spec.Version, cmp.Or(machine.Status.Phase, "created"))
+		if deleting := conditions.Get(machine, clusterv1.MachineDeletingCondition); deleting != nil && deleting.Status == metav1.ConditionTrue {
+			fact += " (" + cmp.Or(strings.ReplaceAll(deleting.Message, "\n", " "), deleting.Reason) + ")"
+		}
+		facts["Machine "+machine.Name] = fact
 		upToDate = upToDate && machine.Spec.Version == goal.Version && conditions.IsTrue(machine, clusterv1.MachineUpToDateCondition)
 	}
 

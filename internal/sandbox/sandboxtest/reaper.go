@@ -266,7 +266,7 @@ func reap(conn net.Conn) (err error) {
 		r.shared.etcd.Stop(stopped)
 	}
 	if keep := os.Getenv(LogsVariable); keep != "" {
-		return copyLogs(keep, dir)
+		return copyLogs(filepath.Join(keep, filepath.Base(dir)), dir)
 	}
 	return nil
 }
