@@ -4,6 +4,15 @@
 set -o nounset -o pipefail
 cd "$(dirname "$0")/.."
 
+# What failed is run once more, alone: gotestsum then adds "-test.run=^TestSomething$" and the package.
+if [[ "${*: -2:1}" == -test.run=* ]]; then
+	case "${*: -1}" in
+	*/api/*) cd api && exec go test -json -race "${@: -2}" ;;
+	*/cluster-stack-operator/test/*) exec go test -json -count=1 -timeout 40m "${@: -2}" ;;
+	*) exec go test -json -count=1 -race -timeout 20m "${@: -2}" ;;
+	esac
+fi
+
 status=0
 (cd api && go test -json -race ./...) || status=1
 go test -json -race -timeout 20m $(go list ./... | grep -v /test/) || status=1
