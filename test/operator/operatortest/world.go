@@ -315,6 +315,7 @@ type Tenant struct {
 	// upgrading is what the tenant waits for to go on from one version to the other.
 	upgrading *upgrade
 	asked     asked
+	askedAt   time.Time
 	foreign   map[string]string
 	generated map[string]string
 }
@@ -493,14 +494,14 @@ func (n *Tenant) Held() bool { return n.upgrading != nil }
 // Ask asks the hook whether a held upgrade may go on, if it was not asked yet in this state of the ClusterAddon.
 // When it may, Cluster API replaces the control plane. An error is one of the management cluster, which may be down.
 func (n *Tenant) Ask(ctx context.Context, o *Operator, addon *v1alpha1.ClusterAddon) error {
-	if n.upgrading == nil || addon != nil && n.asked == (asked{o, addon.ResourceVersion}) {
+	if n.upgrading == nil || addon != nil && n.asked == (asked{o, addon.ResourceVersion}) && time.Since(n.askedAt) < askAgain {
 		return nil
 	}
 	hold, err := n.AskOnce(ctx, o)
 	if err != nil || hold != "" {
 		// Asked again when something has changed. What asking itself changes is seen by then.
 		if n.asked = (asked{}); err == nil && addon != nil {
-			n.asked = asked{o, addon.ResourceVersion}
+			n.asked, n.askedAt = asked{o, addon.ResourceVersion}, time.Now()
 		}
 		return nil //nolint:nilerr // no answer, as after a kill, is none to go on
 	}
@@ -518,6 +519,10 @@ func (n *Tenant) Ask(ctx context.Context, o *Operator, addon *v1alpha1.ClusterAd
 	n.upgrading = nil
 	return nil
 }
+
+// askAgain is how long after an answer Cluster API asks again, whether anything has changed or not: what the answer
+// depends on may not have been known at the moment.
+const askAgain = 5 * time.Second
 
 // AskOnce asks the hook whether a held upgrade may go on, and does nothing about the answer. It says what the upgrade
 // waits for; an error is no answer.
@@ -675,10 +680,11 @@ func (w *World) Await(t testing.TB, o *Operator, tenants []*Tenant, done func(*T
 		}
 		return missing
 	}
-	for {
-		missing := look()
-		if missing == "" {
+	for missing := ""; ; {
+		if now := look(); now == "" {
 			return
+		} else if ctx.Err() == nil {
+			missing = now
 		}
 		select {
 		case <-o.Done():
