@@ -61,6 +61,7 @@ var layers = map[string]layer{
 	"internal/store":                    edge,
 	"internal/verify":                   domain,
 	"internal/web":                      edge,
+	"internal/workload":                 driver,
 	"stacks":                            workshop,
 	"test":                              workshop,
 }

@@ -153,8 +153,8 @@ const (
 	// NotAClusterStackReason: the Cluster no longer uses a release of a cluster stack; its addons are
 	// left as they are. Nothing to do, unless that is a mistake: then name the class of a release.
 	NotAClusterStackReason = "NotAClusterStack"
-	// ControlPlaneNotReadyReason: the control plane is not initialized yet, or cannot be reached. See
-	// the conditions of the Cluster.
+	// ControlPlaneNotReadyReason: the control plane is not initialized yet, or there is no connection to it;
+	// then the message says why. See the conditions of the Cluster, and the Secret CLUSTER-kubeconfig.
 	ControlPlaneNotReadyReason = "ControlPlaneNotReady"
 	// ParsingClusterAddonConfigFailedReason: a condition of a stage is malformed. Publish a corrected
 	// release.

@@ -311,6 +311,36 @@ func (m *mapper) read(ctx context.Context, path string, into any) error {
 	return json.Unmarshal(body, into)
 }
 
+// Served returns the names under which the cluster serves kinds, such as "deployments". Those that it does not serve in
+// that version are left out; it is asked again about them once.
+func (a *Applier) Served(ctx context.Context, gvks []schema.GroupVersionKind) (map[schema.GroupVersionKind]string, error) {
+	known, generation, err := a.mapper.kinds(ctx)
+	if err != nil {
+		return nil, err
+	}
+	served, complete := known.names(gvks)
+	if !complete {
+		if known, err = a.mapper.refresh(ctx, generation); err != nil {
+			return nil, err
+		}
+		served, _ = known.names(gvks)
+	}
+	return served, nil
+}
+
+// names returns the names of resources by their kinds, and whether all kinds are served.
+func (k *kinds) names(gvks []schema.GroupVersionKind) (served map[schema.GroupVersionKind]string, complete bool) {
+	served, complete = map[schema.GroupVersionKind]string{}, true
+	for _, gvk := range gvks {
+		if found, ok := k.lookup(gvk.GroupKind(), gvk.Version); ok && found.Version == gvk.Version {
+			served[gvk] = found.Resource
+		} else {
+			complete = false
+		}
+	}
+	return served, complete
+}
+
 // definedKinds reads what CustomResourceDefinitions among the objects will
 // serve. Their instances can be addressed from it without asking the cluster,
 // which takes a while to list a new kind.

@@ -23,7 +23,6 @@ import (
 	"k8s.io/client-go/util/workqueue"
 	clusterv1 "sigs.k8s.io/cluster-api/api/core/v1beta2"
 	runtimev1 "sigs.k8s.io/cluster-api/api/runtime/v1beta2"
-	"sigs.k8s.io/cluster-api/controllers/clustercache"
 	"sigs.k8s.io/cluster-api/controllers/remote"
 	"sigs.k8s.io/cluster-api/util/flags"
 	ctrl "sigs.k8s.io/controller-runtime"
@@ -45,6 +44,7 @@ import (
 	"github.com/clusterstacks/cluster-stack-operator/internal/controller/clusterstackrelease"
 	"github.com/clusterstacks/cluster-stack-operator/internal/renderworker"
 	"github.com/clusterstacks/cluster-stack-operator/internal/store"
+	"github.com/clusterstacks/cluster-stack-operator/internal/workload"
 )
 
 // Leader election, the metrics endpoint, and the check at start.
@@ -238,15 +238,18 @@ func setUp(ctx context.Context, mgr ctrl.Manager, cfg *rest.Config, guard guard,
 		return err
 	}
 
-	clusters, err := newClusterCache(ctx, mgr, c)
-	if err != nil {
+	// Kubeconfigs are read when a connection is made, which is rare; a cache would hold other Secrets, too.
+	clusters := workload.New(mgr.GetClient(), mgr.GetAPIReader(), workload.Options{
+		QPS: c.ClusterQPS, Burst: c.ClusterBurst, UserAgent: remote.DefaultClusterAPIUserAgent(name), WatchFilter: c.WatchFilter,
+	})
+	if err := clusters.SetupWithManager(mgr, controller.Options{MaxConcurrentReconciles: c.ClusterCacheConcurrency}); err != nil {
 		return err
 	}
 	addonOptions := clusteraddon.Options{Render: render, Guard: guard}
 	if err := clusteraddon.New(mgr.GetClient(), mgr.GetAPIReader(), clusters, opener, recorder, addonOptions).SetupWithManager(mgr, clusteraddon.Setup{
 		Controller:  controllerOptions(c.ClusterAddonConcurrency),
 		WatchFilter: c.WatchFilter,
-		Connected:   clusters.GetClusterSource("clusteraddon", clusteraddon.OfCluster),
+		Connected:   clusters.Changes(),
 	}); err != nil {
 		return err
 	}
@@ -269,30 +272,6 @@ func controllerOptions(concurrency int) controller.Options {
 		MaxConcurrentReconciles: concurrency,
 		RateLimiter:             workqueue.NewTypedItemExponentialFailureRateLimiter[reconcile.Request](250*time.Millisecond, time.Minute),
 	}
-}
-
-// newClusterCache sets up the connections to workload clusters.
-func newClusterCache(ctx context.Context, mgr ctrl.Manager, c Config) (clustercache.ClusterCache, error) {
-	clusters, err := clustercache.SetupWithManager(ctx, mgr, clustercache.Options{
-		// Kubeconfigs are read when a connection is made, which is rare; a cache would hold other secrets, too.
-		SecretClient:     mgr.GetAPIReader(),
-		WatchFilterValue: c.WatchFilter,
-		Cache:            clustercache.CacheOptions{DefaultTransform: cache.TransformStripManagedFields()},
-		Client: clustercache.ClientOptions{
-			QPS:       c.ClusterQPS,
-			Burst:     c.ClusterBurst,
-			UserAgent: remote.DefaultClusterAPIUserAgent(name),
-			Cache:     clustercache.ClientCacheOptions{DisableFor: []client.Object{&corev1.Secret{}, &corev1.ConfigMap{}}},
-		},
-	}, controller.Options{MaxConcurrentReconciles: c.ClusterCacheConcurrency})
-	if err != nil {
-		return nil, fmt.Errorf("connections to workload clusters: %w", err)
-	}
-	// The first try comes before the control plane answers, and the next one would be half a minute later.
-	if settable, ok := clusters.(interface{ SetConnectionCreationRetryInterval(time.Duration) }); ok {
-		settable.SetConnectionCreationRetryInterval(2 * time.Second)
-	}
-	return clusters, nil
 }
 
 // synced is true when the kinds that everything depends on were read once. Others are watched because a user

@@ -58,7 +58,7 @@ func kubeconfig(config *rest.Config) ([]byte, error) {
 }
 
 // counter counts the requests to a workload cluster. Watches, and the question whether the cluster is there at
-// all, are not counted: they are Cluster API's.
+// all, are not counted.
 type counter struct {
 	mu               sync.Mutex
 	requests, writes int
@@ -67,7 +67,7 @@ type counter struct {
 }
 
 func (c *counter) add(e faultproxy.Event) {
-	if e.Watch || e.Method == http.MethodGet && e.Path == "/" {
+	if e.Watch || e.Method == http.MethodGet && (e.Path == "/" || e.Path == "/version") {
 		return
 	}
 	c.mu.Lock()

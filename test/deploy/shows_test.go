@@ -110,7 +110,7 @@ func (o *installed) metrics(t *testing.T) {
 	if diff := cmp.Diff(want, got); diff != "" {
 		t.Errorf("labels of the series (-documented +shown):\n%s", diff)
 	}
-	for _, other := range []string{"controller_runtime_reconcile_total", "capi_cluster_cache_healthcheck", "go_goroutines", "workqueue_depth"} {
+	for _, other := range []string{"controller_runtime_reconcile_total", "go_goroutines", "workqueue_depth"} {
 		if scraped[other] == nil {
 			t.Errorf("%s is not shown", other)
 		}

@@ -13,13 +13,6 @@ import (
 
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/runtime/schema"
-	"sigs.k8s.io/cluster-api/controllers/clustercache"
-	ctrl "sigs.k8s.io/controller-runtime"
-	"sigs.k8s.io/controller-runtime/pkg/client"
-	"sigs.k8s.io/controller-runtime/pkg/event"
-	"sigs.k8s.io/controller-runtime/pkg/handler"
-	"sigs.k8s.io/controller-runtime/pkg/predicate"
-	"sigs.k8s.io/controller-runtime/pkg/reconcile"
 
 	"github.com/clusterstacks/cluster-stack-operator/api/v1alpha1"
 	"github.com/clusterstacks/cluster-stack-operator/internal/apply"
@@ -139,52 +132,33 @@ func (w *work) reportDrift(context.Context) (step.Outcome, error) {
 
 // guard watches the objects of the addons where the settings ask for it, so that a change of them is seen at once.
 func (w *work) guard(ctx context.Context) {
-	if w.settings == nil || !w.settings.Spec.Watch || w.watcher == nil {
-		w.conn.guard(nil)
+	const purpose = "drift"
+	conn := w.conn
+	if w.settings == nil || !w.settings.Spec.Watch {
+		conn.guard(nil)
+		w.observe(ctx, purpose, nil, nil)
 		return
 	}
 	entries := map[string]apply.Entry{}
-	kinds := map[schema.GroupVersionKind]bool{}
+	var kinds []schema.GroupVersionKind
 	for _, e := range w.inventory.Entries() {
 		if e.Hash == "" || e.Hook != "" || e.Expires {
 			continue
 		}
 		gvk := e.GroupVersionKind()
-		kinds[gvk] = true
+		kinds = append(kinds, gvk)
 		entries[watched(gvk, e.Namespace, e.Name)] = e
 	}
-	conn, wake := w.conn, OfCluster(ctx, w.cluster)
 	if conn.guard(entries) {
 		// A watch tells what is there when it begins, and not what has been deleted by then.
 		conn.recheckSoon(w.options.Clock.Now(), calm)
 	}
-	for gvk := range kinds {
-		// The watch is that of the connection: a second call for the same kind does nothing.
-		changed := func(obj client.Object, gone bool) bool {
-			e, guarded := conn.guarded(watched(gvk, obj.GetNamespace(), obj.GetName()))
-			if !guarded || !gone && !conn.applier.Changed(e, obj) {
-				return false
-			}
-			conn.recheckSoon(w.options.Clock.Now(), calm)
-			return true
+	w.observe(ctx, purpose, kinds, func(kind schema.GroupVersionKind, obj metav1.Object, gone bool) bool {
+		e, guarded := conn.guarded(watched(kind, obj.GetNamespace(), obj.GetName()))
+		if !guarded || !gone && !conn.applier.Changed(e, obj) {
+			return false
 		}
-		kind := &metav1.PartialObjectMetadata{}
-		kind.SetGroupVersionKind(gvk)
-		err := w.clusters.Watch(ctx, w.clusterKey(), clustercache.NewWatcher(clustercache.WatcherOptions{
-			Name:    "clusteraddon-drift-" + gvk.String(),
-			Watcher: w.watcher,
-			Kind:    kind,
-			EventHandler: handler.EnqueueRequestsFromMapFunc(func(context.Context, client.Object) []reconcile.Request {
-				return wake
-			}),
-			Predicates: []predicate.TypedPredicate[client.Object]{predicate.Funcs{
-				CreateFunc: func(e event.CreateEvent) bool { return changed(e.Object, false) },
-				UpdateFunc: func(e event.UpdateEvent) bool { return changed(e.ObjectNew, false) },
-				DeleteFunc: func(e event.DeleteEvent) bool { return changed(e.Object, true) },
-			}},
-		}))
-		if err != nil {
-			ctrl.LoggerFrom(ctx).V(2).Info("Objects of the addons cannot be watched for changes, comparing them regularly", "kind", gvk, "cause", err.Error())
-		}
-	}
+		conn.recheckSoon(w.options.Clock.Now(), calm)
+		return true
+	})
 }

@@ -19,16 +19,15 @@ import (
 	"github.com/go-logr/logr"
 	"github.com/google/go-cmp/cmp"
 	corev1 "k8s.io/api/core/v1"
+	"k8s.io/apimachinery/pkg/runtime/schema"
 	"k8s.io/apimachinery/pkg/types"
 	"k8s.io/client-go/rest"
 	"k8s.io/client-go/tools/events"
 	testingclock "k8s.io/utils/clock/testing"
 	clusterv1 "sigs.k8s.io/cluster-api/api/core/v1beta2"
-	"sigs.k8s.io/cluster-api/controllers/clustercache"
 	ctrl "sigs.k8s.io/controller-runtime"
 	"sigs.k8s.io/controller-runtime/pkg/client"
 	"sigs.k8s.io/controller-runtime/pkg/client/interceptor"
-	"sigs.k8s.io/controller-runtime/pkg/source"
 
 	"github.com/clusterstacks/cluster-stack-operator/api/v1alpha1"
 	"github.com/clusterstacks/cluster-stack-operator/internal/apitest"
@@ -40,6 +39,7 @@ import (
 	"github.com/clusterstacks/cluster-stack-operator/internal/sandbox/sandboxtest"
 	"github.com/clusterstacks/cluster-stack-operator/internal/source/sourcetest"
 	"github.com/clusterstacks/cluster-stack-operator/internal/store"
+	"github.com/clusterstacks/cluster-stack-operator/internal/workload"
 )
 
 func TestMain(m *testing.M) {
@@ -266,7 +266,7 @@ type operator struct {
 func (e *env) start() *operator {
 	e.Helper()
 	f := &faults{}
-	c := &clusters{config: rest.CopyConfig(e.config), connected: true, tried: time.Now()}
+	c := &clusters{config: rest.CopyConfig(e.config), connected: true}
 	c.config.Wrap(f.roundTripper)
 	o := &operator{env: e, faults: f, clusters: c}
 	managed := f.client(e.client)
@@ -298,23 +298,28 @@ func (o *operator) settle() *v1alpha1.ClusterAddon {
 type clusters struct {
 	config    *rest.Config
 	connected bool
-	tried     time.Time
-	watches   []string
+	untried   bool
+	// watches are the kinds that are watched, for each purpose.
+	watches map[string][]string
 }
 
-func (c *clusters) GetRESTConfig(context.Context, client.ObjectKey) (*rest.Config, error) {
+func (c *clusters) Config(*clusterv1.Cluster) (*rest.Config, error) {
 	if !c.connected {
-		return nil, clustercache.ErrClusterNotConnected
+		return nil, workload.ErrNotConnected
 	}
 	return c.config, nil
 }
 
-func (c *clusters) GetHealthCheckingState(context.Context, client.ObjectKey) clustercache.HealthCheckingState {
-	return clustercache.HealthCheckingState{LastProbeTime: c.tried}
-}
+func (c *clusters) Tried(*clusterv1.Cluster) bool { return !c.untried }
 
-func (c *clusters) Watch(_ context.Context, _ client.ObjectKey, watcher clustercache.Watcher) error {
-	c.watches = append(c.watches, watcher.Name())
+func (c *clusters) Watch(_ *clusterv1.Cluster, purpose, _ string, kinds map[schema.GroupVersionKind]string, _ workload.Changed) error {
+	if c.watches == nil {
+		c.watches = map[string][]string{}
+	}
+	c.watches[purpose] = nil
+	for kind := range kinds {
+		c.watches[purpose] = append(c.watches[purpose], kind.Kind)
+	}
 	return nil
 }
 
@@ -510,11 +515,6 @@ func owners(obj client.Object) []types.UID {
 	}
 	return uids
 }
-
-// noWatcher stands for the controller that watches are added to.
-type noWatcher struct{}
-
-func (noWatcher) Watch(source.TypedSource[ctrl.Request]) error { return nil }
 
 // legacyRelease returns a release without stages, whose one object says "addon: 1".
 func legacyRelease(t *testing.T, tag string) fstest.MapFS {

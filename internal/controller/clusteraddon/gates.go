@@ -11,17 +11,14 @@ import (
 
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/runtime/schema"
-	"sigs.k8s.io/cluster-api/controllers/clustercache"
 	ctrl "sigs.k8s.io/controller-runtime"
-	"sigs.k8s.io/controller-runtime/pkg/client"
-	"sigs.k8s.io/controller-runtime/pkg/handler"
-	"sigs.k8s.io/controller-runtime/pkg/predicate"
-	"sigs.k8s.io/controller-runtime/pkg/reconcile"
 
 	"github.com/clusterstacks/cluster-stack-operator/api/v1alpha1"
+	"github.com/clusterstacks/cluster-stack-operator/internal/apply"
 	"github.com/clusterstacks/cluster-stack-operator/internal/observe"
 	"github.com/clusterstacks/cluster-stack-operator/internal/release"
 	"github.com/clusterstacks/cluster-stack-operator/internal/rollout"
+	"github.com/clusterstacks/cluster-stack-operator/internal/workload"
 )
 
 // evaluateGate evaluates the condition before or after a stage. What makes that impossible is noted as a
@@ -49,8 +46,6 @@ func (w *work) evaluateGate(ctx context.Context, move rollout.Evaluate) {
 		fail(v1alpha1.ParsingClusterAddonConfigFailedReason, err)
 		return
 	}
-	// Watched before it is read, so that no change is missed in between.
-	w.watch(ctx, compiled.Objects())
 	verdict, err := compiled.Eval(ctx, w.conn.applier)
 	var malformed *observe.GateError
 	switch {
@@ -60,9 +55,9 @@ func (w *work) evaluateGate(ctx context.Context, move rollout.Evaluate) {
 		fail(reason, err)
 	case !verdict.Met:
 		w.gate = &gate{stage: move.Stage.Name, reason: reason, waiting: verdict.Waiting}
+		w.awaited = append(w.awaited, compiled.Objects()...)
 	default:
 		result = rollout.Good
-		w.watch(ctx, nil)
 	}
 }
 
@@ -81,66 +76,47 @@ func (w *work) checkHealth(ctx context.Context, stage release.Stage) {
 		w.failures = append(w.failures, failure{stage: stage.Name, reason: v1alpha1.StageNotHealthyReason, err: err, gate: true})
 		return
 	}
-	if len(unhealthy) > 0 {
-		objects = nil
-		for _, u := range unhealthy {
-			objects = append(objects, u.Object)
-		}
-		w.watch(ctx, objects)
-		// Once more, now that they are watched: they may have become healthy in between.
-		if unhealthy, err = observe.Health(ctx, w.conn.applier, objects...); err != nil {
-			w.failures = append(w.failures, failure{stage: stage.Name, reason: v1alpha1.StageNotHealthyReason, err: err, gate: true})
-			return
-		}
-	}
 	if len(unhealthy) == 0 {
 		result = rollout.Good
-		w.watch(ctx, nil)
 		return
 	}
 	var names []string
 	for _, u := range unhealthy {
+		w.awaited = append(w.awaited, u.Object)
 		names = append(names, fmt.Sprintf("%s (%s)", u.Object, u.Status))
 	}
 	w.gate = &gate{stage: stage.Name, reason: v1alpha1.StageNotHealthyReason, waiting: "healthy objects: " + strings.Join(names, ", ")}
 }
 
-// watch wakes this ClusterAddon when one of the objects changes, and no others any more. It is a help: gates
-// are polled too.
-func (w *work) watch(ctx context.Context, objects []observe.Object) {
+// watch wakes this ClusterAddon when one of the objects changes that the stages wait for, and no others any more. What
+// has changed since they were read wakes it, too, for a watch begins with what is there. It is a help: gates are polled
+// as well.
+func (w *work) watch(ctx context.Context) {
 	key := w.clusterKey()
 	names := map[string]bool{}
-	for _, o := range objects {
+	var kinds []schema.GroupVersionKind
+	for _, o := range w.awaited {
 		names[watched(o.GroupVersionKind, o.Namespace, o.Name)] = true
+		kinds = append(kinds, o.GroupVersionKind)
 	}
 	w.waiting.set(key, names)
-	if w.watcher == nil {
-		return
+	w.observe(ctx, "gate", kinds, func(kind schema.GroupVersionKind, obj metav1.Object, _ bool) bool {
+		return w.waiting.has(key, watched(kind, obj.GetNamespace(), obj.GetName()))
+	})
+}
+
+// observe makes these the kinds that are watched for a purpose, as far as the cluster serves them.
+func (w *work) observe(ctx context.Context, purpose string, kinds []schema.GroupVersionKind, changed workload.Changed) {
+	served := map[schema.GroupVersionKind]string{}
+	var err error
+	if len(kinds) > 0 {
+		served, err = w.conn.applier.Served(ctx, kinds)
 	}
-	wake := OfCluster(ctx, w.cluster)
-	kinds := map[schema.GroupVersionKind]bool{}
-	for _, o := range objects {
-		gvk := o.GroupVersionKind
-		if kinds[gvk] {
-			continue
-		}
-		kinds[gvk] = true
-		kind := &metav1.PartialObjectMetadata{}
-		kind.SetGroupVersionKind(gvk)
-		err := w.clusters.Watch(ctx, key, clustercache.NewWatcher(clustercache.WatcherOptions{
-			Name:    "clusteraddon-" + gvk.String(),
-			Watcher: w.watcher,
-			Kind:    kind,
-			EventHandler: handler.EnqueueRequestsFromMapFunc(func(context.Context, client.Object) []reconcile.Request {
-				return wake
-			}),
-			Predicates: []predicate.TypedPredicate[client.Object]{predicate.NewPredicateFuncs(func(obj client.Object) bool {
-				return w.waiting.has(key, watched(gvk, obj.GetNamespace(), obj.GetName()))
-			})},
-		}))
-		if err != nil {
-			ctrl.LoggerFrom(ctx).V(2).Info("Objects that a stage waits for cannot be watched, polling them", "kind", gvk, "cause", err.Error())
-		}
+	if err == nil {
+		err = w.clusters.Watch(w.cluster, purpose, apply.FieldManager, served, changed)
+	}
+	if err != nil {
+		ctrl.LoggerFrom(ctx).V(2).Info("Objects cannot be watched, looking at them regularly", "purpose", purpose, "cause", err.Error())
 	}
 }
 

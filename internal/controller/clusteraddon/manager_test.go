@@ -17,7 +17,6 @@ import (
 	"k8s.io/client-go/tools/clientcmd"
 	clientcmdapi "k8s.io/client-go/tools/clientcmd/api"
 	clusterv1 "sigs.k8s.io/cluster-api/api/core/v1beta2"
-	"sigs.k8s.io/cluster-api/controllers/clustercache"
 	ctrl "sigs.k8s.io/controller-runtime"
 	"sigs.k8s.io/controller-runtime/pkg/cache"
 	"sigs.k8s.io/controller-runtime/pkg/client"
@@ -32,6 +31,7 @@ import (
 	"github.com/clusterstacks/cluster-stack-operator/internal/apitest/kinds"
 	"github.com/clusterstacks/cluster-stack-operator/internal/controller/releases"
 	"github.com/clusterstacks/cluster-stack-operator/internal/sandbox/sandboxtest"
+	"github.com/clusterstacks/cluster-stack-operator/internal/workload"
 )
 
 // TestWatchesWake runs the controllers in a manager, with exactly the rights of the operator and with connections
@@ -253,19 +253,13 @@ func (e *env) startManager() {
 	if err != nil {
 		e.Fatal(err)
 	}
-	clusters, err := clustercache.SetupWithManager(e.Context(), mgr, clustercache.Options{
-		SecretClient: mgr.GetAPIReader(),
-		Client:       clustercache.ClientOptions{UserAgent: "test"},
-	}, controller.Options{})
-	if err != nil {
+	clusters := workload.New(mgr.GetClient(), mgr.GetAPIReader(), workload.Options{UserAgent: "test", Retry: 100 * time.Millisecond})
+	if err := clusters.SetupWithManager(mgr, controller.Options{}); err != nil {
 		e.Fatal(err)
-	}
-	if fast, ok := clusters.(interface{ SetConnectionCreationRetryInterval(time.Duration) }); ok {
-		fast.SetConnectionCreationRetryInterval(100 * time.Millisecond)
 	}
 	opener := releases.New(mgr.GetClient(), e.store, e.source, "memory")
 	r := New(mgr.GetClient(), mgr.GetAPIReader(), clusters, opener, e.recorder, Options{GatePoll: time.Hour, Recheck: 10 * time.Hour})
-	if err := r.SetupWithManager(mgr, Setup{Connected: clusters.GetClusterSource("clusteraddon", OfCluster)}); err != nil {
+	if err := r.SetupWithManager(mgr, Setup{Connected: clusters.Changes()}); err != nil {
 		e.Fatal(err)
 	}
 	ctx, cancel := context.WithCancel(e.Context())

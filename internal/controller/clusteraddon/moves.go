@@ -248,7 +248,7 @@ func (w *work) applyStage(ctx context.Context, stage release.Stage) error {
 		return err
 	}
 	err = w.apply(ctx, stage.Name, rendered, verified, true)
-	if w.awaitsHook(ctx, stage.Name, err) {
+	if w.awaitsHook(stage.Name, err) {
 		return nil
 	}
 	if err != nil {
@@ -259,7 +259,7 @@ func (w *work) applyStage(ctx context.Context, stage release.Stage) error {
 }
 
 // awaitsHook reports whether a Job or Pod of the stage's chart is waited for, and has us woken at its end.
-func (w *work) awaitsHook(ctx context.Context, stage string, err error) bool {
+func (w *work) awaitsHook(stage string, err error) bool {
 	var hook *apply.WaitingError
 	if !errors.As(err, &hook) {
 		return false
@@ -267,7 +267,7 @@ func (w *work) awaitsHook(ctx context.Context, stage string, err error) bool {
 	job := observe.Object{
 		GroupVersionKind: hook.GroupKind().WithVersion(hook.Version), Namespace: hook.Namespace, Name: hook.Name,
 	}
-	w.watch(ctx, []observe.Object{job})
+	w.awaited = append(w.awaited, job)
 	w.gate = &gate{stage: stage, reason: v1alpha1.ObjectsApplyingOngoingReason, waiting: fmt.Sprintf("the end of the chart's %s", job)}
 	return true
 }
@@ -529,7 +529,7 @@ func (w *work) deleteStage(ctx context.Context, stage release.Stage) error {
 	}
 	report, err := w.conn.applier.Prune(ctx, w.inventory, keep, w.journal)
 	w.resources(report)
-	if w.awaitsHook(ctx, stage.Name, err) {
+	if w.awaitsHook(stage.Name, err) {
 		return nil
 	}
 	if err != nil {

@@ -13,8 +13,9 @@ import (
 	"testing/synctest"
 	"time"
 
+	"k8s.io/apimachinery/pkg/runtime/schema"
 	"k8s.io/client-go/rest"
-	"sigs.k8s.io/cluster-api/controllers/clustercache"
+	clusterv1 "sigs.k8s.io/cluster-api/api/core/v1beta2"
 	ctrl "sigs.k8s.io/controller-runtime"
 	"sigs.k8s.io/controller-runtime/pkg/cache"
 	"sigs.k8s.io/controller-runtime/pkg/client"
@@ -28,6 +29,7 @@ import (
 	"github.com/clusterstacks/cluster-stack-operator/internal/controller/releases"
 	"github.com/clusterstacks/cluster-stack-operator/internal/sandbox/sandboxtest"
 	"github.com/clusterstacks/cluster-stack-operator/internal/sandbox/standin"
+	"github.com/clusterstacks/cluster-stack-operator/internal/workload"
 )
 
 // TestClustersThatHangHoldUpNobody has twenty clusters that accept connections and never answer, each for a minute,
@@ -143,17 +145,15 @@ func silentServer(t *testing.T) string {
 // manyClusters are connections by the name of the Cluster.
 type manyClusters map[string]*rest.Config
 
-func (m manyClusters) GetRESTConfig(_ context.Context, cluster client.ObjectKey) (*rest.Config, error) {
+func (m manyClusters) Config(cluster *clusterv1.Cluster) (*rest.Config, error) {
 	return m[cluster.Name], nil
 }
 
-func (m manyClusters) Watch(context.Context, client.ObjectKey, clustercache.Watcher) error {
+func (m manyClusters) Watch(*clusterv1.Cluster, string, string, map[schema.GroupVersionKind]string, workload.Changed) error {
 	return nil
 }
 
-func (m manyClusters) GetHealthCheckingState(context.Context, client.ObjectKey) clustercache.HealthCheckingState {
-	return clustercache.HealthCheckingState{LastProbeTime: time.Now()}
-}
+func (m manyClusters) Tried(*clusterv1.Cluster) bool { return true }
 
 // TestASilentClusterIsLeftAlone follows one cluster that does not answer, in a bubble of time.
 func TestASilentClusterIsLeftAlone(t *testing.T) {

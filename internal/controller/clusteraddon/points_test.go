@@ -132,7 +132,6 @@ func testDoesNotSayFarewellForLong(e *env) {
 	o := e.leaving()
 	e.delete()
 	o.clusters.connected = false
-	o.clusters.tried = time.Now()
 	result, err := o.once()
 	if err != nil || result.RequeueAfter == 0 || result.RequeueAfter > v1alpha1.FarewellTimeout+2*time.Second {
 		e.Errorf("%v, %v; want to look again when the time is over", result, err)

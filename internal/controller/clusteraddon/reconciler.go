@@ -24,13 +24,13 @@ import (
 
 	corev1 "k8s.io/api/core/v1"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"k8s.io/apimachinery/pkg/runtime/schema"
 	"k8s.io/apimachinery/pkg/types"
 	"k8s.io/client-go/rest"
 	"k8s.io/client-go/tools/events"
 	"k8s.io/klog/v2"
 	"k8s.io/utils/clock"
 	clusterv1 "sigs.k8s.io/cluster-api/api/core/v1beta2"
-	"sigs.k8s.io/cluster-api/controllers/clustercache"
 	"sigs.k8s.io/cluster-api/util/annotations"
 	"sigs.k8s.io/cluster-api/util/predicates"
 	ctrl "sigs.k8s.io/controller-runtime"
@@ -38,6 +38,7 @@ import (
 	"sigs.k8s.io/controller-runtime/pkg/client"
 	"sigs.k8s.io/controller-runtime/pkg/controller"
 	"sigs.k8s.io/controller-runtime/pkg/controller/controllerutil"
+	"sigs.k8s.io/controller-runtime/pkg/event"
 	"sigs.k8s.io/controller-runtime/pkg/handler"
 	"sigs.k8s.io/controller-runtime/pkg/predicate"
 	"sigs.k8s.io/controller-runtime/pkg/reconcile"
@@ -50,6 +51,7 @@ import (
 	"github.com/clusterstacks/cluster-stack-operator/internal/render"
 	"github.com/clusterstacks/cluster-stack-operator/internal/rollout"
 	"github.com/clusterstacks/cluster-stack-operator/internal/step"
+	"github.com/clusterstacks/cluster-stack-operator/internal/workload"
 )
 
 // +kubebuilder:rbac:groups=clusterstack.x-k8s.io,resources=clusteraddons,verbs=get;list;watch;create;patch
@@ -70,11 +72,11 @@ type Releases interface {
 	OpenPinned(ctx context.Context, namespace string, name release.Name, digest string) (*release.Release, string, error)
 }
 
-// Clusters are the connections to workload clusters. It is implemented by clustercache.ClusterCache.
+// Clusters are the connections to workload clusters. It is implemented by [workload.Clusters], which has the promises.
 type Clusters interface {
-	GetRESTConfig(ctx context.Context, cluster client.ObjectKey) (*rest.Config, error)
-	Watch(ctx context.Context, cluster client.ObjectKey, watcher clustercache.Watcher) error
-	GetHealthCheckingState(ctx context.Context, cluster client.ObjectKey) clustercache.HealthCheckingState
+	Config(cluster *clusterv1.Cluster) (*rest.Config, error)
+	Tried(cluster *clusterv1.Cluster) bool
+	Watch(cluster *clusterv1.Cluster, purpose, manager string, kinds map[schema.GroupVersionKind]string, changed workload.Changed) error
 }
 
 // Options are settings whose zero value works.
@@ -112,9 +114,7 @@ type Reconciler struct {
 	turns       *turns
 	// watchFilter is that of Setup.
 	watchFilter string
-	// watcher wakes us when objects change that a gate waits for; it is nil without a manager.
-	watcher clustercache.SourceWatcher[ctrl.Request]
-	waiting waiting
+	waiting     waiting
 }
 
 // New returns a Reconciler. live must not be a cache.
@@ -146,9 +146,9 @@ type Setup struct {
 	Controller controller.Options
 	// WatchFilter is the value of the label cluster.x-k8s.io/watch-filter of objects to look at, empty for all.
 	WatchFilter string
-	// Connected wakes the ClusterAddon of a Cluster whose connection is made or lost: what
-	// ClusterCache.GetClusterSource("clusteraddon", clusteraddon.OfCluster) returns.
-	Connected source.Source
+	// Connected tells of Clusters that are connected, no longer connected, or in which something has changed that is
+	// watched: what [workload.Clusters.Changes] returns.
+	Connected <-chan event.GenericEvent
 }
 
 // SetupWithManager makes the manager run this controller, and the one that makes ClusterAddons.
@@ -169,13 +169,12 @@ func (r *Reconciler) SetupWithManager(mgr ctrl.Manager, s Setup) error {
 		Watches(&v1alpha1.ClusterAddonSettings{}, handler.EnqueueRequestsFromMapFunc(OfCluster), builder.WithPredicates(predicate.GenerationChangedPredicate{})).
 		WithOptions(s.Controller)
 	if s.Connected != nil {
-		b = b.WatchesRawSource(s.Connected)
+		b = b.WatchesRawSource(source.Channel(s.Connected, handler.EnqueueRequestsFromMapFunc(OfCluster)))
 	}
-	c, err := b.Build(reconcile.AsReconciler(mgr.GetClient(), r))
-	if err != nil {
+	if err := b.Complete(reconcile.AsReconciler(mgr.GetClient(), r)); err != nil {
 		return fmt.Errorf("controller for ClusterAddons: %w", err)
 	}
-	r.watcher, r.watchFilter = c, s.WatchFilter
+	r.watchFilter = s.WatchFilter
 	return (&creator{client: r.client, live: r.live, watchFilter: s.WatchFilter}).setup(mgr, s)
 }
 
@@ -230,7 +229,7 @@ func (r *Reconciler) Reconcile(ctx context.Context, addon *v1alpha1.ClusterAddon
 	if err != nil {
 		return ctrl.Result{}, fmt.Errorf("add finalizer and owner: %w", err)
 	}
-	if w.untried(ctx) {
+	if w.untried() {
 		// As after each start of the operator. What is said of the cluster stays until that is known; whoever tries
 		// to connect tells us, if it succeeds.
 		return ctrl.Result{RequeueAfter: spread(r.options.GatePoll)}, nil

@@ -278,7 +278,6 @@ func testHoldsAtGates(e *env) {
 	), starter1)
 	e.running(v1, k135)
 	o := e.start()
-	o.watcher = noWatcher{}
 	o.settle()
 	e.wantCondition(v1alpha1.EvaluatedCELCondition, "False", v1alpha1.WaitingForPostConditionReason, "ConfigMap kube-system/"+e.key.Name+"-after to exist")
 	e.wantCondition(v1alpha1.HelmChartAppliedCondition, "False", v1alpha1.WaitingForPostConditionReason, "stage cni")
@@ -286,7 +285,7 @@ func testHoldsAtGates(e *env) {
 	if got := e.addon().Status.Stages; len(got) != 2 || got[0].Phase != v1alpha1.StagePhaseWaitingForPostCondition || got[1].Phase != v1alpha1.StagePhasePending {
 		e.Errorf("stages are %+v", got)
 	}
-	if len(o.clusters.watches) == 0 || !strings.Contains(o.clusters.watches[0], "ConfigMap") {
+	if !slices.Contains(o.clusters.watches["gate"], "ConfigMap") {
 		e.Errorf("watches %v, want ConfigMaps", o.clusters.watches)
 	}
 	_, before, _ := o.faults.counts()
@@ -1070,7 +1069,6 @@ func testAwaitsJobs(e *env) {
 	e.publish(v1, both("csi", "cni"), addons{"csi": job + object("csi", "1"), "cni": object("cni", "1")})
 	e.running(v1, k135)
 	o := e.start()
-	o.watcher = noWatcher{}
 	if result, err := o.once(); err != nil || result.RequeueAfter > time.Second {
 		e.Errorf("looks again after %s, %v; want the interval of polling, since nothing has failed", result.RequeueAfter, err)
 	}
@@ -1081,7 +1079,7 @@ func testAwaitsJobs(e *env) {
 	if got := e.addon().Status.Stages[0]; got.Phase != v1alpha1.StagePhaseApplyingOrDeleting || !strings.Contains(got.Message, "Job.batch") {
 		e.Errorf("the stage is %+v", got)
 	}
-	if len(o.clusters.watches) != 1 || !strings.Contains(o.clusters.watches[0], "Job") {
+	if got := o.clusters.watches["gate"]; !slices.Equal(got, []string{"Job"}) {
 		e.Errorf("watches %v, want Jobs", o.clusters.watches)
 	}
 	running := &batchv1.Job{}
@@ -1246,7 +1244,6 @@ func testRunsAHookThatFailedAgain(e *env) {
 	e.publish(v2, both("csi", "cni"), addons{"csi": job + object("csi", "2"), "cni": object("cni", "2")})
 	e.running(v1, k135)
 	o := e.start()
-	o.watcher = noWatcher{}
 	o.settle()
 	e.use(v2, k135)
 	ended := map[types.UID]bool{}

@@ -5,7 +5,6 @@ package clusteraddon
 
 import (
 	"testing"
-	"time"
 
 	"github.com/clusterstacks/cluster-stack-operator/api/v1alpha1"
 )
@@ -20,7 +19,7 @@ func TestARestartSaysNothingOfAClusterThatNobodyTriedToReach(t *testing.T) {
 	e.wantReady()
 
 	next := e.start()
-	next.clusters.connected, next.clusters.tried = false, time.Time{}
+	next.clusters.connected, next.clusters.untried = false, true
 	result, err := next.once()
 	if err != nil {
 		t.Fatal(err)
@@ -32,7 +31,7 @@ func TestARestartSaysNothingOfAClusterThatNobodyTriedToReach(t *testing.T) {
 		t.Error("nobody looks again")
 	}
 
-	next.clusters.tried = time.Now()
+	next.clusters.untried = false
 	if _, err := next.once(); err != nil {
 		t.Fatal(err)
 	}

@@ -16,7 +16,6 @@ import (
 	"k8s.io/utils/ptr"
 	clusterv1 "sigs.k8s.io/cluster-api/api/core/v1beta2"
 	runtimev1 "sigs.k8s.io/cluster-api/api/runtime/v1beta2"
-	"sigs.k8s.io/cluster-api/controllers/clustercache"
 	"sigs.k8s.io/cluster-api/controllers/external"
 	"sigs.k8s.io/cluster-api/util/conditions"
 	"sigs.k8s.io/controller-runtime/pkg/client"
@@ -25,11 +24,13 @@ import (
 	"github.com/clusterstacks/cluster-stack-operator/internal/apply"
 	"github.com/clusterstacks/cluster-stack-operator/internal/controller/releases"
 	"github.com/clusterstacks/cluster-stack-operator/internal/ledger"
+	"github.com/clusterstacks/cluster-stack-operator/internal/observe"
 	"github.com/clusterstacks/cluster-stack-operator/internal/release"
 	"github.com/clusterstacks/cluster-stack-operator/internal/render"
 	"github.com/clusterstacks/cluster-stack-operator/internal/rollout"
 	"github.com/clusterstacks/cluster-stack-operator/internal/source"
 	"github.com/clusterstacks/cluster-stack-operator/internal/step"
+	"github.com/clusterstacks/cluster-stack-operator/internal/workload"
 )
 
 // work is one reconciliation of one ClusterAddon.
@@ -72,11 +73,13 @@ type work struct {
 	unrendered map[rendering]error
 	failures   []failure
 	gate       *gate
-	began      *time.Time // when a rollout was opened, if in this pass
-	starting   string     // what is to be told of that once it is written down
-	ran        bool
-	applied    step.Outcome
-	failed     error
+	// awaited are the objects that stages wait for.
+	awaited  []observe.Object
+	began    *time.Time // when a rollout was opened, if in this pass
+	starting string     // what is to be told of that once it is written down
+	ran      bool
+	applied  step.Outcome
+	failed   error
 }
 
 // failure is a stage that failed, and why.
@@ -187,14 +190,12 @@ func (w *work) patiently(o step.Outcome) step.Outcome {
 }
 
 // untried tells that nobody has tried yet to connect to a cluster whose API server can be there.
-func (w *work) untried(ctx context.Context) bool {
+func (w *work) untried() bool {
 	provisioned := w.cluster.Status.Initialization.InfrastructureProvisioned
 	if !initialized(w.cluster) || provisioned == nil || !*provisioned {
 		return false
 	}
-	_, err := w.clusters.GetRESTConfig(ctx, w.clusterKey())
-	return errors.Is(err, clustercache.ErrClusterNotConnected) &&
-		w.clusters.GetHealthCheckingState(ctx, w.clusterKey()).LastProbeTime.IsZero()
+	return !w.clusters.Tried(w.cluster)
 }
 
 // reachCluster waits until the control plane can be talked to.
@@ -203,11 +204,11 @@ func (w *work) reachCluster(ctx context.Context) (step.Outcome, error) {
 	if await, is := rollout.Next(w.situation()).(rollout.Await); is && await.Reason == rollout.ControlPlane {
 		return step.Wait(v1alpha1.ControlPlaneNotReadyReason, "the control plane of the Cluster is not initialized"), nil
 	}
-	config, err := w.clusters.GetRESTConfig(ctx, w.clusterKey())
-	if errors.Is(err, clustercache.ErrClusterNotConnected) {
+	config, err := w.clusters.Config(w.cluster)
+	if errors.Is(err, workload.ErrNotConnected) {
 		// Whoever makes the connection tells us.
 		w.connections.drop(w.clusterKey())
-		return w.patiently(step.Wait(v1alpha1.ControlPlaneNotReadyReason, "the API server of the cluster does not answer")), nil
+		return w.patiently(step.Wait(v1alpha1.ControlPlaneNotReadyReason, "%v", err)), nil
 	}
 	if err != nil {
 		return step.Outcome{}, step.Because(v1alpha1.ControlPlaneNotReadyReason, fmt.Errorf("connect to the cluster: %w", err))
@@ -329,6 +330,7 @@ func (w *work) run(ctx context.Context) {
 		if err := w.saveInventory(ctx); err != nil && !errors.Is(w.failed, w.journal.failed) {
 			w.failed = errors.Join(w.failed, err)
 		}
+		w.watch(ctx)
 	}
 	if w.conn.lost() {
 		w.failures, w.gate, w.failed = nil, nil, nil

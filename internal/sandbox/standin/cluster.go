@@ -93,7 +93,7 @@ func (c *Cluster) Name() string { return c.name }
 
 // Requests are how many requests have come to a cluster, whatever became of them.
 type Requests struct {
-	// Probes asked only whether the cluster is there, as Cluster API does from time to time.
+	// Probes asked only whether the cluster is there, as Cluster API and the operator do from time to time.
 	Probes int
 	// Reads asked for objects, or for what the cluster is and serves.
 	Reads int
@@ -125,7 +125,7 @@ func (c *Cluster) count(info *request.RequestInfo) {
 // isProbe says whether a path tells no more than that the cluster is there.
 func isProbe(path string) bool {
 	switch path {
-	case "/", "/healthz", "/livez", "/readyz":
+	case "/", "/healthz", "/livez", "/readyz", "/version":
 		return true
 	default:
 		return false

@@ -1,0 +1,267 @@
+// Copyright The Cluster Stack Operator Authors.
+// SPDX-License-Identifier: Apache-2.0
+
+// Package workload keeps a connection to the API server of each workload cluster: made when one can be there, given up
+// when it does not answer, and made anew when the kubeconfig has changed. What is kept of a cluster at rest is an HTTP
+// client; what it serves and what is in it is asked by those who need to know.
+package workload
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"sync"
+	"time"
+
+	apierrors "k8s.io/apimachinery/pkg/api/errors"
+	"k8s.io/apimachinery/pkg/types"
+	"k8s.io/client-go/rest"
+	clusterv1 "sigs.k8s.io/cluster-api/api/core/v1beta2"
+	"sigs.k8s.io/cluster-api/util/labels"
+	ctrl "sigs.k8s.io/controller-runtime"
+	"sigs.k8s.io/controller-runtime/pkg/client"
+	"sigs.k8s.io/controller-runtime/pkg/controller"
+	"sigs.k8s.io/controller-runtime/pkg/event"
+)
+
+// ErrNotConnected is wrapped by what is said about a cluster to which there is no connection.
+var ErrNotConnected = errors.New("the API server of the cluster does not answer")
+
+// Options are settings whose zero value works.
+type Options struct {
+	// QPS and Burst bound the requests to each cluster, as in [rest.Config].
+	QPS   float32
+	Burst int
+	// UserAgent is the name under which requests are sent.
+	UserAgent string
+	// WatchFilter is the value of the label cluster.x-k8s.io/watch-filter of Clusters to connect to, empty for all.
+	WatchFilter string
+	// Retry is how long after a failed attempt the next one is made, two seconds by default. It doubles up to five times
+	// as much.
+	Retry time.Duration
+	// Probe is how often a cluster is asked whether it answers, ten seconds by default. After five questions
+	// without an answer the connection is given up.
+	Probe time.Duration
+}
+
+const (
+	// patience is how long a cluster has to answer the question whether it is there.
+	patience = 5 * time.Second
+	// maxMisses is how many questions in a row a connection may leave unanswered.
+	maxMisses = 5
+	// maxRetries is how many times the first pause between attempts the last one is.
+	maxRetries = 5
+)
+
+// Clusters are the connections to workload clusters. It is safe for concurrent use.
+type Clusters struct {
+	client  client.Reader
+	secrets client.Reader
+	options Options
+	changes chan event.GenericEvent
+
+	mu    sync.Mutex
+	known map[client.ObjectKey]*cluster
+}
+
+// cluster is what is known about one Cluster. Only the reconciler changes it, under the lock of Clusters.
+type cluster struct {
+	uid types.UID
+	// connection is nil as long as there is none.
+	connection *connection
+	// tried tells that there was an attempt, and cause why there is no connection after it.
+	tried bool
+	cause error
+	// next is when to try again, and pause how long that was after the last attempt.
+	next  time.Time
+	pause time.Duration
+}
+
+// New returns connections to the clusters whose Clusters c has. secrets has their kubeconfigs; it is asked once for each
+// attempt and should not be a cache, which would hold other Secrets, too.
+func New(c, secrets client.Reader, o Options) *Clusters {
+	if o.Retry == 0 {
+		o.Retry = 2 * time.Second
+	}
+	if o.Probe == 0 {
+		o.Probe = 10 * time.Second
+	}
+	return &Clusters{client: c, secrets: secrets, options: o, changes: make(chan event.GenericEvent), known: map[client.ObjectKey]*cluster{}}
+}
+
+// SetupWithManager makes the manager keep the connections.
+func (c *Clusters) SetupWithManager(mgr ctrl.Manager, o controller.Options) error {
+	err := ctrl.NewControllerManagedBy(mgr).Named("workload").For(&clusterv1.Cluster{}).WithOptions(o).Complete(c)
+	if err != nil {
+		return fmt.Errorf("connections to workload clusters: %w", err)
+	}
+	return nil
+}
+
+// Changes tells of Clusters when they are connected or no longer connected, when it is for another cause that they are
+// not, and when a watch asks for it. Of the objects only namespace and name count. It has to be read while the manager
+// runs.
+func (c *Clusters) Changes() <-chan event.GenericEvent { return c.changes }
+
+// Config returns how to reach a cluster to which there is a connection. Each connection has another one, which is not
+// to be changed. Without a connection the error wraps [ErrNotConnected] and says why.
+func (c *Clusters) Config(of *clusterv1.Cluster) (*rest.Config, error) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	known := c.find(of)
+	switch {
+	case known != nil && known.connection != nil:
+		return known.connection.config, nil
+	case known != nil && known.cause != nil:
+		return nil, fmt.Errorf("%w: %w", ErrNotConnected, known.cause)
+	}
+	return nil, ErrNotConnected
+}
+
+// Tried tells whether there was an attempt to connect to a cluster.
+func (c *Clusters) Tried(of *clusterv1.Cluster) bool {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	known := c.find(of)
+	return known != nil && known.tried
+}
+
+// find returns what is known about a Cluster, and nothing about another one that had its name.
+func (c *Clusters) find(of *clusterv1.Cluster) *cluster {
+	if known := c.known[client.ObjectKeyFromObject(of)]; known != nil && known.uid == of.UID {
+		return known
+	}
+	return nil
+}
+
+// Reconcile makes, checks or ends the connection of one Cluster.
+func (c *Clusters) Reconcile(ctx context.Context, request ctrl.Request) (ctrl.Result, error) {
+	of := &clusterv1.Cluster{}
+	if err := c.client.Get(ctx, request.NamespacedName, of); apierrors.IsNotFound(err) {
+		c.forget(request.NamespacedName)
+		return ctrl.Result{}, nil
+	} else if err != nil {
+		return ctrl.Result{}, fmt.Errorf("get Cluster %s: %w", request, err)
+	}
+	if c.options.WatchFilter != "" && !labels.HasWatchLabel(of, c.options.WatchFilter) {
+		c.forget(request.NamespacedName)
+		return ctrl.Result{}, nil
+	}
+	c.mu.Lock()
+	known := c.find(of)
+	if known == nil {
+		c.end(request.NamespacedName)
+		known = &cluster{uid: of.UID}
+		c.known[request.NamespacedName] = known
+		connections.WithLabelValues(down).Inc()
+	}
+	c.mu.Unlock()
+	// Before there are machines nobody can answer. The Cluster changes when there are.
+	if provisioned := of.Status.Initialization.InfrastructureProvisioned; provisioned == nil || !*provisioned {
+		return ctrl.Result{}, nil
+	}
+	if left := time.Until(known.next); left > 0 {
+		return ctrl.Result{RequeueAfter: left}, nil
+	}
+	if known.connection != nil {
+		return c.check(ctx, of, known), nil
+	}
+	return c.connect(ctx, of, known), nil
+}
+
+// connect tries to make the connection of a Cluster.
+func (c *Clusters) connect(ctx context.Context, of *clusterv1.Cluster, known *cluster) ctrl.Result {
+	made, err := c.dial(ctx, of)
+	if ctx.Err() != nil {
+		return ctrl.Result{}
+	}
+	log := ctrl.LoggerFrom(ctx)
+	c.mu.Lock()
+	first, before := !known.tried, known.cause
+	known.tried, known.connection, known.cause = true, made, err
+	if err != nil {
+		known.pause = min(max(2*known.pause, c.options.Retry), maxRetries*c.options.Retry)
+	} else {
+		known.pause = c.options.Probe
+		connections.WithLabelValues(down).Dec()
+		connections.WithLabelValues(up).Inc()
+	}
+	known.next = time.Now().Add(known.pause)
+	c.mu.Unlock()
+	switch {
+	case err == nil:
+		log.Info("Connected to the cluster")
+	case first:
+		log.Info("Cannot connect to the cluster yet", "cause", err.Error())
+	default:
+		log.V(2).Info("Cannot connect to the cluster", "cause", err.Error())
+	}
+	if err == nil || first || before == nil || before.Error() != err.Error() {
+		c.tell(ctx, of)
+	}
+	return ctrl.Result{RequeueAfter: known.pause}
+}
+
+// check asks a cluster whether it answers, and gives the connection up when it does not, or when its credentials are no
+// longer those of the kubeconfig.
+func (c *Clusters) check(ctx context.Context, of *clusterv1.Cluster, known *cluster) ctrl.Result {
+	cause := known.connection.ask(ctx)
+	if ctx.Err() != nil {
+		return ctrl.Result{}
+	}
+	known.connection.misses++
+	if cause == nil {
+		known.connection.misses = 0
+	}
+	lost := known.connection.misses >= maxMisses || errors.Is(cause, errUnauthorized)
+	if cause != nil && !lost {
+		// Certificates and endpoints may have been renewed.
+		_, sum, err := c.kubeconfig(ctx, of)
+		lost = err == nil && sum != known.connection.sum
+	}
+	if !lost {
+		known.next = time.Now().Add(c.options.Probe)
+		return ctrl.Result{RequeueAfter: c.options.Probe}
+	}
+	ctrl.LoggerFrom(ctx).Info("The connection to the cluster is lost", "cause", cause.Error())
+	c.mu.Lock()
+	known.connection.end()
+	known.connection, known.cause = nil, cause
+	known.next, known.pause = time.Time{}, 0
+	connections.WithLabelValues(up).Dec()
+	connections.WithLabelValues(down).Inc()
+	c.mu.Unlock()
+	// Whoever waits for an answer is told at once; the kubeconfig may help at once.
+	c.tell(ctx, of)
+	return c.connect(ctx, of, known)
+}
+
+// tell sends a Cluster to those who read [Clusters.Changes].
+func (c *Clusters) tell(ctx context.Context, of client.Object) {
+	select {
+	case c.changes <- event.GenericEvent{Object: of}:
+	case <-ctx.Done():
+	}
+}
+
+// forget ends what is kept for a Cluster that is gone.
+func (c *Clusters) forget(key client.ObjectKey) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	c.end(key)
+}
+
+// end is forget under the lock.
+func (c *Clusters) end(key client.ObjectKey) {
+	known := c.known[key]
+	if known == nil {
+		return
+	}
+	state := down
+	if known.connection != nil {
+		known.connection.end()
+		state = up
+	}
+	connections.WithLabelValues(state).Dec()
+	delete(c.known, key)
+}
