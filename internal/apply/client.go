@@ -90,7 +90,9 @@ func New(config *rest.Config, opts Options) (*Applier, error) {
 	if err != nil {
 		return nil, fmt.Errorf("connect to %s: %w", config.Host, err)
 	}
-	httpClient = wary(httpClient)
+	guarded := *httpClient
+	guarded.Transport = Wary(cmp.Or(guarded.Transport, http.DefaultTransport))
+	httpClient = &guarded
 	client, err := rest.UnversionedRESTClientForConfigAndClient(unversioned(config), httpClient)
 	if err != nil {
 		return nil, fmt.Errorf("connect to %s: %w", config.Host, err)

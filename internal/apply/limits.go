@@ -15,29 +15,25 @@ const maxResponse = 32 << 20
 
 var errTooLarge = errors.New("the answer is larger than 32 MiB")
 
-// wary is what we allow an API server that may be in somebody else's hands: no
-// answer without end, and no sending us elsewhere.
-func wary(client *http.Client) *http.Client {
-	bounded := *client
-	next := bounded.Transport
-	if next == nil {
-		next = http.DefaultTransport
+// Wary is what we allow an API server that may be in somebody else's hands: no
+// answer without end, and no sending us elsewhere. A watch that has told so much
+// ends, and whoever needs it begins another one.
+func Wary(next http.RoundTripper) http.RoundTripper { return wary{next} }
+
+type wary struct{ next http.RoundTripper }
+
+func (w wary) RoundTrip(r *http.Request) (*http.Response, error) {
+	response, err := w.next.RoundTrip(r)
+	if err != nil {
+		return nil, err
 	}
-	bounded.Transport = limited{next}
-	bounded.CheckRedirect = func(*http.Request, []*http.Request) error { return http.ErrUseLastResponse }
-	return &bounded
+	response.Header.Del("Location") // Without it a redirection is an answer like any other.
+	response.Body = &limitedBody{response.Body, maxResponse}
+	return response, nil
 }
 
-type limited struct{ next http.RoundTripper }
-
-func (l limited) RoundTrip(r *http.Request) (*http.Response, error) {
-	response, err := l.next.RoundTrip(r)
-	// A watch is as long as its caller wants, and read event by event.
-	if err == nil && r.URL.Query().Get("watch") == "" {
-		response.Body = &limitedBody{response.Body, maxResponse}
-	}
-	return response, err
-}
+// WrappedRoundTripper returns the one below, for those who look for the connections.
+func (w wary) WrappedRoundTripper() http.RoundTripper { return w.next }
 
 type limitedBody struct {
 	io.ReadCloser

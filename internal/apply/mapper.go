@@ -311,34 +311,36 @@ func (m *mapper) read(ctx context.Context, path string, into any) error {
 	return json.Unmarshal(body, into)
 }
 
-// Served returns the names under which the cluster serves kinds, such as "deployments". Those that it does not serve in
-// that version are left out; it is asked again about them once.
-func (a *Applier) Served(ctx context.Context, gvks []schema.GroupVersionKind) (map[schema.GroupVersionKind]string, error) {
+// Watchable returns the names under which the cluster serves kinds, such as "deployments". Those that it does not serve in
+// that version are left out, after it was asked again about them once, and those that cannot be watched.
+func (a *Applier) Watchable(ctx context.Context, gvks []schema.GroupVersionKind) (map[schema.GroupVersionKind]string, error) {
 	known, generation, err := a.mapper.kinds(ctx)
 	if err != nil {
 		return nil, err
 	}
-	served, complete := known.names(gvks)
+	watchable, complete := known.watchable(gvks)
 	if !complete {
 		if known, err = a.mapper.refresh(ctx, generation); err != nil {
 			return nil, err
 		}
-		served, _ = known.names(gvks)
+		watchable, _ = known.watchable(gvks)
 	}
-	return served, nil
+	return watchable, nil
 }
 
-// names returns the names of resources by their kinds, and whether all kinds are served.
-func (k *kinds) names(gvks []schema.GroupVersionKind) (served map[schema.GroupVersionKind]string, complete bool) {
-	served, complete = map[schema.GroupVersionKind]string{}, true
+// watchable returns the names of resources by their kinds, and whether all kinds are served.
+func (k *kinds) watchable(gvks []schema.GroupVersionKind) (watchable map[schema.GroupVersionKind]string, complete bool) {
+	watchable, complete = map[schema.GroupVersionKind]string{}, true
 	for _, gvk := range gvks {
-		if found, ok := k.lookup(gvk.GroupKind(), gvk.Version); ok && found.Version == gvk.Version {
-			served[gvk] = found.Resource
-		} else {
+		found, ok := k.lookup(gvk.GroupKind(), gvk.Version)
+		switch {
+		case !ok || found.Version != gvk.Version:
 			complete = false
+		case found.can("list") && found.can("watch"):
+			watchable[gvk] = found.Resource
 		}
 	}
-	return served, complete
+	return watchable, complete
 }
 
 // definedKinds reads what CustomResourceDefinitions among the objects will

@@ -15,6 +15,7 @@ import (
 	"net/url"
 	"strings"
 	"sync"
+	"time"
 
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
 	utilnet "k8s.io/apimachinery/pkg/util/net"
@@ -25,6 +26,8 @@ import (
 	"sigs.k8s.io/cluster-api/util/kubeconfig"
 	"sigs.k8s.io/cluster-api/util/secret"
 	"sigs.k8s.io/controller-runtime/pkg/client"
+
+	"github.com/clusterstacks/cluster-stack-operator/internal/apply"
 )
 
 // connection is one to an API server that has answered.
@@ -35,6 +38,9 @@ type connection struct {
 	// client asks whether the API server answers, and misses counts the questions in a row that it did not answer.
 	client *http.Client
 	misses int
+	// compareAt is when to look whether the kubeconfig has changed, and compare how long that was after the last look.
+	compareAt time.Time
+	compare   time.Duration
 
 	// ctx ends with the connection.
 	ctx context.Context //nolint:containedctx // it is the life of the connection
@@ -44,8 +50,14 @@ type connection struct {
 	watches map[string]*purpose
 }
 
-// errUnauthorized is what a cluster answers to credentials that it does not know, or no longer.
-var errUnauthorized = errors.New("it does not accept the credentials of the kubeconfig")
+var (
+	// errUnauthorized is what a cluster answers to credentials that it does not know, or no longer.
+	errUnauthorized = errors.New("it does not accept the credentials of the kubeconfig")
+	// errForbidden is what it answers to credentials with few rights. They may suffice for other things.
+	errForbidden = errors.New("it forbids to read its version")
+	// errChanged ends a connection whose kubeconfig is another one now.
+	errChanged = errors.New("its kubeconfig has changed")
+)
 
 // dial makes a connection and asks for a first answer.
 func (c *Clusters) dial(ctx context.Context, of *clusterv1.Cluster) (*connection, error) {
@@ -58,7 +70,7 @@ func (c *Clusters) dial(ctx context.Context, of *clusterv1.Cluster) (*connection
 	if err != nil {
 		return nil, err
 	}
-	if err := made.ask(ctx); err != nil {
+	if err := made.ask(ctx); err != nil && !errors.Is(err, errForbidden) || ctx.Err() != nil {
 		made.end()
 		return nil, err
 	}
@@ -66,16 +78,13 @@ func (c *Clusters) dial(ctx context.Context, of *clusterv1.Cluster) (*connection
 }
 
 func newConnection(config *rest.Config, sum [sha256.Size]byte) (*connection, error) {
+	// For whoever uses it.
+	config.Wrap(apply.Wary)
 	shared, err := rest.HTTPClientFor(config)
 	if err != nil {
 		return nil, fmt.Errorf("its kubeconfig cannot be used: %w", err)
 	}
-	asking := &http.Client{
-		Transport: shared.Transport,
-		Timeout:   patience,
-		// A redirection would take the credentials elsewhere.
-		CheckRedirect: func(*http.Request, []*http.Request) error { return http.ErrUseLastResponse },
-	}
+	asking := &http.Client{Transport: shared.Transport, Timeout: patience}
 	ctx, end := context.WithCancel(context.Background())
 	return &connection{config: config, sum: sum, client: asking, watches: map[string]*purpose{}, ctx: ctx, end: func() {
 		end()
@@ -92,7 +101,7 @@ func (c *Clusters) kubeconfig(ctx context.Context, of *clusterv1.Cluster) (*rest
 	if apierrors.IsNotFound(err) {
 		return nil, none, fmt.Errorf("there is no Secret %s yet", name)
 	} else if err != nil {
-		return nil, none, fmt.Errorf("read the Secret %s: %w", name, err)
+		return nil, none, fmt.Errorf("read the Secret %s: %w", name, cause(err))
 	}
 	config, err := parse(raw)
 	if err != nil {
@@ -145,13 +154,14 @@ func (c *connection) ask(ctx context.Context) error {
 	// So much that the connection can be used again.
 	_, _ = io.CopyN(io.Discard, response.Body, 64<<10)
 	switch response.StatusCode {
-	// Who may not read the version may read other things, and somebody who has no time now is there.
-	case http.StatusOK, http.StatusForbidden, http.StatusTooManyRequests:
+	case http.StatusOK, http.StatusTooManyRequests: // who has no time now is there
 		return nil
+	case http.StatusForbidden:
+		return errForbidden
 	case http.StatusUnauthorized:
 		return errUnauthorized
 	}
-	return fmt.Errorf("it answers %s", response.Status)
+	return fmt.Errorf("it answers %d %s", response.StatusCode, http.StatusText(response.StatusCode))
 }
 
 // cause returns why a request has failed, without addresses and times that differ from request to request: it is told in
@@ -161,6 +171,13 @@ func cause(err error) error {
 	if errors.As(err, &invalid) && invalid.Reason == x509.Expired {
 		return errors.New("its certificate has expired or is not valid yet")
 	}
+	var lookup *net.DNSError
+	if errors.As(err, &lookup) {
+		if lookup.IsNotFound {
+			return fmt.Errorf("there is no host %s", lookup.Name)
+		}
+		return fmt.Errorf("the name of the host %s cannot be looked up", lookup.Name)
+	}
 	var timeout net.Error
 	if errors.As(err, &timeout) && timeout.Timeout() {
 		return fmt.Errorf("no answer within %s", patience)
@@ -169,9 +186,14 @@ func cause(err error) error {
 	if errors.As(err, &request) {
 		err = request.Err
 	}
-	var network *net.OpError
-	if errors.As(err, &network) {
+	for network := (*net.OpError)(nil); errors.As(err, &network); {
 		err = network.Err
+	}
+	if text := err.Error(); len(text) > maxCause {
+		return errors.New(strings.ToValidUTF8(text[:maxCause], "") + " …")
 	}
 	return err
 }
+
+// maxCause is how much is told of what somebody else has said, in bytes.
+const maxCause = 200

@@ -7,6 +7,7 @@ import (
 	"context"
 	"fmt"
 	"slices"
+	"time"
 
 	"k8s.io/apimachinery/pkg/api/meta"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
@@ -19,8 +20,8 @@ import (
 )
 
 // Changed is asked about each object of a kind that is watched: those that are there at the beginning, and then those
-// that are made, changed or, which is the last argument, deleted. Of an object only metadata is known, and in its
-// managedFields only entries of the given manager. If it answers true, [Clusters.Changes] tells of the Cluster.
+// that are made, changed or, which is the last argument, deleted. Of an object only names, versions and times are known, and
+// of its managedFields only entries of the given manager. If it answers true, [Clusters.Changes] tells of the Cluster.
 type Changed func(kind schema.GroupVersionKind, obj metav1.Object, gone bool) bool
 
 // purpose is what somebody watches objects of a cluster for.
@@ -63,12 +64,14 @@ func (c *Clusters) Watch(of *clusterv1.Cluster, name, manager string, kinds map[
 		delete(on.watches, name)
 		return nil
 	}
+	// The API server ends a watch before that; a list that is not answered is asked for again.
 	config := rest.CopyConfig(on.config)
-	config.Timeout = 0 // It would cut watches.
+	config.Timeout = 11 * time.Minute
 	objects, err := metadata.NewForConfig(config)
 	if err != nil {
 		return fmt.Errorf("watch objects of the cluster: %w", err)
 	}
+	who := &clusterv1.Cluster{ObjectMeta: metav1.ObjectMeta{Namespace: of.Namespace, Name: of.Name}}
 	for kind, resource := range kinds {
 		if p.ends[kind] != nil {
 			continue
@@ -87,7 +90,7 @@ func (c *Clusters) Watch(of *clusterv1.Cluster, name, manager string, kinds map[
 			ask := p.changed
 			on.mu.Unlock()
 			if ctx.Err() == nil && ask(kind, seen, gone) {
-				c.tell(ctx, of)
+				c.tell(ctx, who)
 			}
 		}
 		if err := informer.SetTransform(only(manager)); err != nil {
@@ -113,7 +116,7 @@ func (c *Clusters) Watch(of *clusterv1.Cluster, name, manager string, kinds map[
 	return nil
 }
 
-// only keeps of managedFields the entries of one manager, and of annotations none: nobody asks for them, and they are
+// only keeps of managedFields the entries of one manager, and nothing of what people write: nobody asks for it, and it is
 // most of the metadata of an object.
 func only(manager string) cache.TransformFunc {
 	return func(obj any) (any, error) {
@@ -123,6 +126,9 @@ func only(manager string) cache.TransformFunc {
 		}
 		seen.SetManagedFields(slices.DeleteFunc(seen.GetManagedFields(), func(e metav1.ManagedFieldsEntry) bool { return e.Manager != manager }))
 		seen.SetAnnotations(nil)
+		seen.SetLabels(nil)
+		seen.SetOwnerReferences(nil)
+		seen.SetFinalizers(nil)
 		return obj, nil
 	}
 }

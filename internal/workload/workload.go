@@ -10,18 +10,23 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"maps"
+	"slices"
 	"sync"
 	"time"
 
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
 	"k8s.io/apimachinery/pkg/types"
+	"k8s.io/apimachinery/pkg/util/wait"
 	"k8s.io/client-go/rest"
+	"k8s.io/utils/ptr"
 	clusterv1 "sigs.k8s.io/cluster-api/api/core/v1beta2"
 	"sigs.k8s.io/cluster-api/util/labels"
 	ctrl "sigs.k8s.io/controller-runtime"
 	"sigs.k8s.io/controller-runtime/pkg/client"
 	"sigs.k8s.io/controller-runtime/pkg/controller"
 	"sigs.k8s.io/controller-runtime/pkg/event"
+	"sigs.k8s.io/controller-runtime/pkg/manager"
 )
 
 // ErrNotConnected is wrapped by what is said about a cluster to which there is no connection.
@@ -36,12 +41,15 @@ type Options struct {
 	UserAgent string
 	// WatchFilter is the value of the label cluster.x-k8s.io/watch-filter of Clusters to connect to, empty for all.
 	WatchFilter string
-	// Retry is how long after a failed attempt the next one is made, two seconds by default. It doubles up to five times
-	// as much.
+	// Retry is how long after a failed attempt the next one is made, two seconds by default. It doubles up to fifteen times
+	// as much, and begins anew when the control plane is initialized.
 	Retry time.Duration
 	// Probe is how often a cluster is asked whether it answers, ten seconds by default. After five questions
 	// without an answer the connection is given up.
 	Probe time.Duration
+	// Compare is how soon the kubeconfig of a new connection is looked at again, half a minute by default. It doubles up to
+	// ten times as much. Without an answer it is looked at with each question.
+	Compare time.Duration
 }
 
 const (
@@ -49,8 +57,11 @@ const (
 	patience = 5 * time.Second
 	// maxMisses is how many questions in a row a connection may leave unanswered.
 	maxMisses = 5
-	// maxRetries is how many times the first pause between attempts the last one is.
-	maxRetries = 5
+	// maxRetries and maxCompares are how many times the first pause the last one is.
+	maxRetries  = 15
+	maxCompares = 10
+	// jitter is by how much a pause may be longer, so that a thousand clusters do not ask at once.
+	jitter = 0.2
 )
 
 // Clusters are the connections to workload clusters. It is safe for concurrent use.
@@ -72,9 +83,11 @@ type cluster struct {
 	// tried tells that there was an attempt, and cause why there is no connection after it.
 	tried bool
 	cause error
-	// next is when to try again, and pause how long that was after the last attempt.
+	// next is when to try or to ask again, and pause how long that was after the last attempt.
 	next  time.Time
 	pause time.Duration
+	// initialized tells that the control plane was initialized at the last attempt.
+	initialized bool
 }
 
 // New returns connections to the clusters whose Clusters c has. secrets has their kubeconfigs; it is asked once for each
@@ -86,14 +99,32 @@ func New(c, secrets client.Reader, o Options) *Clusters {
 	if o.Probe == 0 {
 		o.Probe = 10 * time.Second
 	}
+	if o.Compare == 0 {
+		o.Compare = 30 * time.Second
+	}
 	return &Clusters{client: c, secrets: secrets, options: o, changes: make(chan event.GenericEvent), known: map[client.ObjectKey]*cluster{}}
 }
 
 // SetupWithManager makes the manager keep the connections.
 func (c *Clusters) SetupWithManager(mgr ctrl.Manager, o controller.Options) error {
 	err := ctrl.NewControllerManagedBy(mgr).Named("workload").For(&clusterv1.Cluster{}).WithOptions(o).Complete(c)
+	if err == nil {
+		err = mgr.Add(manager.RunnableFunc(c.endAll))
+	}
 	if err != nil {
 		return fmt.Errorf("connections to workload clusters: %w", err)
+	}
+	return nil
+}
+
+// endAll ends all connections when ctx ends.
+func (c *Clusters) endAll(ctx context.Context) error {
+	<-ctx.Done()
+	c.mu.Lock()
+	keys := slices.Collect(maps.Keys(c.known))
+	c.mu.Unlock()
+	for _, key := range keys {
+		c.forget(key)
 	}
 	return nil
 }
@@ -147,21 +178,26 @@ func (c *Clusters) Reconcile(ctx context.Context, request ctrl.Request) (ctrl.Re
 		c.forget(request.NamespacedName)
 		return ctrl.Result{}, nil
 	}
-	c.mu.Lock()
-	known := c.find(of)
+	known := c.of(of)
 	if known == nil {
-		c.end(request.NamespacedName)
+		c.forget(request.NamespacedName)
 		known = &cluster{uid: of.UID}
+		c.mu.Lock()
 		c.known[request.NamespacedName] = known
+		c.mu.Unlock()
 		connections.WithLabelValues(down).Inc()
 	}
-	c.mu.Unlock()
 	// Before there are machines nobody can answer. The Cluster changes when there are.
-	if provisioned := of.Status.Initialization.InfrastructureProvisioned; provisioned == nil || !*provisioned {
+	if known.connection == nil && !ptr.Deref(of.Status.Initialization.InfrastructureProvisioned, false) {
 		return ctrl.Result{}, nil
 	}
-	if left := time.Until(known.next); left > 0 {
-		return ctrl.Result{RequeueAfter: left}, nil
+	if now := ptr.Deref(of.Status.Initialization.ControlPlaneInitialized, false); now != known.initialized {
+		if known.initialized = now; now && known.connection == nil {
+			known.next, known.pause = time.Time{}, 0
+		}
+	}
+	if time.Now().Before(known.next) {
+		return again(known.next), nil
 	}
 	if known.connection != nil {
 		return c.check(ctx, of, known), nil
@@ -169,10 +205,25 @@ func (c *Clusters) Reconcile(ctx context.Context, request ctrl.Request) (ctrl.Re
 	return c.connect(ctx, of, known), nil
 }
 
+// of is find for those who do not have the lock.
+func (c *Clusters) of(of *clusterv1.Cluster) *cluster {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	return c.find(of)
+}
+
+// again has a Cluster looked at at a time, before those that nobody waits for.
+func again(at time.Time) ctrl.Result {
+	return ctrl.Result{RequeueAfter: max(time.Until(at), time.Millisecond), Priority: ptr.To(0)}
+}
+
 // connect tries to make the connection of a Cluster.
 func (c *Clusters) connect(ctx context.Context, of *clusterv1.Cluster, known *cluster) ctrl.Result {
 	made, err := c.dial(ctx, of)
 	if ctx.Err() != nil {
+		if made != nil {
+			made.end()
+		}
 		return ctrl.Result{}
 	}
 	log := ctrl.LoggerFrom(ctx)
@@ -183,10 +234,12 @@ func (c *Clusters) connect(ctx context.Context, of *clusterv1.Cluster, known *cl
 		known.pause = min(max(2*known.pause, c.options.Retry), maxRetries*c.options.Retry)
 	} else {
 		known.pause = c.options.Probe
+		made.compare = c.options.Compare
+		made.compareAt = time.Now().Add(wait.Jitter(made.compare, jitter))
 		connections.WithLabelValues(down).Dec()
 		connections.WithLabelValues(up).Inc()
 	}
-	known.next = time.Now().Add(known.pause)
+	known.next = time.Now().Add(wait.Jitter(known.pause, jitter))
 	c.mu.Unlock()
 	switch {
 	case err == nil:
@@ -199,7 +252,7 @@ func (c *Clusters) connect(ctx context.Context, of *clusterv1.Cluster, known *cl
 	if err == nil || first || before == nil || before.Error() != err.Error() {
 		c.tell(ctx, of)
 	}
-	return ctrl.Result{RequeueAfter: known.pause}
+	return again(known.next)
 }
 
 // check asks a cluster whether it answers, and gives the connection up when it does not, or when its credentials are no
@@ -209,28 +262,32 @@ func (c *Clusters) check(ctx context.Context, of *clusterv1.Cluster, known *clus
 	if ctx.Err() != nil {
 		return ctrl.Result{}
 	}
-	known.connection.misses++
-	if cause == nil {
-		known.connection.misses = 0
+	on := known.connection
+	on.misses++
+	if cause == nil || errors.Is(cause, errForbidden) {
+		on.misses = 0
 	}
-	lost := known.connection.misses >= maxMisses || errors.Is(cause, errUnauthorized)
-	if cause != nil && !lost {
-		// Certificates and endpoints may have been renewed.
-		_, sum, err := c.kubeconfig(ctx, of)
-		lost = err == nil && sum != known.connection.sum
+	lost := on.misses >= maxMisses || errors.Is(cause, errUnauthorized)
+	if now := time.Now(); !lost && (cause != nil || now.After(on.compareAt)) {
+		// Certificates and endpoints are renewed, and those before them may go on to work.
+		on.compare = min(2*on.compare, maxCompares*c.options.Compare)
+		on.compareAt = now.Add(wait.Jitter(on.compare, jitter))
+		if _, sum, err := c.kubeconfig(ctx, of); err == nil && sum != on.sum {
+			lost, cause = true, errChanged
+		}
 	}
 	if !lost {
-		known.next = time.Now().Add(c.options.Probe)
-		return ctrl.Result{RequeueAfter: c.options.Probe}
+		known.next = time.Now().Add(wait.Jitter(c.options.Probe, jitter))
+		return again(known.next)
 	}
 	ctrl.LoggerFrom(ctx).Info("The connection to the cluster is lost", "cause", cause.Error())
 	c.mu.Lock()
-	known.connection.end()
 	known.connection, known.cause = nil, cause
 	known.next, known.pause = time.Time{}, 0
+	c.mu.Unlock()
+	on.end()
 	connections.WithLabelValues(up).Dec()
 	connections.WithLabelValues(down).Inc()
-	c.mu.Unlock()
 	// Whoever waits for an answer is told at once; the kubeconfig may help at once.
 	c.tell(ctx, of)
 	return c.connect(ctx, of, known)
@@ -244,24 +301,21 @@ func (c *Clusters) tell(ctx context.Context, of client.Object) {
 	}
 }
 
-// forget ends what is kept for a Cluster that is gone.
+// forget ends what is kept for a Cluster that is gone, if anything is.
 func (c *Clusters) forget(key client.ObjectKey) {
 	c.mu.Lock()
-	defer c.mu.Unlock()
-	c.end(key)
-}
-
-// end is forget under the lock.
-func (c *Clusters) end(key client.ObjectKey) {
+	var on *connection
 	known := c.known[key]
-	if known == nil {
-		return
+	if known != nil {
+		on = known.connection
 	}
-	state := down
-	if known.connection != nil {
-		known.connection.end()
-		state = up
-	}
-	connections.WithLabelValues(state).Dec()
 	delete(c.known, key)
+	c.mu.Unlock()
+	switch {
+	case on != nil:
+		on.end()
+		connections.WithLabelValues(up).Dec()
+	case known != nil:
+		connections.WithLabelValues(down).Dec()
+	}
 }

@@ -8,6 +8,7 @@ import (
 	"errors"
 	"net/http"
 	"strings"
+	"sync"
 	"sync/atomic"
 	"testing"
 	"time"
@@ -15,6 +16,7 @@ import (
 	corev1 "k8s.io/api/core/v1"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/runtime/schema"
+	"k8s.io/apimachinery/pkg/types"
 	"k8s.io/client-go/kubernetes"
 	"k8s.io/client-go/rest"
 	"k8s.io/utils/ptr"
@@ -46,6 +48,7 @@ type world struct {
 	// events counts what Changes has told.
 	events   atomic.Int32
 	clusters *Clusters
+	stop     func()
 }
 
 func newWorld(t *testing.T, o Options) *world {
@@ -80,7 +83,7 @@ func newWorld(t *testing.T, o Options) *world {
 	if err != nil {
 		t.Fatal(err)
 	}
-	o.Retry, o.Probe = 20*time.Millisecond, 20*time.Millisecond
+	o.Retry, o.Probe, o.Compare = 20*time.Millisecond, 20*time.Millisecond, 20*time.Millisecond
 	w.clusters = New(mgr.GetClient(), mgr.GetAPIReader(), o)
 	if err := w.clusters.SetupWithManager(mgr, controller.Options{}); err != nil {
 		t.Fatal(err)
@@ -98,12 +101,13 @@ func newWorld(t *testing.T, o Options) *world {
 			}
 		}
 	}()
-	t.Cleanup(func() {
+	w.stop = sync.OnceFunc(func() {
 		cancel()
 		if err := <-ended; err != nil {
 			t.Error(err)
 		}
 	})
+	t.Cleanup(w.stop)
 	return w
 }
 
@@ -252,6 +256,8 @@ func TestGivesUpWhoDoesNotAnswerAndComesBack(t *testing.T) {
 
 func TestNewCredentialsAreTakenUpAtOnce(t *testing.T) {
 	for name, how := range map[string]func(w *world){
+		"the old server goes on":      func(*world) {},
+		"the old ones may do nothing": func(w *world) { w.refuse.Store(http.StatusForbidden) },
 		"the old ones are refused":    func(w *world) { w.refuse.Store(http.StatusUnauthorized) },
 		"the old server is gone":      func(w *world) { w.standins.Remove("one") },
 		"the old server is unwilling": func(w *world) { w.refuse.Store(http.StatusBadGateway) },
@@ -352,8 +358,8 @@ func TestWatchesWhatItIsAskedTo(t *testing.T) {
 			for _, e := range obj.GetManagedFields() {
 				what += " of " + e.Manager
 			}
-			if len(obj.GetAnnotations()) > 0 {
-				what += " with annotations"
+			if len(obj.GetAnnotations())+len(obj.GetLabels())+len(obj.GetFinalizers()) > 0 {
+				what += " with more than anybody asks for"
 			}
 			seen <- what
 			return true
@@ -374,7 +380,7 @@ func TestWatchesWhatItIsAskedTo(t *testing.T) {
 	}
 	put := func(name, manager string) {
 		t.Helper()
-		cm := &corev1.ConfigMap{ObjectMeta: metav1.ObjectMeta{Name: name, Annotations: map[string]string{"a": "b"}}}
+		cm := &corev1.ConfigMap{ObjectMeta: metav1.ObjectMeta{Name: name, Annotations: map[string]string{"a": "b"}, Labels: map[string]string{"a": "b"}, Finalizers: []string{"example.com/a"}}}
 		if _, err := c.CoreV1().ConfigMaps("default").Create(t.Context(), cm, metav1.CreateOptions{FieldManager: manager}); err != nil {
 			t.Fatal(err)
 		}
@@ -388,6 +394,10 @@ func TestWatchesWhatItIsAskedTo(t *testing.T) {
 	put("after", "manager")
 	want("ConfigMap after of manager")
 	watch(configMaps) // the same goes on
+	if _, err := c.CoreV1().ConfigMaps("default").Patch(t.Context(), "before", types.MergePatchType, []byte(`{"metadata": {"finalizers": null}}`), metav1.PatchOptions{}); err != nil {
+		t.Fatal(err)
+	}
+	want("ConfigMap before")
 	if err := c.CoreV1().ConfigMaps("default").Delete(t.Context(), "before", metav1.DeleteOptions{}); err != nil {
 		t.Fatal(err)
 	}
@@ -421,5 +431,19 @@ func TestWatchesWhatItIsAskedTo(t *testing.T) {
 	w.says(of, "credentials")
 	if err := w.clusters.Watch(of, "test", "manager", configMaps, nil); !errors.Is(err, ErrNotConnected) {
 		t.Errorf("says %v", err)
+	}
+}
+
+func TestConnectionsEndWithTheManager(t *testing.T) {
+	w := newWorld(t, Options{})
+	w.kubeconfig("one", w.standin)
+	of := w.cluster("one", true)
+	w.connected(of, nil)
+	on := w.clusters.of(of).connection
+	w.stop()
+	select {
+	case <-on.ctx.Done():
+	case <-time.After(limit):
+		t.Error("the connection goes on")
 	}
 }

@@ -132,11 +132,11 @@ func (w *work) reportDrift(context.Context) (step.Outcome, error) {
 
 // guard watches the objects of the addons where the settings ask for it, so that a change of them is seen at once.
 func (w *work) guard(ctx context.Context) {
-	const purpose = "drift"
-	conn := w.conn
+	// What is watched shall not keep the pass in memory.
+	conn, now := w.conn, w.options.Clock.Now
 	if w.settings == nil || !w.settings.Spec.Watch {
 		conn.guard(nil)
-		w.observe(ctx, purpose, nil, nil)
+		w.observe(ctx, forDrift, nil, nil)
 		return
 	}
 	entries := map[string]apply.Entry{}
@@ -151,14 +151,14 @@ func (w *work) guard(ctx context.Context) {
 	}
 	if conn.guard(entries) {
 		// A watch tells what is there when it begins, and not what has been deleted by then.
-		conn.recheckSoon(w.options.Clock.Now(), calm)
+		conn.recheckSoon(now(), calm)
 	}
-	w.observe(ctx, purpose, kinds, func(kind schema.GroupVersionKind, obj metav1.Object, gone bool) bool {
+	w.observe(ctx, forDrift, kinds, func(kind schema.GroupVersionKind, obj metav1.Object, gone bool) bool {
 		e, guarded := conn.guarded(watched(kind, obj.GetNamespace(), obj.GetName()))
 		if !guarded || !gone && !conn.applier.Changed(e, obj) {
 			return false
 		}
-		conn.recheckSoon(w.options.Clock.Now(), calm)
+		conn.recheckSoon(now(), calm)
 		return true
 	})
 }

@@ -86,7 +86,7 @@ func testWatchesForDrift(e *env) {
 	e.settings(v1alpha1.ClusterAddonSettingsSpec{Watch: true})
 	o := e.start()
 	o.settle()
-	if !slices.Contains(o.clusters.watches["drift"], "ConfigMap") {
+	if !slices.Contains(o.clusters.watches[forDrift], "ConfigMap") {
 		e.Errorf("watches %v", o.clusters.watches)
 	}
 }

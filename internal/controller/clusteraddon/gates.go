@@ -46,6 +46,8 @@ func (w *work) evaluateGate(ctx context.Context, move rollout.Evaluate) {
 		fail(v1alpha1.ParsingClusterAddonConfigFailedReason, err)
 		return
 	}
+	awaited := len(w.awaited)
+	w.awaited = append(w.awaited, compiled.Objects()...)
 	verdict, err := compiled.Eval(ctx, w.conn.applier)
 	var malformed *observe.GateError
 	switch {
@@ -55,9 +57,9 @@ func (w *work) evaluateGate(ctx context.Context, move rollout.Evaluate) {
 		fail(reason, err)
 	case !verdict.Met:
 		w.gate = &gate{stage: move.Stage.Name, reason: reason, waiting: verdict.Waiting}
-		w.awaited = append(w.awaited, compiled.Objects()...)
 	default:
 		result = rollout.Good
+		w.awaited = w.awaited[:awaited]
 	}
 }
 
@@ -73,6 +75,7 @@ func (w *work) checkHealth(ctx context.Context, stage release.Stage) {
 	}
 	unhealthy, err := observe.Health(ctx, w.conn.applier, objects...)
 	if err != nil {
+		w.awaited = append(w.awaited, objects...)
 		w.failures = append(w.failures, failure{stage: stage.Name, reason: v1alpha1.StageNotHealthyReason, err: err, gate: true})
 		return
 	}
@@ -88,8 +91,8 @@ func (w *work) checkHealth(ctx context.Context, stage release.Stage) {
 	w.gate = &gate{stage: stage.Name, reason: v1alpha1.StageNotHealthyReason, waiting: "healthy objects: " + strings.Join(names, ", ")}
 }
 
-// watch wakes this ClusterAddon when one of the objects changes that the stages wait for, and no others any more. What
-// has changed since they were read wakes it, too, for a watch begins with what is there. It is a help: gates are polled
+// watch wakes this ClusterAddon when one of the objects changes that the stages wait for, and no others any more. A new
+// watch begins with what is there, so what has changed since it was read wakes it, too. It is a help: gates are polled
 // as well.
 func (w *work) watch(ctx context.Context) {
 	key := w.clusterKey()
@@ -99,10 +102,27 @@ func (w *work) watch(ctx context.Context) {
 		names[watched(o.GroupVersionKind, o.Namespace, o.Name)] = true
 		kinds = append(kinds, o.GroupVersionKind)
 	}
-	w.waiting.set(key, names)
-	w.observe(ctx, "gate", kinds, func(kind schema.GroupVersionKind, obj metav1.Object, _ bool) bool {
-		return w.waiting.has(key, watched(kind, obj.GetNamespace(), obj.GetName()))
+	waiting := &w.waiting // what is watched shall not keep the pass in memory
+	waiting.set(key, names)
+	w.observe(ctx, forGates, kinds, func(kind schema.GroupVersionKind, obj metav1.Object, _ bool) bool {
+		return waiting.has(key, watched(kind, obj.GetNamespace(), obj.GetName()))
 	})
+}
+
+// What objects of a cluster are watched for.
+const (
+	forGates = "gates"
+	forDrift = "drift"
+)
+
+// unwatch ends all watches in the cluster of a ClusterAddon that is left alone.
+func (w *work) unwatch(ctx context.Context) {
+	if w.cluster == nil {
+		return // its connection ends with it
+	}
+	w.waiting.set(w.clusterKey(), nil)
+	w.observe(ctx, forGates, nil, nil)
+	w.observe(ctx, forDrift, nil, nil)
 }
 
 // observe makes these the kinds that are watched for a purpose, as far as the cluster serves them.
@@ -110,12 +130,12 @@ func (w *work) observe(ctx context.Context, purpose string, kinds []schema.Group
 	served := map[schema.GroupVersionKind]string{}
 	var err error
 	if len(kinds) > 0 {
-		served, err = w.conn.applier.Served(ctx, kinds)
+		served, err = w.conn.applier.Watchable(ctx, kinds)
 	}
 	if err == nil {
 		err = w.clusters.Watch(w.cluster, purpose, apply.FieldManager, served, changed)
 	}
-	if err != nil {
+	if err != nil && !errors.Is(err, workload.ErrNotConnected) {
 		ctrl.LoggerFrom(ctx).V(2).Info("Objects cannot be watched, looking at them regularly", "purpose", purpose, "cause", err.Error())
 	}
 }

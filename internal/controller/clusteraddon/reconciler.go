@@ -213,6 +213,7 @@ func (r *Reconciler) Reconcile(ctx context.Context, addon *v1alpha1.ClusterAddon
 	case rollout.LetGo:
 		return ctrl.Result{}, w.letGo(ctx)
 	case rollout.Stand:
+		w.unwatch(ctx)
 		return ctrl.Result{}, step.Pause(ctx, r.client, addon, "the Cluster or its ClusterAddon is paused", parts...)
 	case rollout.Leave:
 		return step.Run(ctx, r.client, addon, append(parts, step.On(v1alpha1.ClusterReadyCondition, w.leave))...)

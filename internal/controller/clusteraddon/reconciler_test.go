@@ -285,7 +285,7 @@ func testHoldsAtGates(e *env) {
 	if got := e.addon().Status.Stages; len(got) != 2 || got[0].Phase != v1alpha1.StagePhaseWaitingForPostCondition || got[1].Phase != v1alpha1.StagePhasePending {
 		e.Errorf("stages are %+v", got)
 	}
-	if !slices.Contains(o.clusters.watches["gate"], "ConfigMap") {
+	if !slices.Contains(o.clusters.watches[forGates], "ConfigMap") {
 		e.Errorf("watches %v, want ConfigMaps", o.clusters.watches)
 	}
 	_, before, _ := o.faults.counts()
@@ -1079,7 +1079,7 @@ func testAwaitsJobs(e *env) {
 	if got := e.addon().Status.Stages[0]; got.Phase != v1alpha1.StagePhaseApplyingOrDeleting || !strings.Contains(got.Message, "Job.batch") {
 		e.Errorf("the stage is %+v", got)
 	}
-	if got := o.clusters.watches["gate"]; !slices.Equal(got, []string{"Job"}) {
+	if got := o.clusters.watches[forGates]; !slices.Equal(got, []string{"Job"}) {
 		e.Errorf("watches %v, want Jobs", o.clusters.watches)
 	}
 	running := &batchv1.Job{}

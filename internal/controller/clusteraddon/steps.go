@@ -490,7 +490,8 @@ func (w *work) tidy(ctx context.Context) (step.Outcome, error) {
 }
 
 // leave reports a Cluster that uses no cluster stack any more.
-func (w *work) leave(context.Context) (step.Outcome, error) {
+func (w *work) leave(ctx context.Context) (step.Outcome, error) {
+	w.unwatch(ctx)
 	w.addon.Status.Ready = false
 	return step.Wait(v1alpha1.NotAClusterStackReason, "the Cluster uses no release of a cluster stack; its addons are left as they are"), nil
 }
@@ -504,6 +505,7 @@ func (w *work) letGo(ctx context.Context) error {
 			return err
 		}
 	}
+	w.unwatch(ctx)
 	w.connections.drop(client.ObjectKey{Namespace: w.addon.Namespace, Name: clusterName(w.addon)})
 	w.waiting.set(client.ObjectKey{Namespace: w.addon.Namespace, Name: clusterName(w.addon)}, nil)
 	err := step.Patch(ctx, w.client, w.addon, func() {
