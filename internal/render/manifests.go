@@ -5,11 +5,14 @@ package render
 
 import (
 	"cmp"
+	"encoding/json"
 	"errors"
 	"fmt"
+	"maps"
 	"path"
 	"regexp"
 	"slices"
+	"sort"
 	"strings"
 
 	"helm.sh/helm/v4/pkg/chart/common"
@@ -57,7 +60,11 @@ func readManifests(files map[string]string) ([]*unstructured.Unstructured, []Hoo
 	if size > maxRendered {
 		return nil, nil, invalid("", "renders to more than %d MiB", maxRendered>>20)
 	}
-	found, manifests, err := releaseutil.SortManifests(files, nil, releaseutil.InstallOrder)
+	documents, heads, err := readDocuments(files)
+	if err != nil {
+		return nil, nil, err
+	}
+	found, manifests, err := releaseutil.SortManifests(heads, nil, releaseutil.InstallOrder)
 	if err != nil {
 		return nil, nil, explainManifest(err)
 	}
@@ -67,7 +74,7 @@ func readManifests(files map[string]string) ([]*unstructured.Unstructured, []Hoo
 		hooks   []Hook
 	)
 	for _, m := range manifests {
-		read, err := readObjects(m.Name, m.Content)
+		read, err := documents.objects(m.Name, m.Content)
 		if err != nil {
 			return nil, nil, err
 		}
@@ -78,7 +85,7 @@ func readManifests(files map[string]string) ([]*unstructured.Unstructured, []Hoo
 		if len(events) == 0 {
 			continue
 		}
-		read, err := readObjects(h.Path, h.Manifest)
+		read, err := documents.objects(h.Path, h.Manifest)
 		if err != nil {
 			return nil, nil, err
 		}
@@ -98,6 +105,60 @@ func readManifests(files map[string]string) ([]*unstructured.Unstructured, []Hoo
 	return objects, hooks, nil
 }
 
+// documents are YAML documents by their heads.
+type documents map[string]any
+
+// readDocuments reads all documents of rendered files. Helm finds out from their heads which of them are hooks, and
+// sorts them; in place of the files it is given these alone, as reading YAML is much of what a render costs.
+func readDocuments(files map[string]string) (documents, map[string]string, error) {
+	read, heads := documents{}, map[string]string{}
+	for _, name := range slices.Sorted(maps.Keys(files)) {
+		split := releaseutil.SplitManifests(files[name])
+		if strings.HasPrefix(path.Base(name), "_") {
+			continue
+		}
+		keys := slices.Collect(maps.Keys(split))
+		sort.Sort(releaseutil.BySplitManifestsOrder(keys))
+		var text strings.Builder
+		for _, key := range keys {
+			content, err := readYAML(name, split[key])
+			if err != nil {
+				return nil, nil, err
+			}
+			head, err := json.Marshal(headOf(content, len(read)))
+			if err != nil {
+				return nil, nil, invalid(name, "does not render to an object")
+			}
+			read[string(head)] = content
+			text.WriteString("---\n" + string(head) + "\n")
+		}
+		heads[name] = text.String()
+	}
+	return read, heads, nil
+}
+
+// headOf is what Helm reads of a document, and which one it is.
+func headOf(content any, number int) any {
+	object, ok := content.(map[string]any)
+	if content != nil && !ok {
+		return content // Helm says what it is instead
+	}
+	head := map[string]any{"document": number}
+	for _, key := range []string{"apiVersion", "kind", "metadata"} {
+		if value, found := object[key]; found {
+			head[key] = value
+		}
+	}
+	if metadata, is := object["metadata"].(map[string]any); is {
+		head["metadata"] = map[string]any{"name": metadata["name"], "annotations": metadata["annotations"]}
+	}
+	return head
+}
+
+func (d documents) objects(file, head string) ([]*unstructured.Unstructured, error) {
+	return objectsOf(file, d[strings.TrimSpace(head)])
+}
+
 func texts[T ~string](all []T) []string {
 	converted := make([]string, len(all))
 	for i, s := range all {
@@ -115,9 +176,8 @@ func explainManifest(err error) error {
 	return invalid("", "does not render to YAML: %s", explainYAML(err))
 }
 
-// readObjects reads one YAML document. A list stands for what is in it; a document without content
-// for nothing.
-func readObjects(file, document string) ([]*unstructured.Unstructured, error) {
+// readYAML reads one YAML document.
+func readYAML(file, document string) (any, error) {
 	data, err := yaml.YAMLToJSON([]byte(document))
 	if err != nil {
 		return nil, invalid(file, "does not render to YAML: %s", explainYAML(err))
@@ -126,6 +186,11 @@ func readObjects(file, document string) ([]*unstructured.Unstructured, error) {
 	if err := utiljson.Unmarshal(data, &content); err != nil {
 		return nil, invalid(file, "does not render to an object")
 	}
+	return content, nil
+}
+
+// objectsOf returns what a document stands for: a list for what is in it, a document without content for nothing.
+func objectsOf(file string, content any) ([]*unstructured.Unstructured, error) {
 	if content == nil {
 		return nil, nil
 	}
@@ -242,7 +307,11 @@ func readCRDs(files []crdFile) ([]*unstructured.Unstructured, error) {
 		}
 		slices.SortFunc(keys, func(a, b string) int { return cmp.Or(cmp.Compare(len(a), len(b)), cmp.Compare(a, b)) })
 		for _, key := range keys {
-			read, err := readObjects(f.name, documents[key])
+			content, err := readYAML(f.name, documents[key])
+			if err != nil {
+				return nil, err
+			}
+			read, err := objectsOf(f.name, content)
 			if err != nil {
 				return nil, err
 			}
