@@ -51,6 +51,7 @@ var layers = map[string]layer{
 	"internal/render":                   domain,
 	"internal/renderworker":             edge,
 	"internal/rollout":                  domain,
+	"internal/sample":                   domain,
 	"internal/sandbox":                  workshop,
 	"internal/servingcert":              driver,
 	"internal/source":                   edge,
