@@ -6,7 +6,6 @@ package cli
 import (
 	"cmp"
 	"context"
-	"encoding/json"
 	"errors"
 	"fmt"
 	"io"
@@ -423,12 +422,6 @@ func statusOf(ctx context.Context, state daemon.State) sandboxStatus {
 	}
 	status.Clusters = clusters
 	return status
-}
-
-func printJSON(out io.Writer, value any) error {
-	encoder := json.NewEncoder(out)
-	encoder.SetIndent("", "  ")
-	return encoder.Encode(value)
 }
 
 func printStatus(out io.Writer, s sandboxStatus, now time.Time) error {
