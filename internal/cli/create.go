@@ -11,7 +11,6 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
-	"strings"
 	"time"
 
 	"github.com/spf13/cobra"
@@ -132,7 +131,6 @@ func create(ctx context.Context, folder string, options createOptions, stdout, s
 
 // openRepository returns the repository that the environment names.
 func openRepository(options createOptions) (*oci.Source, error) {
-	env := func(name string) string { return strings.TrimSpace(os.Getenv(name)) }
 	name := oci.Repository(env("OCI_REGISTRY"), env("OCI_REPOSITORY"))
 	if name == "" {
 		return nil, errors.New("--remote oci: set OCI_REPOSITORY to the repository of the releases, such as registry.example.org/kaas/cluster-stacks")

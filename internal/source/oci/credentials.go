@@ -25,10 +25,12 @@ type Credentials struct {
 	Username, Password string
 	// DockerConfig is a config.json of Docker. Without an entry for the registry it has no credentials.
 	DockerConfig []byte
+	// Store is asked for the credentials of the registry, when there is something to ask for.
+	Store credentials.Store
 }
 
 func (c *Credentials) given() bool {
-	return c.Token != "" || c.Username != "" || c.Password != "" || len(c.DockerConfig) > 0
+	return c.Token != "" || c.Username != "" || c.Password != "" || len(c.DockerConfig) > 0 || c.Store != nil
 }
 
 // forRegistry returns the credentials for a registry. It answers for no other.
@@ -51,6 +53,14 @@ func (c *Credentials) forRegistry(registry string) (auth.CredentialFunc, error) 
 			cred, err := store.Get(ctx, credentials.ServerAddressFromRegistry(registry))
 			if err != nil {
 				return auth.EmptyCredential, fmt.Errorf(".dockerconfigjson: %w", err)
+			}
+			return auth.StaticCredential(registry, cred)(ctx, hostport)
+		}, nil
+	case c.Store != nil:
+		return func(ctx context.Context, hostport string) (auth.Credential, error) {
+			cred, err := c.Store.Get(ctx, credentials.ServerAddressFromRegistry(registry))
+			if err != nil {
+				return auth.EmptyCredential, fmt.Errorf("credentials for %s: %w", registry, err)
 			}
 			return auth.StaticCredential(registry, cred)(ctx, hostport)
 		}, nil

@@ -52,9 +52,44 @@ type Options struct {
 
 // Source reads releases from a repository, and can publish them there.
 type Source struct {
-	repository *remote.Repository
+	repository repository
+	location   string
 	hosts      *web.Hosts
 	timeout    time.Duration
+}
+
+// repository is what a source needs of a repository, be it in a registry or in a file.
+type repository interface {
+	registry.TagLister
+	registry.ReferenceFetcher
+	registry.ReferrerLister
+	content.Resolver
+	// Blobs returns what has the layers.
+	Blobs() blobs
+	// PushReference uploads a manifest and gives it a tag.
+	PushReference(ctx context.Context, desc ocispec.Descriptor, manifest io.Reader, tag string) error
+	// Push uploads a manifest without a tag, and has it found as a referrer if it refers to something.
+	Push(ctx context.Context, desc ocispec.Descriptor, manifest io.Reader) error
+}
+
+// blobs are contents that are known by their digests.
+type blobs interface {
+	Fetch(ctx context.Context, desc ocispec.Descriptor) (io.ReadCloser, error)
+	Exists(ctx context.Context, desc ocispec.Descriptor) (bool, error)
+	Push(ctx context.Context, desc ocispec.Descriptor, contents io.Reader) error
+}
+
+// inRegistry is a repository in a registry.
+type inRegistry struct{ *remote.Repository }
+
+func (r inRegistry) Blobs() blobs { return r.Repository.Blobs() }
+
+func (r inRegistry) PushReference(ctx context.Context, desc ocispec.Descriptor, manifest io.Reader, tag string) error {
+	return r.Manifests().PushReference(ctx, desc, manifest, tag)
+}
+
+func (r inRegistry) Push(ctx context.Context, desc ocispec.Descriptor, manifest io.Reader) error {
+	return r.Manifests().Push(ctx, desc, manifest)
 }
 
 var _ interface {
@@ -103,11 +138,18 @@ func New(repository string, o Options) (*Source, error) {
 			Credential: credential,
 		},
 	}
-	s := &Source{repository: repo, hosts: o.Web.Hosts, timeout: o.Timeout}
+	s := &Source{repository: inRegistry{repo}, location: "oci://" + ref.String(), hosts: o.Web.Hosts, timeout: o.Timeout}
+	s.setDefaults()
+	return s, nil
+}
+
+func (s *Source) setDefaults() {
 	if s.timeout <= 0 {
 		s.timeout = 10 * time.Minute
 	}
-	return s, nil
+	if s.hosts == nil {
+		s.hosts = &web.Hosts{}
+	}
 }
 
 // Repository returns the full name of a repository from the two variables of the environment that have named it from
@@ -317,7 +359,7 @@ func (s *Source) save(ctx context.Context, f file, dst *os.Root) error {
 }
 
 // String returns what people call the source.
-func (s *Source) String() string { return "oci://" + s.repository.Reference.String() }
+func (s *Source) String() string { return s.location }
 
 func (s *Source) bounded(ctx context.Context) (context.Context, context.CancelFunc) {
 	return context.WithTimeoutCause(ctx, s.timeout, fmt.Errorf("the registry needed more than %s", s.timeout))

@@ -80,7 +80,7 @@ func (s *Source) publish(ctx context.Context, name string, fsys fs.FS, created t
 		}
 	}
 	desc := ocispec.Descriptor{MediaType: manifest.MediaType, Digest: digest.FromBytes(data), Size: int64(len(data))}
-	if err := s.repository.Manifests().PushReference(ctx, desc, bytes.NewReader(data), name); err != nil {
+	if err := s.repository.PushReference(ctx, desc, bytes.NewReader(data), name); err != nil {
 		return "", s.failed(ctx, "publish release "+name, err)
 	}
 	return desc.Digest.String(), nil
