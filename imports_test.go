@@ -60,6 +60,8 @@ var layers = map[string]layer{
 	"internal/source/sourcetest":        workshop,
 	"internal/step":                     driver,
 	"internal/store":                    edge,
+	"internal/story":                    workshop,
+	"internal/trial":                    workshop,
 	"internal/verify":                   domain,
 	"internal/web":                      edge,
 	"internal/workload":                 driver,

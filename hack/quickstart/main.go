@@ -29,7 +29,7 @@ import (
 	"k8s.io/client-go/tools/clientcmd"
 	"sigs.k8s.io/controller-runtime/pkg/client"
 
-	"github.com/clusterstacks/cluster-stack-operator/test/story"
+	"github.com/clusterstacks/cluster-stack-operator/internal/story"
 )
 
 func main() {

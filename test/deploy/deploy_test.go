@@ -48,7 +48,7 @@ import (
 	"github.com/clusterstacks/cluster-stack-operator/internal/sandbox/binaries"
 	"github.com/clusterstacks/cluster-stack-operator/internal/sandbox/process"
 	"github.com/clusterstacks/cluster-stack-operator/internal/sandbox/sandboxtest"
-	"github.com/clusterstacks/cluster-stack-operator/test/story"
+	"github.com/clusterstacks/cluster-stack-operator/internal/story"
 )
 
 const (

@@ -34,7 +34,7 @@ import (
 	"github.com/clusterstacks/cluster-stack-operator/internal/release"
 	"github.com/clusterstacks/cluster-stack-operator/internal/render"
 	"github.com/clusterstacks/cluster-stack-operator/internal/sandbox/sandboxtest"
-	"github.com/clusterstacks/cluster-stack-operator/test/story"
+	"github.com/clusterstacks/cluster-stack-operator/internal/story"
 )
 
 // ownedLabel is on every object that an addon has in a cluster, as on the wire today.

@@ -40,9 +40,9 @@ import (
 	"github.com/clusterstacks/cluster-stack-operator/internal/ledger"
 	"github.com/clusterstacks/cluster-stack-operator/internal/sandbox/binaries"
 	"github.com/clusterstacks/cluster-stack-operator/internal/sandbox/sandboxtest"
+	"github.com/clusterstacks/cluster-stack-operator/internal/story"
 	"github.com/clusterstacks/cluster-stack-operator/test/operator/operatortest"
 	"github.com/clusterstacks/cluster-stack-operator/test/sandbox/clustertest"
-	"github.com/clusterstacks/cluster-stack-operator/test/story"
 )
 
 // TestMain lets the test binary be csctl for `sandbox up`, which starts its own executable once more.
