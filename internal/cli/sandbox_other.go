@@ -21,3 +21,14 @@ func newSandboxCommand() *cobra.Command {
 		},
 	}
 }
+
+func newTestCommand() *cobra.Command {
+	return &cobra.Command{
+		Use:                "test",
+		Short:              "Try a cluster stack in a sandbox (Linux only)",
+		DisableFlagParsing: true,
+		RunE: func(*cobra.Command, []string) error {
+			return errors.New("a cluster stack is tried in a sandbox, which needs Linux; run csctl in a Linux machine")
+		},
+	}
+}

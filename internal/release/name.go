@@ -7,6 +7,7 @@ import (
 	"fmt"
 	"regexp"
 	"slices"
+	"strconv"
 	"strings"
 )
 
@@ -81,6 +82,17 @@ func (n Name) ClassName() string { return n.Prefix() + "-" + n.Version.String() 
 // The release's charts are rendered under this name.
 func (n Name) Prefix() string {
 	return n.Provider + "-" + n.Stack + "-" + strings.ReplaceAll(n.Kubernetes, ".", "-")
+}
+
+// NextMinor returns the name of the same stack and version for the next minor version of Kubernetes.
+func (n Name) NextMinor() (Name, error) {
+	major, minor, _ := strings.Cut(n.Kubernetes, ".")
+	number, err := strconv.Atoi(minor)
+	if err != nil {
+		return Name{}, fmt.Errorf("Kubernetes %q is not a minor version such as 1.35", n.Kubernetes)
+	}
+	n.Kubernetes = fmt.Sprintf("%s.%d", major, number+1)
+	return n, nil
 }
 
 // Newest returns the releases of one cluster stack that no other one is newer than, as far as versions tell:
