@@ -187,8 +187,8 @@ func (o *installed) events(t *testing.T) {
 	}
 	for _, want := range []string{
 		"ClusterStack ClusterStackReleaseCreated", "ClusterStack Ready", "ClusterStackRelease Ready",
-		"ClusterAddon RolloutStarted", "ClusterAddon RolloutFinished", "ClusterAddon Ready",
-		"Cluster RolloutStarted", "Cluster RolloutFinished", "Cluster Ready",
+		"ClusterAddon RolloutStarted", "ClusterAddon RolloutFinished",
+		"Cluster RolloutStarted", "Cluster RolloutFinished",
 	} {
 		if !seen[want] {
 			t.Errorf("no event %s", want)

@@ -4,6 +4,7 @@
 package clusteraddon
 
 import (
+	"slices"
 	"strings"
 	"testing"
 	"unicode/utf8"
@@ -196,7 +197,7 @@ func TestEvents(t *testing.T) {
 // The API server refuses an event with a longer text, and nobody would hear of it.
 func TestTellsWhatAnEventCanCarry(t *testing.T) {
 	recorder := events.NewFakeRecorder(2)
-	w := &work{Reconciler: &Reconciler{recorder: recorder}, addon: &v1alpha1.ClusterAddon{}, cluster: &clusterv1.Cluster{}}
+	w := &work{recorder: recorder, addon: &v1alpha1.ClusterAddon{}, cluster: &clusterv1.Cluster{}}
 	w.tell("Reason", strings.Repeat("…", 1000))
 	for range 2 {
 		// The recorder puts type and reason before the text.
@@ -204,5 +205,34 @@ func TestTellsWhatAnEventCanCarry(t *testing.T) {
 		if len(text) > noteLimit || len(text) < noteLimit-10 || !utf8.ValidString(text) || !strings.HasSuffix(text, " …") {
 			t.Errorf("an event has %d bytes: %q", len(text), text)
 		}
+	}
+}
+
+// A rollout that ends with all conditions met is one thing that happened, and is told once.
+func TestTheEndOfARolloutIsToldOnce(t *testing.T) {
+	recorder := events.NewFakeRecorder(10)
+	addon := &v1alpha1.ClusterAddon{}
+	pass := func(reasons ...string) (told []string) {
+		o := &once{EventRecorder: recorder}
+		for _, reason := range reasons {
+			o.Eventf(addon, nil, "Normal", reason, reason, "note")
+		}
+		for len(recorder.Events) > 0 {
+			_, rest, _ := strings.Cut(<-recorder.Events, " ")
+			reason, _, _ := strings.Cut(rest, " ")
+			told = append(told, reason)
+		}
+		return told
+	}
+	for name, tt := range map[string]struct{ reasons, want []string }{
+		"RolloutEnds":     {[]string{"RolloutFinished", "RolloutFinished", "Ready", "Ready"}, []string{"RolloutFinished", "RolloutFinished"}},
+		"AnswersAgain":    {[]string{"Ready", "Ready"}, []string{"Ready", "Ready"}},
+		"EndsAndIsNotYet": {[]string{"RolloutFinished", "LeftoversKept"}, []string{"RolloutFinished", "LeftoversKept"}},
+	} {
+		t.Run(name, func(t *testing.T) {
+			if got := pass(tt.reasons...); !slices.Equal(got, tt.want) {
+				t.Errorf("got %v, want %v", got, tt.want)
+			}
+		})
 	}
 }

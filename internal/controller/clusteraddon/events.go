@@ -9,6 +9,8 @@ import (
 	"slices"
 
 	"k8s.io/apimachinery/pkg/api/equality"
+	"k8s.io/apimachinery/pkg/runtime"
+	"k8s.io/client-go/tools/events"
 	clusterv1 "sigs.k8s.io/cluster-api/api/core/v1beta2"
 	ctrl "sigs.k8s.io/controller-runtime"
 	"sigs.k8s.io/controller-runtime/pkg/client"
@@ -19,6 +21,21 @@ import (
 	"github.com/clusterstacks/cluster-stack-operator/internal/controller/releases"
 	"github.com/clusterstacks/cluster-stack-operator/internal/rollout"
 )
+
+// once records the events of one pass. That the cluster has the addons of a release tells all that Ready would tell
+// in the same pass.
+type once struct {
+	events.EventRecorder
+	finished bool
+}
+
+func (o *once) Eventf(regarding, related runtime.Object, kind, reason, action, note string, args ...any) {
+	if o.finished && reason == v1alpha1.ReadyCondition {
+		return
+	}
+	o.finished = o.finished || reason == v1alpha1.RolloutFinishedReason
+	o.EventRecorder.Eventf(regarding, related, kind, reason, action, note, args...)
+}
 
 // othersChanges lets pass what others change about a ClusterAddon. What we write ourselves we know.
 func othersChanges() predicate.Predicate {

@@ -197,7 +197,7 @@ func (r *Reconciler) addonsOfRelease(ctx context.Context, obj client.Object) []r
 // Reconcile brings one ClusterAddon in line with the release that its Cluster uses.
 func (r *Reconciler) Reconcile(ctx context.Context, addon *v1alpha1.ClusterAddon) (ctrl.Result, error) {
 	ctx = ctrl.LoggerInto(ctx, ctrl.LoggerFrom(ctx).WithValues("Cluster", klog.KRef(addon.Namespace, clusterName(addon))))
-	w := &work{Reconciler: r, addon: addon, progress: map[string]rollout.Progress{}, rendered: map[rendering]*render.Result{}, unrendered: map[rendering]error{}}
+	w := &work{Reconciler: r, addon: addon, recorder: &once{EventRecorder: r.recorder}, progress: map[string]rollout.Progress{}, rendered: map[rendering]*render.Result{}, unrendered: map[rendering]error{}}
 	if err := w.load(ctx); err != nil {
 		return ctrl.Result{}, err
 	}
@@ -206,7 +206,7 @@ func (r *Reconciler) Reconcile(ctx context.Context, addon *v1alpha1.ClusterAddon
 	}
 	parts := []step.Part{step.Clock(r.options.Clock)}
 	if w.cluster != nil {
-		parts = append(parts, step.Tell(r.recorder, w.cluster))
+		parts = append(parts, step.Tell(w.recorder, w.cluster))
 	}
 
 	switch rollout.Next(w.situation()).(type) {

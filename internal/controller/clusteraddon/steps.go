@@ -13,6 +13,7 @@ import (
 
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/apis/meta/v1/unstructured"
+	"k8s.io/client-go/tools/events"
 	"k8s.io/utils/ptr"
 	clusterv1 "sigs.k8s.io/cluster-api/api/core/v1beta2"
 	runtimev1 "sigs.k8s.io/cluster-api/api/runtime/v1beta2"
@@ -48,6 +49,9 @@ type work struct {
 
 	// turn is what the pass works on.
 	turn *turn
+	// recorder records the events of this pass.
+	recorder events.EventRecorder
+
 	// conn is set by reachCluster.
 	conn *connection
 
