@@ -48,8 +48,8 @@ var hookEvents = []helmrelease.HookEvent{
 const notesFile = "NOTES.txt"
 
 // readManifests turns rendered files, by their names, into objects in the order in which Helm installs
-// them, and hooks in the order in which Helm runs them.
-func readManifests(files map[string]string) ([]*unstructured.Unstructured, []Hook, error) {
+// them, and hooks in the order in which Helm runs them. It says which file each of them is from.
+func readManifests(files map[string]string) ([]*unstructured.Unstructured, []Hook, Files, error) {
 	size := 0
 	for name, text := range files {
 		if strings.HasSuffix(name, notesFile) {
@@ -58,26 +58,28 @@ func readManifests(files map[string]string) ([]*unstructured.Unstructured, []Hoo
 		size += len(text)
 	}
 	if size > maxRendered {
-		return nil, nil, invalid("", "renders to more than %d MiB", maxRendered>>20)
+		return nil, nil, nil, invalid("", "renders to more than %d MiB", maxRendered>>20)
 	}
 	documents, heads, err := readDocuments(files)
 	if err != nil {
-		return nil, nil, err
+		return nil, nil, nil, err
 	}
 	found, manifests, err := releaseutil.SortManifests(heads, nil, releaseutil.InstallOrder)
 	if err != nil {
-		return nil, nil, explainManifest(err)
+		return nil, nil, nil, explainManifest(err)
 	}
 
 	var (
 		objects []*unstructured.Unstructured
 		hooks   []Hook
+		from    = Files{}
 	)
 	for _, m := range manifests {
 		read, err := documents.objects(m.Name, m.Content)
 		if err != nil {
-			return nil, nil, err
+			return nil, nil, nil, err
 		}
+		from.add(m.Name, read)
 		objects = append(objects, read...)
 	}
 	for _, h := range found {
@@ -87,8 +89,9 @@ func readManifests(files map[string]string) ([]*unstructured.Unstructured, []Hoo
 		}
 		read, err := documents.objects(h.Path, h.Manifest)
 		if err != nil {
-			return nil, nil, err
+			return nil, nil, nil, err
 		}
+		from.add(h.Path, read)
 		if len(h.DeletePolicies) == 0 {
 			h.DeletePolicies = []helmrelease.HookDeletePolicy{helmrelease.HookBeforeHookCreation}
 		}
@@ -100,9 +103,15 @@ func readManifests(files map[string]string) ([]*unstructured.Unstructured, []Hoo
 		return cmp.Or(cmp.Compare(a.Weight, b.Weight), cmp.Compare(a.Object.GetName(), b.Object.GetName()))
 	})
 	if len(objects)+len(hooks) > maxObjects {
-		return nil, nil, invalid("", "renders to more than %d objects", maxObjects)
+		return nil, nil, nil, invalid("", "renders to more than %d objects", maxObjects)
 	}
-	return objects, hooks, nil
+	return objects, hooks, from, nil
+}
+
+func (f Files) add(file string, objects []*unstructured.Unstructured) {
+	for _, object := range objects {
+		f[object] = file
+	}
 }
 
 // documents are YAML documents by their heads.

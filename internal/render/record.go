@@ -73,6 +73,7 @@ type recorder struct {
 	moved map[string]string
 
 	file     string // the template being executed
+	from     Files  // which files the objects are from, once it is done
 	ordinals map[string]int
 	used     Record
 	claimed  map[string]bool // keys of recorded that were repeated

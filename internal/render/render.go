@@ -157,7 +157,18 @@ func Addon(rel *release.Release, addon string, facts Facts, recorded Record) (*R
 // Render renders the chart. The error is an *InvalidError.
 func (in Input) Render() (*Result, error) { return in.renderWith(nil) }
 
+// Files are the files of a chart, relative to it, that objects are from. Objects of folders crds are not among them.
+type Files map[*unstructured.Unstructured]string
+
+// RenderFiles renders the chart, and says which file each object and hook is from.
+func (in Input) RenderFiles() (*Result, Files, error) { return in.run(nil) }
+
 func (in Input) renderWith(cache *Cache) (*Result, error) {
+	result, _, err := in.run(cache)
+	return result, err
+}
+
+func (in Input) run(cache *Cache) (*Result, Files, error) {
 	result, r, err := replay(in.Addon, in.Recorded, func(r *recorder) (*Result, error) {
 		values, err := in.values(r)
 		if err != nil {
@@ -166,11 +177,11 @@ func (in Input) renderWith(cache *Cache) (*Result, error) {
 		return in.render(cache, values, r)
 	})
 	if err != nil {
-		return nil, in.explain(err)
+		return nil, nil, in.explain(err)
 	}
 	result.Record, result.Unused = r.used, r.unused()
 	result.NewValues = r.unrecorded()
-	return result, nil
+	return result, r.from, nil
 }
 
 func (in Input) explain(err error) error {
@@ -261,9 +272,13 @@ func (in Input) render(cache *Cache, values map[string]any, r *recorder) (*Resul
 	if err != nil {
 		return nil, inChart(explainTemplate(err, templates), c.Name())
 	}
-	objects, hooks, err := readManifests(files)
+	objects, hooks, from, err := readManifests(files)
 	if err != nil {
 		return nil, inChart(err, c.Name())
+	}
+	r.from = Files{}
+	for object, file := range from {
+		r.from[object] = strings.TrimPrefix(file, c.Name()+"/")
 	}
 	if in.IncludeCRDs {
 		objects = append(crds, objects...)

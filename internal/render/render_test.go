@@ -368,3 +368,29 @@ func TestValuesOfTheUserWin(t *testing.T) {
 		t.Error("a cache does not see that the values of the user changed")
 	}
 }
+
+func TestObjectsAreFromTheirFiles(t *testing.T) {
+	rel := withAddons(t, map[string]string{
+		"cni/Chart.yaml":                 releasetest.Chart("cni", "v1"),
+		"cni/templates/a.yaml":           "apiVersion: v1\nkind: ConfigMap\nmetadata: {name: a}\n",
+		"cni/templates/hook.yaml":        "apiVersion: v1\nkind: ConfigMap\nmetadata: {name: h, annotations: {helm.sh/hook: pre-install}}\n",
+		"cni/charts/sub/Chart.yaml":      releasetest.Chart("sub", "1.0.0"),
+		"cni/charts/sub/templates/b.yml": "apiVersion: v1\nkind: ConfigMap\nmetadata: {name: b}\n",
+	}, "cni")
+	in, err := render.AddonInput(rel, "cni", facts(), nil)
+	if err != nil {
+		t.Fatal(err)
+	}
+	_, from, err := in.RenderFiles()
+	if err != nil {
+		t.Fatal(err)
+	}
+	got := map[string]string{}
+	for object, file := range from {
+		got[object.GetName()] = file
+	}
+	want := map[string]string{"a": "templates/a.yaml", "b": "charts/sub/templates/b.yml", "h": "templates/hook.yaml"}
+	if diff := cmp.Diff(want, got); diff != "" {
+		t.Error(diff)
+	}
+}
