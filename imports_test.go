@@ -45,6 +45,7 @@ var layers = map[string]layer{
 	"internal/glance":                   edge,
 	"internal/hookserver":               driver,
 	"internal/ledger":                   edge,
+	"internal/lint":                     workshop,
 	"internal/observe":                  edge,
 	"internal/operator":                 driver,
 	"internal/release":                  domain,

@@ -22,6 +22,7 @@ import (
 
 	"github.com/clusterstacks/cluster-stack-operator/config"
 	"github.com/clusterstacks/cluster-stack-operator/internal/cli"
+	"github.com/clusterstacks/cluster-stack-operator/internal/lint"
 	"github.com/clusterstacks/cluster-stack-operator/internal/operator"
 )
 
@@ -56,6 +57,7 @@ func run() error {
 		"api.md":                    kinds,
 		"conditions.md":             conditions,
 		"csctl.md":                  csctlPage(cli.Root()),
+		"lint.md":                   lintPage(lint.Rules()),
 		"cluster-stack-operator.md": operatorPage(),
 	} {
 		if err := os.WriteFile(filepath.Join("docs", "reference", name), page, 0o644); err != nil {

@@ -17,7 +17,6 @@ import (
 	"time"
 
 	"github.com/spf13/cobra"
-	"golang.org/x/term"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/apis/meta/v1/unstructured"
 	"k8s.io/apimachinery/pkg/runtime/schema"
@@ -617,12 +616,6 @@ The process of the sandbox itself, with the simulator, has the log "sandbox".`,
 		return componentsOf(logs), cobra.ShellCompDirectiveNoFileComp
 	}
 	return cmd
-}
-
-// isTerminal tells whether a writer is a terminal that takes control sequences.
-func isTerminal(w io.Writer) bool {
-	f, ok := w.(*os.File)
-	return ok && term.IsTerminal(int(f.Fd())) && os.Getenv("NO_COLOR") == "" && os.Getenv("TERM") != "dumb"
 }
 
 // progress prints the steps of a sandbox as they end, and in a terminal the one that runs.

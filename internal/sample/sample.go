@@ -39,7 +39,8 @@ type Options struct {
 	Name, Namespace string
 	// Point is the lifecycle point at which the cluster is; AfterControlPlaneInitialized if empty.
 	Point release.Point
-	// Minimal asks for a Cluster with what Cluster API and the ClusterClass demand and nothing else.
+	// Minimal asks for a Cluster with the address ranges of its pods, what Cluster API and the ClusterClass demand, and
+	// nothing else.
 	Minimal bool
 }
 
@@ -284,10 +285,12 @@ func (m maker) variables() ([]clusterv1.ClusterVariable, error) {
 	var variables []clusterv1.ClusterVariable
 	for _, variable := range listed(nested(m.class.Object, "spec"), "variables") {
 		name, _ := variable["name"].(string)
-		if required, _ := variable["required"].(bool); m.Minimal && !required {
+		of, _ := nested(variable, "schema", "openAPIV3Schema").(map[string]any)
+		required, _ := variable["required"].(bool)
+		// Cluster API writes defaults into every Cluster.
+		if _, hasDefault := of["default"]; m.Minimal && !required && !hasDefault {
 			continue
 		}
-		of, _ := nested(variable, "schema", "openAPIV3Schema").(map[string]any)
 		raw, err := json.Marshal(Value(of))
 		if err != nil {
 			return nil, fmt.Errorf("ClusterClass %s: variable %s: %w", m.class.GetName(), name, err)

@@ -132,7 +132,7 @@ labels: {{ .Cluster.metadata.labels | toJson }}
 workers: {{ .Cluster.spec.topology.workers | toJson }}
 `)
 	want := map[string]any{
-		"variables": []any{map[string]any{"name": "image", "value": "sample-sample"}}, "labels": nil, "workers": nil,
+		"variables": []any{map[string]any{"name": "image", "value": "sample-sample"}, map[string]any{"name": "mode", "value": "b"}}, "labels": nil, "workers": nil,
 	}
 	if diff := cmp.Diff(want, got); diff != "" {
 		t.Error(diff)
