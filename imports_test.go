@@ -54,6 +54,7 @@ var layers = map[string]layer{
 	"internal/rollout":                  domain,
 	"internal/sample":                   domain,
 	"internal/sandbox":                  workshop,
+	"internal/scaffold":                 domain,
 	"internal/servingcert":              driver,
 	"internal/source":                   edge,
 	"internal/source/github/githubtest": workshop,
