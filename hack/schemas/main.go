@@ -6,6 +6,7 @@
 package main
 
 import (
+	"context"
 	"encoding/json"
 	"errors"
 	"fmt"
@@ -26,27 +27,27 @@ var sources = []struct{ modfile, module, folder string }{
 }
 
 func main() {
-	if err := run(); err != nil {
+	if err := run(context.Background()); err != nil {
 		fmt.Fprintf(os.Stderr, "Error: %v\n", err)
 		os.Exit(1)
 	}
 }
 
-func run() error {
+func run(ctx context.Context) error {
 	here, err := os.Getwd()
 	if err != nil {
 		return err
 	}
-	root, err := output("go", "list", "-m", "-f", "{{.Dir}}")
+	root, err := output(ctx, "go", "list", "-m", "-f", "{{.Dir}}")
 	if err != nil {
 		return err
 	}
 	for _, s := range sources {
 		// Downloaded by its own module file: it may be another version than that of the operator.
-		if _, err := output("go", "mod", "download", "-modfile="+filepath.Join(root, s.modfile), s.module); err != nil {
+		if _, err := output(ctx, "go", "mod", "download", "-modfile="+filepath.Join(root, s.modfile), s.module); err != nil {
 			return err
 		}
-		dir, err := output("go", "list", "-modfile="+filepath.Join(root, s.modfile), "-m", "-f", "{{.Dir}}", s.module)
+		dir, err := output(ctx, "go", "list", "-modfile="+filepath.Join(root, s.modfile), "-m", "-f", "{{.Dir}}", s.module)
 		if err != nil {
 			return err
 		}
@@ -63,8 +64,8 @@ func run() error {
 	return nil
 }
 
-func output(name string, args ...string) (string, error) {
-	cmd := exec.Command(name, args...)
+func output(ctx context.Context, name string, args ...string) (string, error) {
+	cmd := exec.CommandContext(ctx, name, args...)
 	cmd.Stderr = os.Stderr
 	out, err := cmd.Output()
 	return strings.TrimSpace(string(out)), err

@@ -110,7 +110,8 @@ var (
 // checkTolerations checks that pods can be where they have to be before a node is ready.
 func (l *linter) checkTolerations(c chart, object *unstructured.Unstructured, pods corev1.PodSpec) {
 	daemon := object.GetKind() == "DaemonSet"
-	id, what, taints := "", "", beforeOthers
+	var id, what string
+	taints := beforeOthers
 	switch {
 	case daemon && mounts(pods, "/etc/cni/net.d", "/opt/cni/bin"):
 		id, what = "toleration-missing", "the network of nodes"

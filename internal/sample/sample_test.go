@@ -5,7 +5,6 @@ package sample_test
 
 import (
 	"testing"
-	"testing/fstest"
 
 	"github.com/google/go-cmp/cmp"
 	"k8s.io/apimachinery/pkg/apis/meta/v1/unstructured"
@@ -25,8 +24,7 @@ func openRelease(t *testing.T) *release.Release {
 	if err != nil {
 		t.Fatal(err)
 	}
-	var files fstest.MapFS = releasetest.Multistage(tag)
-	rel, err := release.Open(files, name)
+	rel, err := release.Open(releasetest.Multistage(tag), name)
 	if err != nil {
 		t.Fatal(err)
 	}
