@@ -18,7 +18,7 @@ import (
 var compatibility = map[string][]string{
 	"stored objects stay valid under our definitions": {
 		"config TestStoredObjectsStayValid/ClusterStack", "config TestStoredObjectsStayValid/ClusterStackRelease",
-		"config TestStoredObjectsStayValid/ClusterAddonInTheMiddleOfAHook", "config TestReplacesTheFormerKindsInPlace",
+		"config TestStoredObjectsStayValid/ClusterAddonInTheMiddleOfAHook", "config TestReplacesTheFormerKindsInPlace", "test/operator/skew TestDefinitionsOfOthers",
 	},
 	"short names and columns":                         {"config TestColumnsAndShortNames"},
 	"defaults of a ClusterStack":                      {"config TestStoredObjectsStayValid/ClusterStackDefaults"},

@@ -92,6 +92,9 @@ func RunIn(ctx context.Context, cfg *rest.Config, c Config) error {
 	if err != nil {
 		return err
 	}
+	if err := mgr.Add(&keepDefinitions{cache: mgr.GetCache(), server: mgr.GetAPIReader()}); err != nil {
+		return errors.Join(err, st.Close())
+	}
 	if !settled {
 		if err := mgr.Add(manager.RunnableFunc(keepChecking(cfg, c))); err != nil {
 			return errors.Join(err, st.Close())

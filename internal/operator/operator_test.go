@@ -232,6 +232,17 @@ func TestStartSaysWhatIsMissing(t *testing.T) {
 		says("no ExtensionConfigs", "does not serve the kind ExtensionConfig of runtime.cluster.x-k8s.io/v1beta2: install Cluster API 1.12 or newer")
 	})
 	serves("runtime.cluster.x-k8s.io/v1beta2", "ExtensionConfig", true)
+	// Definitions of the existing operator were applied over ours.
+	with("clusterstacks.clusterstack.x-k8s.io", func(crd *apiextensionsv1.CustomResourceDefinition) {
+		delete(of(crd, "v1alpha1").Schema.OpenAPIV3Schema.Properties["spec"].Properties, "verify")
+	}, func() {
+		says("definitions that know less", "has the CustomResourceDefinition of another operator, which drops the field spec.verify of every ClusterStack: apply the CustomResourceDefinitions of this operator, or of a newer one")
+	})
+	with("clusteraddons.clusterstack.x-k8s.io", func(crd *apiextensionsv1.CustomResourceDefinition) {
+		delete(of(crd, "v1alpha1").Schema.OpenAPIV3Schema.Properties["status"].Properties["stages"].Items.Schema.Properties, "message")
+	}, func() {
+		says("definitions that know less of lists", "drops the field status.stages[].message of every ClusterAddon")
+	})
 	own := &apiextensionsv1.CustomResourceDefinition{ObjectMeta: metav1.ObjectMeta{Name: "clusteraddonsettings.clusterstack.x-k8s.io"}}
 	if err := c.Delete(t.Context(), own); err != nil {
 		t.Fatal(err)

@@ -27,9 +27,9 @@ import (
 	"github.com/clusterstacks/cluster-stack-operator/api/v1alpha1"
 )
 
-// What the checks at start need: to read a definition, and to ask Cluster API's webhooks by objects that are not stored.
+// What the checks at start and of definitions need: to read them, and to ask Cluster API's webhooks by objects that are not stored.
 //
-// +kubebuilder:rbac:groups=apiextensions.k8s.io,resources=customresourcedefinitions,verbs=get
+// +kubebuilder:rbac:groups=apiextensions.k8s.io,resources=customresourcedefinitions,verbs=get;list;watch
 // +kubebuilder:rbac:groups=cluster.x-k8s.io,resources=clusterclasses,verbs=create
 // +kubebuilder:rbac:groups=runtime.cluster.x-k8s.io,resources=extensionconfigs,verbs=create
 
@@ -50,6 +50,9 @@ func checkManagementCluster(ctx context.Context, cfg *rest.Config, c Config) (se
 	}
 	server, err := client.New(cfg, client.Options{Scheme: scheme})
 	if err != nil {
+		return true, err
+	}
+	if err := checkDefinitions(ctx, server); err != nil {
 		return true, err
 	}
 	if err := checkVersion(ctx, server); err != nil {

@@ -180,6 +180,16 @@ func Launch(t testing.TB, kubeconfig []byte, releases, store string, args ...str
 
 func (o *Operator) at(port string) string { return net.JoinHostPort(o.address, port) }
 
+// Log is what the operator has said.
+func (o *Operator) Log(t testing.TB) string {
+	t.Helper()
+	text, err := os.ReadFile(o.log)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return string(text)
+}
+
 // End kills the operator and returns when it is gone.
 func (o *Operator) End() {
 	o.Kill()
