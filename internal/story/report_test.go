@@ -9,6 +9,7 @@ import (
 	"time"
 
 	"github.com/google/go-cmp/cmp"
+	clusterv1 "sigs.k8s.io/cluster-api/api/core/v1beta2"
 )
 
 func TestChangesTellWhatMoved(t *testing.T) {
@@ -72,5 +73,18 @@ func TestReportTimesItsChapters(t *testing.T) {
 	}
 	if got := r.Took("one"); got != 2500*time.Millisecond {
 		t.Errorf("chapter one took %s", got)
+	}
+}
+
+func TestReasonsAreWrittenAsWords(t *testing.T) {
+	for reason, want := range map[string]string{
+		clusterv1.MachineDeletingDrainingNodeReason:           "draining node",
+		clusterv1.MachineDeletingWaitingForPreDrainHookReason: "waiting for pre drain hook",
+		clusterv1.MachineDeletingDeletionCompletedReason:      "deletion completed",
+		clusterv1.MachineDeletingWaitingForVolumeDetachReason: "waiting for volume detach",
+	} {
+		if got := words(reason); got != want {
+			t.Errorf("%s is told as %q, want %q", reason, got, want)
+		}
 	}
 }

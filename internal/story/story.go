@@ -20,6 +20,7 @@ import (
 	"slices"
 	"strings"
 	"time"
+	"unicode"
 
 	corev1 "k8s.io/api/core/v1"
 	eventsv1 "k8s.io/api/events/v1"
@@ -206,7 +207,8 @@ func (s *Story) see(ctx context.Context, key client.ObjectKey, goal Goal) (Facts
 		}
 		fact := fmt.Sprintf("%s %s, %s", role, machine.Spec.Version, cmp.Or(machine.Status.Phase, "created"))
 		if deleting := conditions.Get(machine, clusterv1.MachineDeletingCondition); deleting != nil && deleting.Status == metav1.ConditionTrue {
-			fact += " (" + cmp.Or(strings.ReplaceAll(deleting.Message, "\n", " "), deleting.Reason) + ")"
+			// The message lists every pod, and has times in it, so the same would be told again and again.
+			fact += " (" + words(deleting.Reason) + ")"
 		}
 		facts["Machine "+machine.Name] = fact
 		upToDate = upToDate && machine.Spec.Version == goal.Version && conditions.IsTrue(machine, clusterv1.MachineUpToDateCondition)
@@ -260,6 +262,18 @@ func (s *Story) seeRollouts(ctx context.Context, cluster *clusterv1.Cluster, fac
 		done = done && rolledOut(object)
 	}
 	return done, nil
+}
+
+// words writes a reason, such as DrainingNode, as a person does: "draining node".
+func words(reason string) string {
+	var text strings.Builder
+	for i, r := range reason {
+		if unicode.IsUpper(r) && i > 0 {
+			text.WriteByte(' ')
+		}
+		text.WriteRune(unicode.ToLower(r))
+	}
+	return text.String()
 }
 
 // rolledOut says whether a control plane or a group of workers has just the machines that it asks for, by the
