@@ -11,8 +11,11 @@ package clusterapi
 import (
 	"context"
 	"fmt"
+	"maps"
 	"os"
 	"os/exec"
+	"path/filepath"
+	"regexp"
 	"slices"
 	"strings"
 	"testing"
@@ -97,6 +100,7 @@ func TestFlows(t *testing.T) {
 		{"HeldUpgradeIsTakenBack", (*world).heldUpgradeIsTakenBack},
 		{"OtherReplicaBringsItToItsEnd", (*world).otherReplicaBringsItToItsEnd},
 		{"ClusterLeavesForAForeignClass", (*world).clusterLeavesForAForeignClass},
+		{"HooksAreCalledWhereTheSelectorSays", (*world).hooksAreCalledWhereTheSelectorSays},
 		{"ClustersStayEditableWhileTheOperatorIsDown", (*world).clustersStayEditableWhileTheOperatorIsDown},
 	} {
 		if !t.Run(chapter.name, func(t *testing.T) { chapter.run(w, t) }) {
@@ -501,6 +505,64 @@ func (w *world) clusterLeavesForAForeignClass(t *testing.T) {
 	}
 	w.has(t, "cni", "3")
 	w.has(t, "csi", "3")
+}
+
+// hooksAreCalledWhereTheSelectorSays: with the selector that the documentation gives the ExtensionConfig, Cluster API does
+// not ask for a Cluster in a namespace without the label, wherever its class is, and asks again once the label is there.
+func (w *world) hooksAreCalledWhereTheSelectorSays(t *testing.T) {
+	page, err := os.ReadFile(filepath.Join(operatortest.Root, "docs/how-to/install.md"))
+	must(t, err)
+	documented := regexp.MustCompile(`kubectl label namespace team-a (\S+)=(\S+)\nkubectl patch extensionconfig (\S+) --type merge \\\n  --patch '(.*)'\n`).FindStringSubmatch(string(page))
+	if documented == nil {
+		t.Fatal("the page has no selector")
+	}
+	extension := &runtimev1.ExtensionConfig{ObjectMeta: metav1.ObjectMeta{Name: documented[3]}}
+	must(t, w.Patch(t.Context(), extension, client.RawPatch(types.MergePatchType, []byte(documented[4]))))
+	w.eventually(t, "Cluster API has read the selector", func(ctx context.Context) error {
+		must(t, w.Get(ctx, client.ObjectKeyFromObject(extension), extension))
+		if c := conditions.Get(extension, runtimev1.ExtensionConfigDiscoveredCondition); c == nil || c.Status != metav1.ConditionTrue || c.ObservedGeneration != extension.Generation {
+			return fmt.Errorf("%+v", c)
+		}
+		return nil
+	})
+	asked := func() map[string]int {
+		t.Helper()
+		found := map[string]int{}
+		for _, hook := range []string{"BeforeClusterCreate", "AfterControlPlaneInitialized", "BeforeClusterUpgrade", "BeforeClusterDelete"} {
+			n, err := w.idle.Answers(t.Context(), hook, "foreign")
+			must(t, err)
+			found[hook] = n
+		}
+		return found
+	}
+	before := asked()
+	if before["BeforeClusterCreate"] == 0 || before["BeforeClusterUpgrade"] == 0 {
+		t.Fatalf("nobody has ever asked for a foreign Cluster: %v", before)
+	}
+
+	apart := types.NamespacedName{Namespace: "apart", Name: "apart"}
+	namespace := &corev1.Namespace{ObjectMeta: metav1.ObjectMeta{Name: apart.Namespace}}
+	must(t, w.Create(t.Context(), namespace))
+	cluster := clustertest.NewCluster(apart, made35, 1, 0)
+	cluster.Spec.Topology.ClassRef.Namespace = team
+	cluster.Spec.Topology.Workers = clusterv1.WorkersTopology{}
+	must(t, w.Create(t.Context(), cluster))
+	w.eventually(t, "the Cluster apart runs", func(context.Context) error { return w.runs(t, apart, made35) })
+	if after := asked(); !maps.Equal(before, after) {
+		t.Errorf("Cluster API has asked for a Cluster outside the selector: before %v, now %v", before, after)
+	}
+
+	must(t, w.Patch(t.Context(), namespace, client.RawPatch(types.MergePatchType, fmt.Appendf(nil, `{"metadata": {"labels": {%q: %q}}}`, documented[1], documented[2]))))
+	must(t, w.Delete(t.Context(), w.get(t, apart)))
+	w.eventually(t, "Cluster API asks for the Cluster again, and it goes", func(ctx context.Context) error {
+		if err := w.Get(ctx, apart, &clusterv1.Cluster{}); !apierrors.IsNotFound(err) {
+			return fmt.Errorf("it is there, %w", err)
+		}
+		if now := asked(); now["BeforeClusterDelete"] == before["BeforeClusterDelete"] {
+			return fmt.Errorf("asked %v", now)
+		}
+		return nil
+	})
 }
 
 // clustersStayEditableWhileTheOperatorIsDown, but for what only it can judge.
