@@ -23,8 +23,8 @@ import (
 
 	chart "helm.sh/helm/v4/pkg/chart/v2"
 	"oras.land/oras-go/v2/registry/remote/auth"
-	"sigs.k8s.io/yaml"
 
+	"github.com/clusterstacks/cluster-stack-operator/internal/foreignyaml"
 	"github.com/clusterstacks/cluster-stack-operator/internal/release"
 	"github.com/clusterstacks/cluster-stack-operator/internal/web"
 )
@@ -132,7 +132,7 @@ func resolve(incomplete release.IncompleteChart) ([]*chart.Dependency, error) {
 	var list struct {
 		Dependencies []*chart.Dependency `json:"dependencies"`
 	}
-	if err := yaml.Unmarshal(incomplete.Metadata, &list); err != nil {
+	if err := foreignyaml.Unmarshal(incomplete.Metadata, &list); err != nil {
 		return nil, refused("the list of dependencies cannot be read: %v", err)
 	}
 	if len(list.Dependencies) > maxDependencies {
@@ -141,7 +141,7 @@ func resolve(incomplete release.IncompleteChart) ([]*chart.Dependency, error) {
 	locked := list.Dependencies
 	if incomplete.Lock != nil {
 		var lock chart.Lock
-		if err := yaml.Unmarshal(incomplete.Lock, &lock); err != nil {
+		if err := foreignyaml.Unmarshal(incomplete.Lock, &lock); err != nil {
 			return nil, refused("the lock file cannot be read: %v", err)
 		}
 		if !fits(lock, list.Dependencies) {

@@ -19,8 +19,8 @@ import (
 	"oras.land/oras-go/v2/content"
 	"oras.land/oras-go/v2/registry/remote"
 	"oras.land/oras-go/v2/registry/remote/auth"
-	"sigs.k8s.io/yaml"
 
+	"github.com/clusterstacks/cluster-stack-operator/internal/foreignyaml"
 	"github.com/clusterstacks/cluster-stack-operator/internal/web"
 )
 
@@ -80,7 +80,7 @@ func (c *call) index(ctx context.Context, repository place) (*index, error) {
 	list := &index{}
 	// Many are JSON, which is parsed much faster.
 	if json.Unmarshal(data, list) != nil {
-		if err := yaml.Unmarshal(data, list); err != nil {
+		if err := foreignyaml.Unmarshal(data, list); err != nil {
 			return nil, fmt.Errorf("%sindex.yaml cannot be read: %w", base, err)
 		}
 	}

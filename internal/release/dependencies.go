@@ -10,7 +10,7 @@ import (
 	"slices"
 	"strings"
 
-	"sigs.k8s.io/yaml"
+	"github.com/clusterstacks/cluster-stack-operator/internal/foreignyaml"
 )
 
 // DependenciesFolder is where, in the folder of a release, charts lie that charts of the release depend on and
@@ -79,7 +79,7 @@ func findMissing(chart Chart) (IncompleteChart, error) {
 				Name string `json:"name"`
 			} `json:"dependencies"`
 		}
-		if err := yaml.Unmarshal(data, &list); err != nil {
+		if err := foreignyaml.Unmarshal(data, &list); err != nil {
 			return result, fmt.Errorf("%s: %w", file.list, err)
 		}
 		if len(list.Dependencies) == 0 {
@@ -116,7 +116,7 @@ func (c Chart) has(name string) bool {
 			var header struct {
 				Name string `json:"name"`
 			}
-			return yaml.Unmarshal(f.Data, &header) == nil && header.Name == name || folder == name
+			return foreignyaml.Unmarshal(f.Data, &header) == nil && header.Name == name || folder == name
 		}
 		version, ok := strings.CutPrefix(rest, name+"-")
 		return ok && strings.HasSuffix(version, ".tgz") && strings.IndexAny(version, "v0123456789") == 0

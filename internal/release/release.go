@@ -12,7 +12,7 @@ import (
 	"slices"
 	"strings"
 
-	"sigs.k8s.io/yaml"
+	"github.com/clusterstacks/cluster-stack-operator/internal/foreignyaml"
 )
 
 // The files of a release that have fixed names.
@@ -146,7 +146,7 @@ func parseMetadata(data []byte) (Metadata, error) {
 			} `json:"components"`
 		} `json:"versions"`
 	}
-	if err := yaml.Unmarshal(data, &file); err != nil {
+	if err := foreignyaml.Unmarshal(data, &file); err != nil {
 		return Metadata{}, err
 	}
 	var (
@@ -408,7 +408,7 @@ func readChartHeader(chart Chart) (chartHeader, error) {
 		return chartHeader{}, errors.New("no Chart.yaml found")
 	}
 	var header chartHeader
-	if err := yaml.Unmarshal(data, &header); err != nil {
+	if err := foreignyaml.Unmarshal(data, &header); err != nil {
 		return chartHeader{}, fmt.Errorf("Chart.yaml: %w", err)
 	}
 	if header.Name == "" || header.Version == "" {

@@ -12,7 +12,7 @@ import (
 	"slices"
 	"strings"
 
-	"sigs.k8s.io/yaml"
+	"github.com/clusterstacks/cluster-stack-operator/internal/foreignyaml"
 )
 
 // Point is a moment in the life of a cluster at which addons are applied. The names are those of the
@@ -131,7 +131,7 @@ type conditionItem struct {
 func parseStages(data []byte) (stages map[Point][]Stage, warnings []string, err error) {
 	var file stagesFile
 	// Strict about keys that stand twice, where one list would silently replace the other.
-	document, err := yaml.YAMLToJSONStrict(data)
+	document, err := foreignyaml.YAMLToJSONStrict(data)
 	if err != nil {
 		return nil, nil, err
 	}

@@ -19,9 +19,9 @@ import (
 	ctrl "sigs.k8s.io/controller-runtime"
 	"sigs.k8s.io/controller-runtime/pkg/client"
 	"sigs.k8s.io/controller-runtime/pkg/reconcile"
-	"sigs.k8s.io/yaml"
 
 	"github.com/clusterstacks/cluster-stack-operator/api/v1alpha1"
+	"github.com/clusterstacks/cluster-stack-operator/internal/foreignyaml"
 	"github.com/clusterstacks/cluster-stack-operator/internal/step"
 )
 
@@ -136,7 +136,7 @@ func (w *work) readReference(ctx context.Context, ref v1alpha1.ValuesReference) 
 	}
 	// What a parser says may quote the text.
 	malformed := &valuesError{what: fmt.Sprintf("key %s of %s %s is not a map in YAML", at, ref.Kind, ref.Name)}
-	document, err := yaml.YAMLToJSON(text)
+	document, err := foreignyaml.YAMLToJSON(text)
 	if err != nil {
 		return nil, "", malformed
 	}
