@@ -15,6 +15,7 @@ import (
 
 	corev1 "k8s.io/api/core/v1"
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
+	"k8s.io/apimachinery/pkg/runtime"
 	utiljson "k8s.io/apimachinery/pkg/util/json"
 	ctrl "sigs.k8s.io/controller-runtime"
 	"sigs.k8s.io/controller-runtime/pkg/client"
@@ -63,9 +64,10 @@ func (w *work) readValues(ctx context.Context) (*userValues, error) {
 		return values, nil
 	}
 	hash := sha256.New()
+	reader := &valuesReader{work: w, known: map[v1alpha1.ValuesReference]valuesRead{}, left: maxValues}
 	for _, addon := range w.settings.Spec.Addons {
 		for _, ref := range addon.ValuesFrom {
-			content, version, err := w.readReference(ctx, ref)
+			content, version, err := reader.read(ctx, ref)
 			var unusable *valuesError
 			switch {
 			case errors.As(err, &unusable) && ref.Optional && unusable.absent:
@@ -91,6 +93,33 @@ func (w *work) readValues(ctx context.Context) (*userValues, error) {
 	return values, nil
 }
 
+// maxValues is how much text the values of one Cluster may have together: all of it is read and parsed in each pass.
+const maxValues = 4 << 20
+
+// valuesReader reads each reference once in a pass, however often it is named.
+type valuesReader struct {
+	*work
+	known map[v1alpha1.ValuesReference]valuesRead
+	left  int // of maxValues
+}
+
+type valuesRead struct {
+	values  map[string]any
+	version string
+	err     error
+}
+
+func (r *valuesReader) read(ctx context.Context, ref v1alpha1.ValuesReference) (values map[string]any, version string, err error) {
+	ref.Optional = false // the same object
+	was, is := r.known[ref]
+	if !is {
+		was.values, was.version, was.err = r.readReference(ctx, ref)
+		r.known[ref] = was
+	}
+	// Others are laid over it.
+	return runtime.DeepCopyJSON(was.values), was.version, was.err
+}
+
 // valuesError says why values cannot be used. Only another object cures it, whose change is watched.
 type valuesError struct {
 	what   string
@@ -101,7 +130,11 @@ func (e *valuesError) Error() string   { return e.what }
 func (e *valuesError) Permanent() bool { return true }
 
 // readReference returns the values of a ConfigMap or Secret, and what identifies them.
-func (w *work) readReference(ctx context.Context, ref v1alpha1.ValuesReference) (values map[string]any, version string, err error) {
+func (w *valuesReader) readReference(ctx context.Context, ref v1alpha1.ValuesReference) (values map[string]any, version string, err error) {
+	tooMuch := &valuesError{what: fmt.Sprintf("the values that ClusterAddonSettings %s names have more than %d MiB together", w.settings.Name, maxValues>>20)}
+	if w.left < 0 {
+		return nil, "", tooMuch
+	}
 	key := client.ObjectKey{Namespace: w.addon.Namespace, Name: ref.Name}
 	at := ref.Key
 	if at == "" {
@@ -133,6 +166,9 @@ func (w *work) readReference(ctx context.Context, ref v1alpha1.ValuesReference) 
 		return nil, "", fmt.Errorf("get %s %s with values: %w", ref.Kind, ref.Name, err)
 	case !has:
 		return nil, "", &valuesError{what: fmt.Sprintf("%s %s has no key %s with values", ref.Kind, ref.Name, at), absent: true}
+	}
+	if w.left -= len(text); w.left < 0 {
+		return nil, "", tooMuch
 	}
 	// What a parser says may quote the text.
 	malformed := &valuesError{what: fmt.Sprintf("key %s of %s %s is not a map in YAML", at, ref.Kind, ref.Name)}

@@ -25,6 +25,7 @@ func TestSettings(t *testing.T) {
 	workload := workloadServer(t)
 	for name, test := range map[string]func(*env){
 		"GiveValues":                testGivesValues,
+		"BoundValues":               testBoundsValues,
 		"HideSecrets":               testHidesSecrets,
 		"WaitForValues":             testWaitsForValues,
 		"SwitchOff":                 testSwitchesOff,
@@ -132,6 +133,34 @@ func testGivesValues(e *env) {
 	e.set(v1alpha1.ClusterAddonSettingsSpec{})
 	o.settle()
 	e.wantObjects("cni:   ", "csi: ")
+}
+
+// testBoundsValues: an object that several addons name is read once and given to each as it is; of many large ones so much
+// is read, and the user is told.
+func testBoundsValues(e *env) {
+	e.publish(v1, both("cni", "csi"), addons{"cni": object("cni", "{{ .Values.map.a }} {{ .Values.map.b }}"), "csi": object("csi", "{{ .Values.map.a }} {{ .Values.map.b }}")})
+	e.running(v1, k135)
+	e.putConfigMap("both", "map: {a: 1, b: 1}\n")
+	e.putConfigMap("over", "map: {b: 2}\n")
+	spec := v1alpha1.ClusterAddonSettingsSpec{Addons: []v1alpha1.AddonSettings{
+		{Name: "cni", ValuesFrom: []v1alpha1.ValuesReference{fromConfigMap("both"), fromConfigMap("over")}},
+		{Name: "csi", ValuesFrom: []v1alpha1.ValuesReference{fromConfigMap("both")}},
+	}}
+	e.set(spec)
+	o := e.start()
+	o.settle()
+	e.wantReady()
+	e.wantObjects("cni: 1 2", "csi: 1 1")
+
+	for i := range 5 {
+		name := fmt.Sprintf("large-%d", i)
+		e.putConfigMap(name, "ignored: "+strings.Repeat("x", 900_000)+"\n")
+		spec.Addons[1].ValuesFrom = append(spec.Addons[1].ValuesFrom, fromConfigMap(name))
+	}
+	e.set(spec)
+	_, _ = o.once()
+	e.wantCondition(v1alpha1.HelmChartAppliedCondition, "False", v1alpha1.ValuesNotFoundReason, "have more than 4 MiB together")
+	e.wantObjects("cni: 1 2", "csi: 1 1")
 }
 
 func testHidesSecrets(e *env) {
