@@ -55,6 +55,8 @@ var compatibility = map[string][]string{
 	"Clusters of hooks in v1beta1 and v1beta2":        {"internal/hookserver TestBeforeClusterUpgrade/GoesOnWithTheProof", "internal/hookserver TestBeforeClusterUpgrade/GoesOnWithTheProofInV1Beta1"},
 	"provider integrations":                           {"internal/controller/clusterstack TestProvider", "internal/controller/clusterstackrelease TestProviderIsAwaited"},
 	"groups of cluster classes":                       {"internal/controller/clusterstackrelease TestForeignObjectsAreRefused"},
+	"csctl create and its exit codes":                 {"cmd/csctl TestScripts", "internal/build TestNextVersions", "internal/build TestNoChange"},
+	"signatures that both demand":                     {"internal/controller/releases TestWhoseSignatureIsWanted"},
 	"one lease for both operators":                    {"internal/operator TestOnlyTheLeaderChangesAnything"},
 }
 
