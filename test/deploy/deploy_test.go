@@ -136,6 +136,8 @@ func TestInstallation(t *testing.T) {
 	t.Run("Events", func(t *testing.T) { o.events(t) })
 	t.Run("AtRest", func(t *testing.T) { o.atRest(t) })
 
+	t.Run("UsesRights", func(t *testing.T) { o.useRights(t) })
+
 	// The operator goes, and comes back. Nobody notices.
 	before := o.standing(t, s)
 	o.remove(t)
@@ -312,7 +314,7 @@ func (o *installed) install(t *testing.T, file string) {
 	// What follows is what a process has instead of a Pod: an address of its own for each server, folders, and how to
 	// reach the API server. 127.0.0.1 stands in the certificate for Cluster API, which calls by URL.
 	o.args = append(slices.Clone(deployment.Spec.Template.Spec.Containers[0].Args),
-		"--kubeconfig="+kubeconfig, "--source=directory", "--release-dir="+o.releases, "--store-dir="+t.TempDir(),
+		"--kubeconfig="+kubeconfig, "--source=directory", "--release-dir="+o.releases, "--store-dir="+t.TempDir(), "--allow-networks=127.0.0.0/8",
 		"--health-addr="+o.health, "--diagnostics-address="+o.diag,
 		"--webhook-bind-address=127.0.0.1", "--webhook-port="+strconv.Itoa(webhooks),
 		"--hook-bind-address=127.0.0.1", "--hook-port="+strconv.Itoa(hooks),

@@ -22,28 +22,10 @@ import (
 	"github.com/clusterstacks/cluster-stack-operator/internal/sandbox/sandboxtest"
 )
 
-// spare are rights that one cluster of the starter stack, left in peace, does not need, and why they are there. One
-// that begins with a star stands for all verbs.
+// spare are rights that nothing in TestInstallation needs, and why they are there.
 var spare = map[string]string{
-	"* *.addons.cluster.x-k8s.io":                                  "a cluster class may have such objects; that of the starter stack has none",
-	"* *.ipam.cluster.x-k8s.io":                                    "as before",
-	"* *.openstack.k-orc.cloud":                                    "as before",
-	"* *.infrastructure.clusterstack.x-k8s.io":                     "objects of provider integrations; the starter stack needs none",
-	"* clusteraddonsettings.clusterstack.x-k8s.io":                 "nobody has made any",
 	"update clusterstackreleases/finalizers.clusterstack.x-k8s.io": "asked for by the admission plugin OwnerReferencesPermissionEnforcement, where it is on",
-	"delete clusterstackreleases.clusterstack.x-k8s.io":            "a release that is out of date and that nobody uses; here the garbage collector is faster",
-	"patch events.events.k8s.io":                                   "an event that is repeated",
-	"delete *.bootstrap.cluster.x-k8s.io":                          "objects of a cluster class; the garbage collector may be faster",
-	"delete *.controlplane.cluster.x-k8s.io":                       "as before",
-	"delete *.infrastructure.cluster.x-k8s.io":                     "as before",
-	"get configmaps.":                                              "values that a ClusterAddonSettings names",
-	"patch secrets.":                                               "Secrets of a ClusterAddon that is deleted by itself are handed to the Cluster",
-}
-
-// excused tells whether a right is spare.
-func excused(right string) bool {
-	_, what, _ := strings.Cut(right, " ")
-	return spare[right] != "" || spare["* "+what] != ""
+	"patch events.events.k8s.io":                                   "an event that is repeated, which is a matter of minutes",
 }
 
 // rights compares what the operator asked for with what it may do: nothing was denied, and nothing is granted that nobody
@@ -98,21 +80,20 @@ func rights(t *testing.T, c client.Client, management *sandboxtest.Instance) {
 				for _, verb := range rule.Verbs {
 					granted++
 					needed := right(verb, resource, "", group)
-					used := asked[needed]
-					if resource == "*" { // any kind of the group will do
-						for request := range asked {
-							kind, in, _ := strings.Cut(strings.TrimPrefix(request, verb+" "), ".")
-							used = used || strings.HasPrefix(request, verb+" ") && kind != "" && in == group
-						}
-					}
+					used := uses(asked, verb, resource, group)
 					if verb == "list" || verb == "get" { // who may watch sees all of it anyway, from the beginning if it wants
-						used = used || asked[right("watch", resource, "", group)]
+						used = used || uses(asked, "watch", resource, group)
 					}
-					if !used && !excused(needed) {
+					if !used && spare[needed] == "" {
 						unused = append(unused, needed)
 					}
 				}
 			}
+		}
+	}
+	for right := range spare {
+		if asked[right] {
+			t.Errorf("used, so not spare: %s", right)
 		}
 	}
 	slices.Sort(unused)
@@ -120,6 +101,20 @@ func rights(t *testing.T, c client.Client, management *sandboxtest.Instance) {
 		t.Errorf("granted and never used: %s", right)
 	}
 	t.Logf("%d requests, %d rights granted, %d of them spare", requests, granted, len(spare))
+}
+
+// uses tells whether a right was used. That on all kinds of a group is by that on any.
+func uses(asked map[string]bool, verb, resource, group string) bool {
+	if resource != "*" {
+		return asked[right(verb, resource, "", group)]
+	}
+	for request := range asked {
+		kind, in, _ := strings.Cut(strings.TrimPrefix(request, verb+" "), ".")
+		if strings.HasPrefix(request, verb+" ") && kind != "" && in == group {
+			return true
+		}
+	}
+	return false
 }
 
 // right names a right as verb resource.group.

@@ -59,13 +59,13 @@ func rows(page, form string) [][]string {
 
 // metrics are for those who may read them, over TLS, and are those of the documentation.
 func (o *installed) metrics(t *testing.T) {
-	get := func(token string) (int, []byte) {
+	get := func(path, token string) (int, []byte) {
 		t.Helper()
 		c, err := rest.HTTPClientFor(&rest.Config{BearerToken: token, TLSClientConfig: rest.TLSClientConfig{Insecure: true}})
 		if err != nil {
 			t.Fatal(err)
 		}
-		response, err := c.Get("https://" + o.diag + "/metrics")
+		response, err := c.Get("https://" + o.diag + path)
 		if err != nil {
 			t.Fatal(err)
 		}
@@ -80,8 +80,10 @@ func (o *installed) metrics(t *testing.T) {
 		token string
 		want  int
 	}{"Anonymous": {"", http.StatusUnauthorized}, "WithoutTheRight": {o.config.BearerToken, http.StatusForbidden}} {
-		if code, _ := get(tc.token); code != tc.want {
-			t.Errorf("%s: %d, want %d", name, code, tc.want)
+		for _, path := range []string{"/metrics", "/debug/pprof/heap", "/debug/flags/v"} {
+			if code, _ := get(path, tc.token); code != tc.want {
+				t.Errorf("%s: %s answers %d, want %d", name, path, code, tc.want)
+			}
 		}
 	}
 	scraped := o.scrape(t)
