@@ -50,25 +50,25 @@ var silent = map[string]string{
 	"docs/how-to/addons-of-one-cluster.md": "its manifests are applied here; the controller's tests have the effect",
 	"docs/how-to/air-gap.md":               "it takes registries that the reader has; test/operator/sources has some, with passwords",
 	"docs/how-to/choose-releases.md":       "its manifest is applied here",
-	"docs/how-to/back-up.md":               "it takes an installation that the reader has; the controllers' tests lose each of the objects",
-	"docs/how-to/upgrade-the-operator.md":  "it takes two versions",
 	"docs/how-to/install.md":               "test/deploy installs what it renders",
 	"docs/how-to/on-call.md":               "it looks at clusters that the reader has; operations_test.go ties it to the alerts",
 	"docs/how-to/remove-the-operator.md":   "test/deploy types it",
-	"docs/how-to/subscribe-to-releases.md": "its manifests are applied here; the tutorial subscribes, test/operator/sources has registries with credentials",
 	"docs/how-to/take-over.md":             "it takes an installation of the other operator; the controller's tests make its state",
 	"docs/how-to/verify-releases.md":       "its manifest is applied here; signing takes cosign",
 }
 
 // beforehand is what a page takes for granted.
 var beforehand = map[string]string{
-	"docs/how-to/sandbox.md":           `export PATH="$PWD/bin:$PATH"`, // that csctl is on the path
-	"docs/how-to/inject-faults.md":     `export PATH="$PWD/bin:$PATH"`,
-	"docs/how-to/many-clusters.md":     `export PATH="$PWD/bin:$PATH"`,
-	"docs/how-to/other-providers.md":   `export PATH="$PWD/bin:$PATH"`,
-	"docs/how-to/move-clusters.md":     `export PATH="$PWD/bin:$PATH"`,
-	"docs/how-to/rehearse-failures.md": `export PATH="$PWD/bin:$PATH"`,
-	"docs/how-to/keep-a-sandbox.md":    `export PATH="$PWD/bin:$PATH"`,
+	"docs/how-to/sandbox.md":               `export PATH="$PWD/bin:$PATH"`, // that csctl is on the path
+	"docs/how-to/inject-faults.md":         `export PATH="$PWD/bin:$PATH"`,
+	"docs/how-to/many-clusters.md":         `export PATH="$PWD/bin:$PATH"`,
+	"docs/how-to/other-providers.md":       `export PATH="$PWD/bin:$PATH"`,
+	"docs/how-to/move-clusters.md":         `export PATH="$PWD/bin:$PATH"`,
+	"docs/how-to/rehearse-failures.md":     `export PATH="$PWD/bin:$PATH"`,
+	"docs/how-to/back-up.md":               `export PATH="$PWD/bin:$PATH"`,
+	"docs/how-to/upgrade-the-operator.md":  `export PATH="$PWD/bin:$PATH"`,
+	"docs/how-to/subscribe-to-releases.md": `export PATH="$PWD/bin:$PATH"`,
+	"docs/how-to/keep-a-sandbox.md":        `export PATH="$PWD/bin:$PATH"`,
 }
 
 func exemption(p page, command string) string {
