@@ -9,7 +9,9 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
+	"io"
 	"io/fs"
+	"net"
 	"net/http"
 	"net/http/httptest"
 	"net/netip"
@@ -720,6 +722,71 @@ func TestManySignatures(t *testing.T) {
 	for i, want := range map[int]string{0: `{"signature":1}`, 1: `{"unknown":32}`, 31: `{"unknown":2}`, 32: `{"payload":8}`, 63: `{"payload":39}`} {
 		if text := string(got[i].Bundle) + string(got[i].Payload); text != want {
 			t.Errorf("signature %d is %s, want %s", i, text, want)
+		}
+	}
+}
+
+// Whoever answers for a registry's server of tokens is shown its credentials, and nobody to whom that one sends us on.
+func TestCredentialsDoNotFollowRedirectsOfAServerOfTokens(t *testing.T) {
+	for name, tc := range map[string]struct {
+		credentials func(registry string) oci.Credentials
+		status      int
+	}{
+		"Password": {func(string) oci.Credentials { return oci.Credentials{Username: "u", Password: "s3cret"} }, http.StatusFound},
+		"RefreshToken": {func(registry string) oci.Credentials {
+			return oci.Credentials{DockerConfig: fmt.Appendf(nil, `{"auths":{%q:{"identitytoken":"s3cret"}}}`, registry)}
+		}, http.StatusTemporaryRedirect},
+	} {
+		for _, realmHost := range []string{"127.0.0.1", "localhost"} { // the second one goes by an alias
+			t.Run(name+" "+realmHost, func(t *testing.T) {
+				var mu sync.Mutex
+				var shown []string
+				var asked bool
+				note := func(req *http.Request) {
+					data, err := io.ReadAll(req.Body)
+					must(t, err)
+					mu.Lock()
+					defer mu.Unlock()
+					shown = append(shown, req.Header.Get("Authorization")+req.Header.Get("Referer")+string(data))
+				}
+				other := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, req *http.Request) {
+					note(req)
+					_, _ = io.WriteString(w, `{"token":"t","access_token":"t"}`)
+				}))
+				defer other.Close()
+				tokens := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, req *http.Request) {
+					mu.Lock()
+					asked = true
+					mu.Unlock()
+					http.Redirect(w, req, other.URL+"/token", tc.status)
+				}))
+				defer tokens.Close()
+				_, port, err := net.SplitHostPort(tokens.Listener.Addr().String())
+				must(t, err)
+				reg := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, _ *http.Request) {
+					w.Header().Set("Www-Authenticate", fmt.Sprintf(`Bearer realm="http://%s/token",service="registry"`, net.JoinHostPort(realmHost, port)))
+					w.WriteHeader(http.StatusUnauthorized)
+				}))
+				defer reg.Close()
+				host := strings.TrimPrefix(reg.URL, "http://")
+				o := oci.Options{Credentials: tc.credentials(host), Web: quick}
+				o.Web.PlainHTTP = true
+				src, err := oci.New(host+"/x", o)
+				must(t, err)
+				if _, err := src.List(t.Context()); err == nil {
+					t.Error("a registry that refuses everything is listed")
+				}
+				mu.Lock()
+				defer mu.Unlock()
+				if !asked {
+					t.Error("the server of tokens was not asked")
+				}
+				for _, text := range shown {
+					if text != "" {
+						t.Errorf("the other server was shown %q", text)
+					}
+				}
+			})
 		}
 	}
 }
