@@ -726,6 +726,84 @@ func TestManySignatures(t *testing.T) {
 	}
 }
 
+// What is no signature takes nothing from those that are: whoever may write to a repository can put anything there.
+func TestBadSignaturesTakeNothingFromGoodOnes(t *testing.T) {
+	const bundleType, simple = "application/vnd.dev.sigstore.bundle.v0.3+json", "application/vnd.dev.cosign.simplesigning.v1+json"
+	gone := digest.FromString("gone").Encoded()
+	r := registrytest.Start(t, registrytest.Options{Wrap: func(next http.Handler) http.Handler {
+		return http.HandlerFunc(func(w http.ResponseWriter, req *http.Request) {
+			if strings.HasSuffix(req.URL.Path, gone) && req.Method == http.MethodGet {
+				http.NotFound(w, req) // a registry that has lost a blob
+				return
+			}
+			next.ServeHTTP(w, req)
+		})
+	}})
+	src := open(t, r, oci.Credentials{})
+	name := parse(t, tag)
+	sum, err := src.Publish(t.Context(), name, releasetest.Multistage(tag), created, nil)
+	must(t, err)
+	subject, body, err := raw(t, r).FetchReference(t.Context(), tag)
+	must(t, errors.Join(err, body.Close()))
+	of := func(text, mediaType string, change func(*ocispec.Descriptor)) ocispec.Descriptor {
+		desc := layer("", text)
+		desc.MediaType = mediaType
+		change(&desc)
+		return desc
+	}
+	nothing, shorter, longer := func(*ocispec.Descriptor) {}, func(d *ocispec.Descriptor) { d.Size-- }, func(d *ocispec.Descriptor) { d.Size++ }
+	var old []ocispec.Descriptor
+	for _, bad := range []struct {
+		text   string
+		change func(*ocispec.Descriptor)
+	}{{"gone", nothing}, {"shorter", shorter}, {"longer", longer}} {
+		push(t, r, "", ocispec.Manifest{ArtifactType: bundleType, Subject: &subject, Annotations: map[string]string{ocispec.AnnotationCreated: created.Add(time.Hour).Format(time.RFC3339)},
+			Layers: []ocispec.Descriptor{of(bad.text, "application/json", bad.change)}}, []byte(bad.text))
+		old = append(old, of(bad.text, simple, bad.change))
+	}
+	push(t, r, "", ocispec.Manifest{ArtifactType: bundleType, Subject: &subject, Layers: []ocispec.Descriptor{of("good", "application/json", nothing)}}, []byte("good"))
+	sigTag := strings.Replace(sum, ":", "-", 1) + ".sig"
+	push(t, r, sigTag, ocispec.Manifest{Layers: append(old, of("older", simple, nothing))}, []byte("older"))
+	got, err := src.Signatures(t.Context(), name, sum)
+	if err != nil || len(got) != 2 || string(got[0].Bundle) != "good" || string(got[1].Payload) != "older" {
+		t.Errorf("got %s, %v", got, err)
+	}
+
+	// Where the tag of signatures of the older form stands for something else, there are none of these.
+	index := []byte(`{"schemaVersion":2,"mediaType":"application/vnd.oci.image.index.v1+json","manifests":[]}`)
+	desc := ocispec.Descriptor{MediaType: ocispec.MediaTypeImageIndex, Digest: digest.FromBytes(index), Size: int64(len(index))}
+	must(t, raw(t, r).Manifests().PushReference(t.Context(), desc, bytes.NewReader(index), sigTag))
+	if got, err := src.Signatures(t.Context(), name, sum); err != nil || len(got) != 1 || string(got[0].Bundle) != "good" {
+		t.Errorf("got %s, %v", got, err)
+	}
+}
+
+// A registry that cannot be asked for one of its signatures may have refused the only one that counts.
+func TestSignatureThatCannotBeHadNowIsAnError(t *testing.T) {
+	lost := digest.FromString("lost").Encoded()
+	r := registrytest.Start(t, registrytest.Options{Wrap: func(next http.Handler) http.Handler {
+		return http.HandlerFunc(func(w http.ResponseWriter, req *http.Request) {
+			if strings.HasSuffix(req.URL.Path, lost) && req.Method == http.MethodGet {
+				w.WriteHeader(http.StatusInternalServerError)
+				return
+			}
+			next.ServeHTTP(w, req)
+		})
+	}})
+	src := open(t, r, oci.Credentials{})
+	name := parse(t, tag)
+	sum, err := src.Publish(t.Context(), name, releasetest.Multistage(tag), created, nil)
+	must(t, err)
+	subject, body, err := raw(t, r).FetchReference(t.Context(), tag)
+	must(t, errors.Join(err, body.Close()))
+	for _, text := range []string{"lost", "found"} {
+		push(t, r, "", ocispec.Manifest{ArtifactType: "application/vnd.dev.sigstore.bundle.v0.3+json", Subject: &subject, Layers: []ocispec.Descriptor{layer("", text)}}, []byte(text))
+	}
+	if got, err := src.Signatures(t.Context(), name, sum); err == nil || !strings.Contains(err.Error(), "500") {
+		t.Errorf("got %s, %v", got, err)
+	}
+}
+
 // Whoever answers for a registry's server of tokens is shown its credentials, and nobody to whom that one sends us on.
 func TestCredentialsDoNotFollowRedirectsOfAServerOfTokens(t *testing.T) {
 	for name, tc := range map[string]struct {

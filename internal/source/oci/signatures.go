@@ -10,6 +10,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"net/url"
 	"slices"
 	"strings"
 
@@ -17,6 +18,8 @@ import (
 	ocispec "github.com/opencontainers/image-spec/specs-go/v1"
 	"oras.land/oras-go/v2/content"
 	"oras.land/oras-go/v2/errdef"
+	"oras.land/oras-go/v2/registry/remote/auth"
+	"oras.land/oras-go/v2/registry/remote/errcode"
 
 	"github.com/clusterstacks/cluster-stack-operator/internal/release"
 	"github.com/clusterstacks/cluster-stack-operator/internal/source"
@@ -97,6 +100,9 @@ func (s *Source) bundles(ctx context.Context, name release.Name, subject digest.
 				return signatures, nil
 			}
 			bundle, err := s.small(ctx, layer)
+			if errors.Is(err, errNoSignature) {
+				continue
+			}
 			if err != nil {
 				return nil, err
 			}
@@ -133,7 +139,8 @@ func maySign(annotations map[string]string) bool {
 func (s *Source) tagged(ctx context.Context, name release.Name, subject digest.Digest, signatures []verify.Signature) ([]verify.Signature, error) {
 	tag := subject.Algorithm().String() + "-" + subject.Encoded() + ".sig"
 	manifest, _, err := s.manifest(ctx, name, tag)
-	if errors.Is(err, errdef.ErrNotFound) {
+	var malformed *source.MalformedError
+	if errors.As(err, &malformed) || errors.Is(err, errdef.ErrNotFound) {
 		return signatures, nil
 	}
 	if err != nil {
@@ -143,6 +150,9 @@ func (s *Source) tagged(ctx context.Context, name release.Name, subject digest.D
 	// A further signature is added at the end.
 	for _, layer := range layers[max(0, len(layers)-maxSignatures):] {
 		payload, err := s.small(ctx, layer)
+		if errors.Is(err, errNoSignature) {
+			continue
+		}
 		if err != nil {
 			return nil, err
 		}
@@ -151,15 +161,24 @@ func (s *Source) tagged(ctx context.Context, name release.Name, subject digest.D
 	return signatures, nil
 }
 
-// small returns the contents of a layer of the size of a signature.
+// errNoSignature is wrapped by errors that say that a layer is none that could be a signature: another one may be. Whoever
+// may write to a repository can put such things there, and many a registry loses a blob and keeps the manifest.
+var errNoSignature = errors.New("this layer is no signature")
+
+// small returns the contents of a layer of the size of a signature. An error that wraps errNoSignature is one of what is
+// in the registry, all others are of asking for it.
 func (s *Source) small(ctx context.Context, layer ocispec.Descriptor) ([]byte, error) {
 	if layer.Size < 0 || layer.Size > maxSignatureSize {
-		return nil, fmt.Errorf("a signature is larger than %d MiB", maxSignatureSize>>20)
+		return nil, fmt.Errorf("%w: it is larger than %d MiB", errNoSignature, maxSignatureSize>>20)
 	}
 	if err := layer.Digest.Validate(); err != nil {
-		return nil, err
+		return nil, fmt.Errorf("%w: %w", errNoSignature, err)
 	}
 	body, err := s.repository.Blobs().Fetch(ctx, layer)
+	if err != nil && !ofAsking(ctx, err) {
+		// The blob is missing, or the manifest gives another size for it: no registry looks at that.
+		return nil, fmt.Errorf("%w: %w", errNoSignature, err)
+	}
 	if err != nil {
 		return nil, err
 	}
@@ -169,5 +188,18 @@ func (s *Source) small(ctx context.Context, layer ocispec.Descriptor) ([]byte, e
 	if _, err := io.Copy(buffer, io.LimitReader(verified, maxSignatureSize)); err != nil {
 		return nil, err
 	}
-	return buffer.Bytes(), verified.Verify()
+	if err := verified.Verify(); err != nil {
+		return nil, fmt.Errorf("%w: %w", errNoSignature, err)
+	}
+	return buffer.Bytes(), nil
+}
+
+// ofAsking tells whether an error is one of asking a registry for something, and not of what it has: asking again may help.
+func ofAsking(ctx context.Context, err error) bool {
+	if errors.Is(err, errdef.ErrNotFound) {
+		return false
+	}
+	var answer *errcode.ErrorResponse
+	var request *url.Error
+	return ctx.Err() != nil || errors.As(err, &answer) || errors.As(err, &request) || errors.Is(err, auth.ErrBasicCredentialNotFound)
 }
