@@ -13,6 +13,7 @@ import (
 	"time"
 
 	corev1 "k8s.io/api/core/v1"
+	"k8s.io/apimachinery/pkg/types"
 	"sigs.k8s.io/controller-runtime/pkg/client"
 
 	"github.com/clusterstacks/cluster-stack-operator/api/v1alpha1"
@@ -74,8 +75,11 @@ const (
 	pollRemote    = 5 * time.Minute
 )
 
-// newReleases sets up the source of the operator and those that ClusterStacks may name.
-func newReleases(reader client.Reader, secrets client.Reader, st *store.Store, c Config) (*releases.Releases, error) {
+// +kubebuilder:rbac:groups="",resources=namespaces,verbs=get
+
+// newReleases sets up the source of the operator and those that ClusterStacks may name. The reader may read from a cache,
+// live must not.
+func newReleases(reader, live client.Reader, st *store.Store, c Config) (*releases.Releases, error) {
 	hosts := &web.Hosts{}
 	src, key, location, err := c.ownSource(hosts)
 	if err != nil {
@@ -93,7 +97,7 @@ func newReleases(reader client.Reader, secrets client.Reader, st *store.Store, c
 	if err != nil {
 		return nil, err
 	}
-	rules, err := c.rules(secrets)
+	rules, err := c.rules(live)
 	if err != nil {
 		return nil, err
 	}
@@ -104,7 +108,12 @@ func newReleases(reader client.Reader, secrets client.Reader, st *store.Store, c
 		},
 		Secret: func(ctx context.Context, key client.ObjectKey) (*corev1.Secret, error) {
 			secret := &corev1.Secret{}
-			return secret, secrets.Get(ctx, key, secret)
+			return secret, live.Get(ctx, key, secret)
+		},
+		Namespace: func(ctx context.Context, name string) (types.UID, error) {
+			namespace := &corev1.Namespace{}
+			err := live.Get(ctx, client.ObjectKey{Name: name}, namespace)
+			return namespace.UID, err
 		},
 		Directory:     folder,
 		Location:      location,

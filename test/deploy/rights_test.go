@@ -26,6 +26,7 @@ import (
 var spare = map[string]string{
 	"update clusterstackreleases/finalizers.clusterstack.x-k8s.io": "asked for by the admission plugin OwnerReferencesPermissionEnforcement, where it is on",
 	"patch events.events.k8s.io":                                   "an event that is repeated, which is a matter of minutes",
+	"get namespaces.":                                              "whether credentials for releases are those of the same namespace as before",
 }
 
 // rights compares what the operator asked for with what it may do: nothing was denied, and nothing is granted that nobody

@@ -10,9 +10,11 @@ import (
 	"path/filepath"
 	"slices"
 	"strings"
+	"sync"
 	"time"
 
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
+	"k8s.io/apimachinery/pkg/types"
 	"sigs.k8s.io/controller-runtime/pkg/client"
 
 	"github.com/clusterstacks/cluster-stack-operator/api/v1alpha1"
@@ -82,6 +84,9 @@ func (r *Releases) Of(stack *v1alpha1.ClusterStack) Origin {
 	}
 	if spec.SecretRef != nil {
 		o.Key += " of Secret " + stack.Namespace + "/" + spec.SecretRef.Name
+		if in := r.incarnations.of(stack); in != "" {
+			o.Key += " in namespace " + string(in)
+		}
 	}
 	if spec.Timeout != nil {
 		o.settings += " " + spec.Timeout.Duration.String()
@@ -113,6 +118,11 @@ func (r *Releases) Origin(ctx context.Context, namespace string, name release.Na
 	stacks := &v1alpha1.ClusterStackList{}
 	if err := r.reader.List(ctx, stacks, client.InNamespace(namespace)); err != nil {
 		return Origin{}, nil, fmt.Errorf("list ClusterStacks: %w", err)
+	}
+	for i := range stacks.Items {
+		if err := r.meet(ctx, &stacks.Items[i]); err != nil {
+			return Origin{}, nil, err
+		}
 	}
 	var origins []Origin
 	// In the order of the owners. Those that have not become owners yet are as good.
@@ -169,6 +179,46 @@ func departed(location string, poll time.Duration) Origin {
 		key = "gone: " + location // the name of no source; it could be the key of one
 	}
 	return Origin{Location: location, Key: key, Poll: poll, gone: true}
+}
+
+// incarnations has the UIDs of the namespaces that ClusterStacks are in, by their own UIDs: an object is in one namespace
+// all its life, which can have had others of the same name before.
+type incarnations struct {
+	mu    sync.Mutex
+	known map[types.UID]types.UID
+}
+
+// maxIncarnations bounds the memory for ClusterStacks that are long gone.
+const maxIncarnations = 10_000
+
+func (i *incarnations) of(stack *v1alpha1.ClusterStack) types.UID {
+	i.mu.Lock()
+	defer i.mu.Unlock()
+	return i.known[stack.UID]
+}
+
+func (i *incarnations) note(stack *v1alpha1.ClusterStack, namespace types.UID) {
+	i.mu.Lock()
+	defer i.mu.Unlock()
+	if i.known == nil || len(i.known) >= maxIncarnations {
+		i.known = map[types.UID]types.UID{}
+	}
+	i.known[stack.UID] = namespace
+}
+
+// meet finds out which namespace a ClusterStack is in, if it names credentials: what was fetched with those of a namespace
+// that is gone is not for whoever got its name. A namespace is asked for once for each ClusterStack.
+func (r *Releases) meet(ctx context.Context, stack *v1alpha1.ClusterStack) error {
+	src := stack.Spec.Source
+	if src == nil || src.SecretRef == nil || r.options.Namespace == nil || r.incarnations.of(stack) != "" {
+		return nil
+	}
+	uid, err := r.options.Namespace(ctx, stack.Namespace)
+	if err != nil {
+		return fmt.Errorf("get the namespace %s: %w", stack.Namespace, err)
+	}
+	r.incarnations.note(stack, uid)
+	return nil
 }
 
 // source returns what an origin stands for. Its credentials are read each time: they may have changed.

@@ -38,7 +38,10 @@ type Listing struct {
 // Listing returns what the source of a ClusterStack offers, as it is known. Changes tells when that has
 // changed. From the first question on the source is asked at intervals, once for all ClusterStacks that
 // name the same one, until none of them is left.
-func (r *Releases) Listing(_ context.Context, stack *v1alpha1.ClusterStack) Listing {
+func (r *Releases) Listing(ctx context.Context, stack *v1alpha1.ClusterStack) Listing {
+	if err := r.meet(ctx, stack); err != nil {
+		return Listing{Asked: true, Err: err}
+	}
 	o := r.Of(stack)
 	r.mu.Lock()
 	defer r.mu.Unlock()

@@ -15,6 +15,7 @@ import (
 	"time"
 
 	corev1 "k8s.io/api/core/v1"
+	"k8s.io/apimachinery/pkg/types"
 	"sigs.k8s.io/controller-runtime/pkg/client"
 	"sigs.k8s.io/controller-runtime/pkg/event"
 
@@ -31,6 +32,9 @@ type Options struct {
 	Build func(spec v1alpha1.ReleaseSource, secret map[string][]byte) (source.Source, error)
 	// Secret reads a Secret, past any cache.
 	Secret func(ctx context.Context, key client.ObjectKey) (*corev1.Secret, error)
+	// Namespace returns the UID of a namespace, past any cache. Without it, two of one name that follow each other are the
+	// same.
+	Namespace func(ctx context.Context, name string) (types.UID, error)
 	// Directory is what the paths of directories in ClusterStacks are relative to.
 	Directory string
 	// Rules say whose signatures releases must have. Without them, nobody's.
@@ -52,6 +56,7 @@ type Releases struct {
 	key, location string
 	options       Options
 	changes       chan event.GenericEvent
+	incarnations  incarnations
 
 	mu      sync.Mutex
 	built   map[string]built

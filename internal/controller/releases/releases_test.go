@@ -394,6 +394,60 @@ func TestPrivateReleaseStaysWithThoseWhoHaveCredentials(t *testing.T) {
 	}
 }
 
+// Whoever gets the name of a namespace that is gone gets nothing of what was fetched with its credentials, and learns
+// nothing of what there is to be fetched.
+func TestPrivateReleaseIsGoneWithItsNamespace(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		asked := &moments{}
+		var mem sourcetest.Memory
+		mem.Publish(v1, releasetest.Multistage(v1))
+		c := &cluster{}
+		uid, lookups := types.UID("first"), 0
+		r := releases.NewWith(c, openStore(t), nil, "", releases.Options{
+			Secret: c.secret,
+			Namespace: func(context.Context, string) (types.UID, error) {
+				lookups++
+				return uid, nil
+			},
+			Build: func(_ v1alpha1.ReleaseSource, secret map[string][]byte) (source.Source, error) {
+				return guarded{Source: &mem, token: string(secret["token"]), asked: asked}, nil
+			},
+		})
+		defer run(t, r)()
+		key := client.ObjectKey{Namespace: "team", Name: "creds"}
+		c.setSecret(key, "1", "right")
+		stack := newStack("team", "scs", registry("r.example.org/private", "creds"))
+		c.setStacks(stack)
+		r.Listing(t.Context(), stack)
+		synctest.Wait()
+		if got := tags(r.Listing(t.Context(), stack)); got != v1 {
+			t.Fatalf("offered are %q", got)
+		}
+		_, digest, err := r.Open(t.Context(), "team", name(t, v1))
+		if err != nil {
+			t.Fatal(err)
+		}
+
+		uid = "second"
+		c.setSecret(key, "2", "guessed")
+		next := stack.DeepCopy()
+		next.UID = "another ClusterStack"
+		c.setStacks(next)
+		if got := tags(r.Listing(t.Context(), next)); got != "" {
+			t.Errorf("it is told of %q", got)
+		}
+		if _, _, err := r.Open(t.Context(), "team", name(t, v1)); !errors.Is(err, source.ErrUnauthorized) {
+			t.Errorf("got %v, want that the source is asked, and refuses", err)
+		}
+		if _, _, err := r.OpenPinned(t.Context(), "team", name(t, v1), digest); !errors.Is(err, source.ErrUnauthorized) {
+			t.Errorf("by its digest: got %v, want that the source is asked, and refuses", err)
+		}
+		if lookups != 2 {
+			t.Errorf("namespaces were asked for %d times, want once for each ClusterStack", lookups)
+		}
+	})
+}
+
 // counting counts fetches, and can say what there is.
 type counting struct {
 	*sourcetest.Memory
