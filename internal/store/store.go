@@ -56,6 +56,10 @@ type Want struct {
 	// Pin is what the release must be. As long as it is empty, the store keeps to what it fetched first.
 	Pin  Pin
 	From Fetcher
+	// Offered, if set, is asked before anything else which digest the source has now: the release is that one, if the pin
+	// has no digest and the answer is not empty. An error is that of the release. It is asked by no caller, like the
+	// Fetcher, and may take its time.
+	Offered func(ctx context.Context) (digest string, err error)
 	// Tenant is for whom it is, such as a namespace. Fetches for one do not keep those for others waiting.
 	Tenant string
 
@@ -83,8 +87,8 @@ type Got struct {
 type Options struct {
 	// Quota is how many bytes releases may take on disk, those that are being fetched included; 0 means as many as fit.
 	Quota int64
-	// Patience is how long a caller waits for a release that has to be fetched before he gets a *PendingError;
-	// 0 means until it is there. The fetch goes on meanwhile.
+	// Patience is for how long callers wait for a release that has to be fetched, from when the first of them asked for it:
+	// then they get a *PendingError. 0 means until it is there. The fetch goes on meanwhile.
 	Patience time.Duration
 	// Fetched is called when a fetch is over that a caller did not wait for, whatever came of it.
 	Fetched func(name release.Name)
@@ -140,6 +144,7 @@ type flight struct {
 
 // result is what came of a fetch.
 type result struct {
+	began   time.Time
 	over    chan struct{} // closed when the rest is set
 	got     Got
 	err     error
@@ -257,7 +262,7 @@ func (s *Store) Close() error {
 	return s.tmp.remove()
 }
 
-// Get returns a release. When the store has it, no request is made; otherwise it is fetched and kept.
+// Get returns a release. When the store has it, no request is made but that of Want.Offered; otherwise it is fetched and kept.
 //
 // The error wraps that of the Fetcher; is a *MovedError when the source offers another digest than the
 // pinned one, a *PendingError when the fetch takes its time, a *SpaceError when there is no place for the
@@ -268,13 +273,16 @@ func (s *Store) Get(ctx context.Context, want Want) (Got, error) {
 			return Got{}, fmt.Errorf("release %s: %q is not a digest of the form sha256:<64 hexadecimal digits>", want.Name, digest)
 		}
 	}
-	if got, ok := s.remembered(want); ok {
-		return got, nil
+	if want.Offered == nil {
+		if got, ok := s.remembered(want); ok {
+			return got, nil
+		}
 	}
 	id, f := s.start(want)
 	var late <-chan time.Time
 	if s.options.Patience > 0 {
-		timer := time.NewTimer(s.options.Patience)
+		// Whoever asks again and again for what takes long does not wait each time.
+		timer := time.NewTimer(s.options.Patience - time.Since(f.began))
 		defer timer.Stop()
 		late = timer.C
 	}
@@ -314,7 +322,7 @@ func (s *Store) start(want Want) (flight, *result) {
 		s.turns.join(f.turn, want.Tenant)
 		return id, f
 	}
-	f := &result{over: make(chan struct{}), awaited: true, turn: newTurn(want.Tenant)}
+	f := &result{began: time.Now(), over: make(chan struct{}), awaited: true, turn: newTurn(want.Tenant)}
 	s.flights[id] = f
 	s.fetches.Go(func() {
 		// Not the caller's context: others may wait for the same release.
@@ -333,6 +341,15 @@ func (s *Store) start(want Want) (flight, *result) {
 
 // obtain returns a release from disk or from its source.
 func (s *Store) obtain(ctx context.Context, want Want, turn *turn) (Got, error) {
+	if want.Offered != nil {
+		digest, err := want.Offered(ctx)
+		if err != nil {
+			return Got{}, err
+		}
+		if want.Pin.Digest == "" && validDigest(digest) {
+			want.Pin.Digest = digest
+		}
+	}
 	e, err := s.load(want)
 	var damaged *damagedError
 	switch {

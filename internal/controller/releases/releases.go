@@ -139,16 +139,22 @@ func (r *Releases) OpenPinned(ctx context.Context, namespace string, name releas
 // the store has when the source cannot be asked.
 func (r *Releases) OpenFrom(ctx context.Context, o Origin, name release.Name, pin store.Pin) (Opened, error) {
 	which := broken{key: o.Key, name: name, pinned: pin.Digest}
-	if err := r.stillBroken(ctx, o, which); err != nil {
-		return Opened{}, err
-	}
-	if pin.Digest == "" {
-		// The store may have an earlier content of that name, which was deleted because it was corrected.
-		asked, cancel := context.WithTimeout(ctx, offerTimeout)
-		pin.Digest, _ = r.Offered(asked, o, name) // whoever fetches it is told
-		cancel()
-	}
 	want := store.Want{Key: o.Key, Name: name, Pin: pin, From: &fetcher{releases: r, origin: o, which: which}}
+	if known, malformed := r.isBroken(which); malformed || pin.Digest == "" {
+		// The store may have an earlier content of that name, which was deleted because it was corrected.
+		want.Offered = func(ctx context.Context) (string, error) {
+			ctx, cancel := context.WithTimeout(ctx, offerTimeout)
+			defer cancel()
+			digest, err := r.Offered(ctx, o, name)
+			if err != nil {
+				return "", nil //nolint:nilerr // whoever fetches it is told
+			}
+			if malformed && digest != "" && digest == known.digest {
+				return "", known.err // to fetch it again would change nothing
+			}
+			return digest, nil
+		}
+	}
 	if o.Stack != nil {
 		want.Tenant = o.Stack.Namespace
 	}
@@ -282,26 +288,12 @@ func (r *Releases) remember(which broken, err error) {
 	r.broken[which] = malformed{digest: digest, err: err}
 }
 
-// stillBroken returns what was wrong with a release, as long as its source has the same one.
-func (r *Releases) stillBroken(ctx context.Context, o Origin, which broken) error {
+// isBroken returns what was wrong with a release when it was fetched last, if something was.
+func (r *Releases) isBroken(which broken) (malformed, bool) {
 	r.mu.Lock()
+	defer r.mu.Unlock()
 	known, found := r.broken[which]
-	r.mu.Unlock()
-	if !found {
-		return nil
-	}
-	src, _, err := r.source(ctx, o)
-	if err != nil {
-		return nil //nolint:nilerr // whoever fetches it is told
-	}
-	resolver, ok := src.(source.Resolver)
-	if !ok {
-		return nil
-	}
-	if digest, err := resolver.Resolve(ctx, which.name); err != nil || digest != known.digest {
-		return nil //nolint:nilerr // as above
-	}
-	return fmt.Errorf("%s: %w", o.Location, known.err)
+	return known, found
 }
 
 // Moved tells whether an error says that the source offers something else under the name of a release

@@ -448,6 +448,51 @@ func TestPrivateReleaseIsGoneWithItsNamespace(t *testing.T) {
 	})
 }
 
+// silent is a source that answers no question, and has what is asked for by name.
+type silent struct{ *sourcetest.Memory }
+
+func (silent) Resolve(ctx context.Context, _ release.Name) (string, error) {
+	<-ctx.Done()
+	return "", ctx.Err()
+}
+
+// Whoever opens a release waits for a slow source no longer than for a slow fetch, and asks again without waiting; what
+// the source does not tell in time the store has.
+func TestSourceThatIsSlowToTellKeepsNobodyWaiting(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		over := make(chan release.Name, 1)
+		const patience = time.Second
+		st, err := store.Open(t.TempDir(), store.Options{Patience: patience, Fetched: func(n release.Name) { over <- n }})
+		if err != nil {
+			t.Fatal(err)
+		}
+		defer func() {
+			if err := st.Close(); err != nil {
+				t.Error(err)
+			}
+		}()
+		src := silent{&sourcetest.Memory{}}
+		src.Publish(v1, releasetest.Multistage(v1))
+		r := releases.NewWith(&cluster{}, st, src, "silent", releases.Options{})
+		began := time.Now()
+		for i := range 3 {
+			if _, _, err := r.Open(t.Context(), "team", name(t, v1)); !releases.Pending(err) {
+				t.Fatalf("question %d: got %v, want that it is being fetched", i, err)
+			}
+		}
+		if waited := time.Since(began); waited > patience {
+			t.Errorf("waited for %s", waited)
+		}
+		if n := <-over; n != name(t, v1) {
+			t.Errorf("%s was fetched", n)
+		}
+		began = time.Now()
+		if _, _, err := r.Open(t.Context(), "team", name(t, v1)); err != nil || time.Since(began) > 0 {
+			t.Errorf("after %s: %v", time.Since(began), err)
+		}
+	})
+}
+
 // counting counts fetches, and can say what there is.
 type counting struct {
 	*sourcetest.Memory
