@@ -93,6 +93,8 @@ type Reconciler struct {
 	options  Options
 	// compared has when sources were asked last whether they still have what is in use, by object.
 	compared sync.Map
+	// asking has the comparisons that are going on.
+	asking sync.Map
 	// watchFilter is set with the manager.
 	watchFilter string
 	// watchProvider wakes us when objects of that kind change. It does nothing without a manager.

@@ -34,6 +34,7 @@ import (
 	"github.com/clusterstacks/cluster-stack-operator/internal/apply"
 	"github.com/clusterstacks/cluster-stack-operator/internal/controller/clusterstackrelease"
 	"github.com/clusterstacks/cluster-stack-operator/internal/controller/releases"
+	"github.com/clusterstacks/cluster-stack-operator/internal/release"
 	"github.com/clusterstacks/cluster-stack-operator/internal/release/releasetest"
 	"github.com/clusterstacks/cluster-stack-operator/internal/sandbox/sandboxtest"
 	"github.com/clusterstacks/cluster-stack-operator/internal/source/sourcetest"
@@ -60,7 +61,9 @@ type world struct {
 	// classPackage is the chart of the class that was published last.
 	classPackage *fstest.MapFile
 	storeDir     string
-	reconcile    *clusterstackrelease.Reconciler
+	// around, if set, is put around what opens releases.
+	around    func(clusterstackrelease.Releases) clusterstackrelease.Releases
+	reconcile *clusterstackrelease.Reconciler
 }
 
 func newWorld(t *testing.T) *world {
@@ -88,7 +91,11 @@ func (w *world) restartOn(c client.Client, config *rest.Config) {
 	if err != nil {
 		w.Fatal(err)
 	}
-	w.reconcile = clusterstackrelease.New(c, w, releases.NewWith(w, st, w.source, "memory:test", releases.Options{Rules: w.rules}), applier, events.NewFakeRecorder(1000),
+	var opener clusterstackrelease.Releases = releases.NewWith(w, st, w.source, "memory:test", releases.Options{Rules: w.rules})
+	if w.around != nil {
+		opener = w.around(opener)
+	}
+	w.reconcile = clusterstackrelease.New(c, w, opener, applier, events.NewFakeRecorder(1000),
 		clusterstackrelease.Options{Poll: poll})
 }
 
@@ -398,6 +405,54 @@ func TestMovedTagIsTold(t *testing.T) {
 	w.must(err)
 	is(t, obj, v1alpha1.SourceUnchangedCondition, v1alpha1.NotOfferedReason, "no longer has the release")
 	is(t, obj, v1alpha1.ReadyCondition, v1alpha1.DoneReason, "")
+}
+
+// hesitant answers what a source has now only when it may.
+type hesitant struct {
+	clusterstackrelease.Releases
+	may chan struct{}
+}
+
+func (h hesitant) Offered(ctx context.Context, origin releases.Origin, name release.Name) (string, error) {
+	select {
+	case <-h.may:
+		return h.Releases.Offered(ctx, origin, name)
+	case <-ctx.Done():
+		return "", ctx.Err()
+	}
+}
+
+// A source that takes its time to say what it has keeps no worker: it is looked at again when it must have answered.
+func TestMovedTagOfASlowSourceIsToldLater(t *testing.T) {
+	w := newWorld(t)
+	w.publish(nil)
+	w.create(nil)
+	_, _, err := w.run()
+	w.must(err)
+	w.publish(map[string]string{"notes.yaml": "# changed"})
+	may := make(chan struct{})
+	w.around = func(r clusterstackrelease.Releases) clusterstackrelease.Releases { return hesitant{r, may} }
+	w.restart()
+	for range 2 {
+		obj, result, err := w.run()
+		w.must(err)
+		is(t, obj, v1alpha1.SourceUnchangedCondition, v1alpha1.DoneReason, "")
+		is(t, obj, v1alpha1.ReadyCondition, v1alpha1.DoneReason, "")
+		if result.RequeueAfter == 0 || result.RequeueAfter > 10*time.Second {
+			t.Fatalf("looked at again in %s, want soon", result.RequeueAfter)
+		}
+	}
+	close(may)
+	for deadline := time.Now().Add(30 * time.Second); ; {
+		obj, _, err := w.run()
+		w.must(err)
+		if c := obj.Status.Conditions.Get(v1alpha1.SourceUnchangedCondition); c.Reason == v1alpha1.ReleaseMovedReason {
+			return
+		}
+		if time.Now().After(deadline) {
+			t.Fatal("that the tag has moved is never told")
+		}
+	}
 }
 
 func TestUnsignedReleaseIsNotUsed(t *testing.T) {

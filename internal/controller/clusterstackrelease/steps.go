@@ -15,6 +15,7 @@ import (
 
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
 	"k8s.io/apimachinery/pkg/api/meta"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/apis/meta/v1/unstructured"
 	"k8s.io/apimachinery/pkg/runtime/schema"
 	"k8s.io/apimachinery/pkg/util/wait"
@@ -139,16 +140,46 @@ func (w *work) compareSource(ctx context.Context) (step.Outcome, error) {
 	if last, ok := w.compared.Load(id.key); ok && last.(compared).comparison == id && time.Since(last.(compared).at) < w.options.Recheck*9/10 {
 		return last.(compared).outcome, nil
 	}
-	// A source that hangs must not hold up the releases that come after this one.
-	ctx, cancel := context.WithTimeout(ctx, compareTimeout)
-	defer cancel()
-	outcome := w.compare(w.releases.Offered(ctx, w.origin, w.release.Name))
-	w.compared.Store(id.key, compared{id, outcome, time.Now()})
-	return outcome, nil
+	// A source that hangs must not hold up the releases that come after this one: it is asked beside us.
+	later := w.asBefore().LookAgain(compareTimeout + time.Second)
+	if _, asking := w.asking.LoadOrStore(id, true); asking {
+		return later, nil
+	}
+	answered := make(chan compared, 1)
+	go func() {
+		defer w.asking.Delete(id)
+		ctx, cancel := context.WithTimeout(ctx, compareTimeout)
+		defer cancel()
+		answer := compared{id, w.compare(w.releases.Offered(ctx, w.origin, w.release.Name)), time.Now()}
+		w.compared.Store(id.key, answer)
+		answered <- answer
+	}()
+	patience := time.NewTimer(comparePatience)
+	defer patience.Stop()
+	select {
+	case answer := <-answered:
+		return answer.outcome, nil
+	case <-patience.C:
+	case <-ctx.Done():
+	}
+	return later, nil
 }
 
-// compareTimeout is enough for one small request.
-const compareTimeout = 5 * time.Second
+// asBefore is what was said of the source last.
+func (w *work) asBefore() step.Outcome {
+	stored := w.obj.Status.Conditions.Get(v1alpha1.SourceUnchangedCondition)
+	if stored != nil && stored.Status == metav1.ConditionFalse && (stored.Reason == v1alpha1.NotOfferedReason || stored.Reason == v1alpha1.ReleaseMovedReason) {
+		return step.Wait(stored.Reason, "%s", stored.Message)
+	}
+	return w.compare("", nil)
+}
+
+const (
+	// compareTimeout is enough for one small request.
+	compareTimeout = 5 * time.Second
+	// comparePatience is for how long a worker waits for it.
+	comparePatience = 500 * time.Millisecond
+)
 
 type (
 	// comparison is what was asked about: the release with its digest.
