@@ -12,9 +12,11 @@ import (
 const (
 	// fetchesAtATime bounds what all sources together cost: connections, memory and room.
 	fetchesAtATime = 16
-	// fetchesForOne is how many of them are for one namespace: sources that do not answer keep nobody else waiting, as
-	// long as not four namespaces have such.
+	// fetchesForOne is how many of them are for one namespace.
 	fetchesForOne = 4
+	// firstFetches is how many there are at a time when those beyond fetchesAtATime are each the only one of its namespace:
+	// sources that do not answer keep nobody else waiting, as long as not that many namespaces have such.
+	firstFetches = 32
 )
 
 // turns hands out the right to fetch. Of those who wait it is the turn of whoever has the fewest, and else of the first.
@@ -86,11 +88,13 @@ func (t *turns) grant() {
 	if t.of == nil {
 		t.of = map[string]int{}
 	}
-	for t.running < fetchesAtATime {
+	for t.running < firstFetches {
 		next, by := -1, ""
 		for i, turn := range t.waiting {
 			for _, tenant := range turn.wantedBy {
-				if has := t.of[tenant]; has < fetchesForOne && (next < 0 || has < t.of[by]) {
+				has := t.of[tenant]
+				may := has == 0 || has < fetchesForOne && t.running < fetchesAtATime
+				if may && (next < 0 || has < t.of[by]) {
 					next, by = i, tenant
 				}
 			}

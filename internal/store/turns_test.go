@@ -30,7 +30,7 @@ func enter(ts *turns, tenant string) *turn {
 
 func TestTurnsAreShared(t *testing.T) {
 	ts := &turns{}
-	// Four namespaces have more to fetch than there are turns. A fifth one comes late.
+	// Four namespaces have more to fetch than there are turns. Others come late.
 	var greedy []*turn
 	granted := 0
 	for i := range 40 {
@@ -42,12 +42,21 @@ func TestTurnsAreShared(t *testing.T) {
 	if granted != fetchesAtATime {
 		t.Fatalf("%d fetch at a time, want %d", granted, fetchesAtATime)
 	}
-	late := enter(ts, "late")
-	if hasTurn(late) {
+	// They have all that they may have; it has none yet.
+	for i := range firstFetches - fetchesAtATime {
+		if !hasTurn(enter(ts, fmt.Sprintf("late-%d", i))) {
+			t.Fatalf("%d namespaces that have nothing wait for four that have much", firstFetches-fetchesAtATime-i)
+		}
+	}
+	if hasTurn(enter(ts, "late-0")) {
+		t.Error("a second one is begun although there are as many as may be")
+	}
+	last := enter(ts, "last")
+	if hasTurn(last) {
 		t.Fatal("more fetch than may")
 	}
 	ts.leave(greedy[0])
-	if !hasTurn(late) {
+	if !hasTurn(last) {
 		t.Error("others came first who have more already")
 	}
 }
