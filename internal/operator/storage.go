@@ -4,13 +4,16 @@
 package operator
 
 import (
+	"context"
 	"fmt"
 	"net/url"
 	"os"
 	"strings"
+	"sync"
 	"time"
 
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"oras.land/oras-go/v2/registry/remote/auth"
 	"oras.land/oras-go/v2/registry/remote/credentials"
 	ctrl "sigs.k8s.io/controller-runtime"
 	"sigs.k8s.io/controller-runtime/pkg/event"
@@ -68,16 +71,9 @@ func (c *Config) chartRepositories() (*chartrepo.Repositories, error) {
 	}
 	o := chartrepo.Options{Client: client, MirrorClient: mirror, Allowed: c.ChartRepositories}
 	if c.ChartMirrorCredentials != "" {
-		text, err := os.ReadFile(c.ChartMirrorCredentials)
-		if err != nil {
-			return nil, fmt.Errorf("--chart-mirror-credentials: %w", err)
+		if o.MirrorCredential, err = mirrorCredentials(c.ChartMirrorCredentials); err != nil {
+			return nil, err
 		}
-		known, err := credentials.NewMemoryStoreFromDockerConfig(text)
-		if err != nil {
-			// The error of the parser may quote what it could not read.
-			return nil, fmt.Errorf("--chart-mirror-credentials=%s: this is not a configuration of Docker", c.ChartMirrorCredentials)
-		}
-		o.MirrorCredential = credentials.Credential(known)
 	}
 	for _, text := range c.ChartMirrors {
 		from, to, ok := strings.Cut(text, "=")
@@ -91,4 +87,36 @@ func (c *Config) chartRepositories() (*chartrepo.Repositories, error) {
 		o.Mirrors = append(o.Mirrors, chartrepo.Mirror{From: from, To: to})
 	}
 	return chartrepo.New(o), nil
+}
+
+// mirrorCredentials returns who to be at mirrors, as a file says each time that it is asked: its contents are replaced when
+// passwords are. As long as it cannot be read, which may be in the middle of that, what it said last counts.
+func mirrorCredentials(file string) (auth.CredentialFunc, error) {
+	var mu sync.Mutex
+	var last auth.CredentialFunc
+	read := func() error {
+		text, err := os.ReadFile(file)
+		if err != nil {
+			return fmt.Errorf("--chart-mirror-credentials: %w", err)
+		}
+		known, err := credentials.NewMemoryStoreFromDockerConfig(text)
+		if err != nil {
+			// The error of the parser may quote what it could not read.
+			return fmt.Errorf("--chart-mirror-credentials=%s: this is not a configuration of Docker", file)
+		}
+		last = credentials.Credential(known)
+		return nil
+	}
+	if err := read(); err != nil {
+		return nil, err
+	}
+	return func(ctx context.Context, host string) (auth.Credential, error) {
+		mu.Lock()
+		if err := read(); err != nil {
+			ctrl.LoggerFrom(ctx).Error(err, "The credentials for mirrors cannot be read again; those that were read before are used")
+		}
+		now := last
+		mu.Unlock()
+		return now(ctx, host)
+	}, nil
 }
