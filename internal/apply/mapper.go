@@ -11,6 +11,7 @@ import (
 	"slices"
 	"strings"
 	"sync"
+	"sync/atomic"
 
 	apidiscovery "k8s.io/api/apidiscovery/v2"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
@@ -196,6 +197,9 @@ func (m *mapper) discover(ctx context.Context) (*kinds, error) {
 	if known := m.catalog.find(e); known != nil {
 		return known, nil
 	}
+	if len(documents[0])+len(documents[1]) > maxDiscovery {
+		return nil, errTooManyKinds
+	}
 	known := &kinds{served: map[schema.GroupKind][]resource{}, failed: map[string]bool{}}
 	for _, document := range documents {
 		if err := known.read(document); err != nil {
@@ -245,18 +249,28 @@ func (m *mapper) document(ctx context.Context, path string) (document []byte, ag
 	return document, err == nil, err
 }
 
-// discoveries is how many versions are asked about at a time.
-const discoveries = 8
+const (
+	// discoveries is how many versions are asked about at a time.
+	discoveries = 8
+	// maxVersions and maxDiscovery, in bytes, bound what a cluster may say that it serves, which is kept as long as it is
+	// connected. With ten thousand CustomResourceDefinitions it says half as much.
+	maxVersions  = 5000
+	maxDiscovery = 8 << 20
+)
+
+var errTooManyKinds = fmt.Errorf("it says that it serves more than %d versions of API groups, or what it says takes more than %d MiB; "+
+	"remove CustomResourceDefinitions or APIServices that are not needed", maxVersions, maxDiscovery>>20)
 
 // discoverByGroup asks version by version, as servers and proxies need that do
 // not know the aggregated form.
 func (m *mapper) discoverByGroup(ctx context.Context) (*kinds, error) {
 	var core metav1.APIVersions
 	var named metav1.APIGroupList
-	if err := m.read(ctx, "/api", &core); err != nil {
+	var total atomic.Int64 // bytes
+	if err := m.read(ctx, "/api", &core, &total); err != nil {
 		return nil, err
 	}
-	if err := m.read(ctx, "/apis", &named); err != nil {
+	if err := m.read(ctx, "/apis", &named, &total); err != nil {
 		return nil, err
 	}
 	groups := []*metav1.APIGroup{{}}
@@ -268,6 +282,14 @@ func (m *mapper) discoverByGroup(ctx context.Context) (*kinds, error) {
 	}
 	for i := range named.Groups {
 		groups = append(groups, &named.Groups[i])
+	}
+
+	count := 0
+	for _, group := range groups {
+		count += len(group.Versions)
+	}
+	if count > maxVersions {
+		return nil, errTooManyKinds
 	}
 
 	var mu sync.Mutex
@@ -282,10 +304,14 @@ func (m *mapper) discoverByGroup(ctx context.Context) (*kinds, error) {
 				where = "/api/" + gv.Version
 			}
 			asking <- struct{}{}
+			if total.Load() > maxDiscovery {
+				wg.Wait()
+				return nil, errTooManyKinds
+			}
 			wg.Go(func() {
 				defer func() { <-asking }()
 				list := &metav1.APIResourceList{}
-				err := m.read(ctx, where, list)
+				err := m.read(ctx, where, list, &total)
 				mu.Lock()
 				defer mu.Unlock()
 				if lists[gv] = list; err != nil {
@@ -296,17 +322,23 @@ func (m *mapper) discoverByGroup(ctx context.Context) (*kinds, error) {
 		}
 	}
 	wg.Wait()
+	if total.Load() > maxDiscovery {
+		return nil, errTooManyKinds
+	}
 	// That there was no time to ask says nothing about what is served.
 	return &kinds{served: kindsOf(groups, lists), failed: failed}, ctx.Err()
 }
 
-// read gets a document of the older form.
-func (m *mapper) read(ctx context.Context, path string, into any) error {
+// read gets a document of the older form, unless those before were too much already, and adds its size to the total.
+func (m *mapper) read(ctx context.Context, path string, into any, total *atomic.Int64) error {
 	ctx, cancel := context.WithTimeout(ctx, requestTimeout)
 	defer cancel()
 	body, err := m.client.Get().AbsPath(path).SetHeader("Accept", "application/json").MaxRetries(0).Do(ctx).Raw()
 	if err != nil {
 		return err
+	}
+	if total.Add(int64(len(body))) > maxDiscovery {
+		return errTooManyKinds
 	}
 	return json.Unmarshal(body, into)
 }

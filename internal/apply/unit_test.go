@@ -15,6 +15,7 @@ import (
 	"net/url"
 	"os"
 	"strings"
+	"sync/atomic"
 	"syscall"
 	"testing"
 	"time"
@@ -93,6 +94,53 @@ func TestAsksGroupByGroup(t *testing.T) {
 	}
 	if diff := cmp.Diff([]string{"apps/v1", "apps/v1/Deployment", "broken.io/v1", "broken.io/v1/Widget", "v1", "v1/ConfigMap"}, versions); diff != "" {
 		t.Errorf("served (-want +got):\n%s", diff)
+	}
+}
+
+// A cluster in somebody else's hands cannot have us ask without end, nor keep what it says without measure.
+func TestWhatAClusterSaysThatItServesIsBounded(t *testing.T) {
+	groups := func(n int) string {
+		var list strings.Builder
+		for i := range n {
+			fmt.Fprintf(&list, `{"name":"g%d","versions":[{"groupVersion":"g%[1]d/v1","version":"v1"}]},`, i)
+		}
+		return `{"kind":"APIGroupList","groups":[` + strings.TrimSuffix(list.String(), ",") + `]}`
+	}
+	aggregated := "application/json;g=apidiscovery.k8s.io;v=v2;as=APIGroupDiscoveryList"
+	for name, test := range map[string]struct {
+		contentType, apis, group string
+		most                     int64
+	}{
+		"ManyGroups":    {"application/json", groups(maxVersions + 1), `{"kind":"APIResourceList"}`, 4},
+		"LargeGroups":   {"application/json", groups(maxVersions), `{"kind":"APIResourceList","x":"` + strings.Repeat("x", 1<<20) + `"}`, 40},
+		"LargeDocument": {aggregated, `{"kind":"APIGroupDiscoveryList","items":[],"x":"` + strings.Repeat("x", maxDiscovery) + `"}`, "", 2},
+	} {
+		t.Run(name, func(t *testing.T) {
+			var asked atomic.Int64
+			server := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+				asked.Add(1)
+				w.Header().Set("Content-Type", test.contentType)
+				text := test.group
+				switch r.URL.Path {
+				case "/api":
+					text = `{"kind":"APIVersions"}`
+				case "/apis":
+					text = test.apis
+				}
+				_, _ = io.WriteString(w, text)
+			}))
+			t.Cleanup(server.Close)
+			a, err := New(&rest.Config{Host: server.URL, QPS: -1}, Options{})
+			if err != nil {
+				t.Fatal(err)
+			}
+			if _, _, err := a.mapper.kinds(t.Context()); err == nil || !strings.Contains(err.Error(), "it says that it serves more than") {
+				t.Errorf("got %v", err)
+			}
+			if n := asked.Load(); n > test.most {
+				t.Errorf("it was asked %d times, want %d at most", n, test.most)
+			}
+		})
 	}
 }
 
