@@ -30,7 +30,7 @@ import (
 )
 
 // ErrNotConnected is wrapped by what is said about a cluster to which there is no connection.
-var ErrNotConnected = errors.New("the API server of the cluster does not answer")
+var ErrNotConnected = errors.New("there is no connection to the API server of the cluster")
 
 // Options are settings whose zero value works.
 type Options struct {

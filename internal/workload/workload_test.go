@@ -294,6 +294,18 @@ func TestSaysThatCredentialsAreRefused(t *testing.T) {
 	w.says(of, "does not accept the credentials of the kubeconfig")
 }
 
+// What is wrong with a kubeconfig is not blamed on an API server that nobody has asked.
+func TestSaysThatAKubeconfigIsRefused(t *testing.T) {
+	w := newWorld(t, Options{})
+	w.secret("one", []byte(`{apiVersion: v1, kind: Config, current-context: c, contexts: [{name: c, context: {cluster: c, user: me}}],
+clusters: [{name: c, cluster: {server: "https://127.0.0.1:1"}}], users: [{name: me, user: {tokenFile: /token}}]}`))
+	of := w.cluster("one", true)
+	w.says(of, "names a file in tokenFile")
+	if _, err := w.clusters.Config(of); err == nil || strings.Contains(err.Error(), "answer") {
+		t.Errorf("says %v", err)
+	}
+}
+
 // A Cluster that was made anew under the name of another one must not be taken for it: what is installed
 // would go to the old one's API server as long as that answers.
 func TestNobodyInheritsAConnection(t *testing.T) {

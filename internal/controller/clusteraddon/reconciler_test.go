@@ -195,7 +195,7 @@ func testAwaitsTheControlPlane(e *env) {
 	e.initialize()
 	o.clusters.connected = false
 	o.settle()
-	e.wantCondition(v1alpha1.ClusterReadyCondition, "False", v1alpha1.ControlPlaneNotReadyReason, "does not answer")
+	e.wantCondition(v1alpha1.ClusterReadyCondition, "False", v1alpha1.ControlPlaneNotReadyReason, "no connection to the API server")
 	e.wantObjects()
 	o.clusters.connected = true
 	o.settle()

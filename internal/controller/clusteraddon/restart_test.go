@@ -35,5 +35,5 @@ func TestARestartSaysNothingOfAClusterThatNobodyTriedToReach(t *testing.T) {
 	if _, err := next.once(); err != nil {
 		t.Fatal(err)
 	}
-	e.wantCondition(v1alpha1.ClusterReadyCondition, "False", v1alpha1.ControlPlaneNotReadyReason, "does not answer")
+	e.wantCondition(v1alpha1.ClusterReadyCondition, "False", v1alpha1.ControlPlaneNotReadyReason, "no connection to the API server")
 }
