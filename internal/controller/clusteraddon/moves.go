@@ -362,7 +362,17 @@ func (w *work) verified(ctx context.Context) (func(apply.ID) bool, error) {
 			return nil, nil //nolint:nilnil // nothing is known
 		}
 	}
-	doubtful := w.doubtful(drift)
+	var sent []string
+	for _, stage := range rollout.Stages(w.release, w.record.Rollout.Point) {
+		if stage.Action == release.Apply && !slices.Contains(w.record.Rollout.Done, stage.Name) {
+			sent = append(sent, stage.Name)
+		}
+	}
+	doubtful := slices.DeleteFunc(w.doubtful(drift), func(id apply.ID) bool {
+		// What this rollout does not send would be in doubt for good, and neither compared nor corrected any more.
+		entry, _ := w.inventory.Get(id)
+		return !slices.Contains(sent, entry.Set)
+	})
 	for _, id := range doubtful {
 		// It stays in doubt until it was sent.
 		entry, _ := w.inventory.Get(id)

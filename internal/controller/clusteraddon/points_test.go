@@ -4,6 +4,7 @@
 package clusteraddon
 
 import (
+	"strings"
 	"testing"
 	"time"
 
@@ -19,6 +20,7 @@ func TestPoints(t *testing.T) {
 	workload := workloadServer(t)
 	for name, test := range map[string]func(*env){
 		"InTheCourseOfAnUpgrade":      testPassesEveryPoint,
+		"WithDriftBesideThem":         testPointsLeaveDriftToBeCorrected,
 		"BeforeADeletion":             testSaysFarewell,
 		"BeforeADeletionNotForLong":   testDoesNotSayFarewellForLong,
 		"BeforeADeletionUnlessItMay":  testLetsGoWhenCapiDoes,
@@ -84,6 +86,33 @@ func testPassesEveryPoint(e *env) {
 	if after := e.versions(); after["addon"] != before["addon"] {
 		e.Error("written at rest")
 	}
+}
+
+// A point that applies some addons compares all. What it finds about the others is corrected at rest.
+func testPointsLeaveDriftToBeCorrected(e *env) {
+	e.publish(v1, both("cni", "metrics"), starter1)
+	e.publish(up, map[release.Point][]string{
+		release.AfterControlPlaneInitialized: {"cni", "csi"},
+		release.BeforeClusterUpgrade:         {"cni"},
+		release.AfterControlPlaneUpgrade:     {"csi"},
+	}, starter2)
+	e.running(v1, k135)
+	e.machines(k135, k135)
+	o := e.start()
+	o.settle()
+	e.use(up, k136)
+	o.settle()
+	e.put("cni", map[string]string{"text": "changed"})
+	e.machines(k136, k136)
+	o.settle()
+	e.wantObjects("cni: changed", "csi: 2")
+	if c := e.addon().Status.Conditions.Get(v1alpha1.LeftoversPrunedCondition); strings.Contains(c.Message, "left of earlier releases:") {
+		e.Errorf("says %q of what the release has", c.Message)
+	}
+	e.clock.Step(o.options.Recheck * 2)
+	o.settle()
+	e.wantReady()
+	e.wantObjects("cni: 2", "csi: 2")
 }
 
 // leaving is a cluster with a release that takes something out before its Cluster is deleted.
