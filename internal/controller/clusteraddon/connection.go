@@ -215,3 +215,9 @@ func (c *connection) guarded(object string) (apply.Entry, bool) {
 func spread(d time.Duration) time.Duration {
 	return d - d/5 + rand.N(2*d/5+1)
 }
+
+// first returns when to do for the first time what is done at intervals of about d: after a restart all clusters connect
+// at once, and are to be asked evenly over the interval.
+func first(d time.Duration) time.Duration {
+	return d/10 + rand.N(d-d/10+1)
+}

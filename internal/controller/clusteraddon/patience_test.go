@@ -299,3 +299,21 @@ func TestWhoWaitsNoLongerThanItWantedWasNotLeftWithoutAnAnswer(t *testing.T) {
 		})
 	}
 }
+
+// After a restart a thousand clusters are asked as evenly as if there had been none.
+func TestFirstChecksAreSpreadOverTheInterval(t *testing.T) {
+	const clusters, minutes = 1000, 10
+	var at [minutes]int
+	for range clusters {
+		d := first(minutes * time.Minute)
+		if d < time.Minute || d > minutes*time.Minute {
+			t.Fatalf("the first check is after %s", d)
+		}
+		at[min(int(d/time.Minute), minutes-1)]++
+	}
+	for minute, n := range at {
+		if n > 2*clusters/minutes {
+			t.Errorf("%d of %d clusters are asked in minute %d", n, clusters, minute)
+		}
+	}
+}

@@ -218,8 +218,7 @@ func (w *work) reachCluster(ctx context.Context) (step.Outcome, error) {
 		return step.Outcome{}, step.Because(v1alpha1.ControlPlaneNotReadyReason, fmt.Errorf("connect to the cluster: %w", err))
 	}
 	now := w.options.Clock.Now()
-	// After a restart all clusters connect at once; their first checks shall not come at once.
-	if w.conn, err = w.connections.to(w.clusterKey(), config, now.Add(spread(w.options.Recheck)/2)); err != nil {
+	if w.conn, err = w.connections.to(w.clusterKey(), config, now.Add(first(w.options.Recheck))); err != nil {
 		return step.Outcome{}, step.Because(v1alpha1.ControlPlaneNotReadyReason, err)
 	}
 	if !w.conn.answers(ctx, w.turn) {
