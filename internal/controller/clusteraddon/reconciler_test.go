@@ -246,6 +246,14 @@ func testOutlivesItsRelease(e *env) {
 		e.Errorf("%d writes, want the one of the status", mutating)
 	}
 
+	// Without the release nothing can be taken out, and that is not to be told as done.
+	e.set(v1alpha1.ClusterAddonSettingsSpec{Addons: []v1alpha1.AddonSettings{{Name: "cni", Disabled: true}}})
+	o.settle()
+	e.wantCondition(v1alpha1.ClusterStackReleaseDownloadedCondition, "False", v1alpha1.NotPublishedReason, v1)
+	e.set(v1alpha1.ClusterAddonSettingsSpec{})
+	o.settle()
+	e.wantReady()
+
 	// Another content under the name is another release.
 	e.fix(rel, "sha256:"+strings.Repeat("0", 64))
 	o.settle()

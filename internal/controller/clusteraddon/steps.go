@@ -280,6 +280,11 @@ func (w *work) inPlace(ctx context.Context, key releases.Key) bool {
 		w.asked != nil && !w.record.Proves(*w.asked) && !w.record.Idle(*w.asked) {
 		return false
 	}
+	isOff := func(addon string) bool { return slices.Contains(off(w.settings), addon) }
+	if slices.ContainsFunc(slices.Concat(applied.Addons, applied.Behind), isOff) ||
+		slices.ContainsFunc(applied.Off, func(addon string) bool { return !isOff(addon) }) {
+		return false // an addon was switched off or on, which takes the release
+	}
 	rel := &v1alpha1.ClusterStackRelease{}
 	err := w.client.Get(ctx, client.ObjectKey{Namespace: key.Namespace, Name: key.Name.String()}, rel)
 	return err == nil && releases.PinOf(rel).Digest == applied.Digest
