@@ -408,16 +408,24 @@ func TestQuotaCountsWhatIsBeingFetched(t *testing.T) {
 	})
 	<-writing
 	const other = "docker-scs-1-35-v2"
+	size := int64(2 << 20)
 	large := store.Want{Key: key, Name: nameOf(t, other), From: reserver(func(ctx context.Context, dst *os.Root) (string, error) {
-		if err := store.Reserve(ctx, 2<<20); err != nil {
+		if err := store.Reserve(ctx, size); err != nil {
 			return "", fmt.Errorf("write: %w", err)
 		}
 		return copyOf(dst, releasetest.Legacy(other))
 	})}
 	var space *store.SpaceError
-	if _, err := s.Get(t.Context(), large); !errors.As(err, &space) || !strings.Contains(err.Error(), "being fetched 2 of 3 MiB") {
+	_, err := s.Get(t.Context(), large)
+	if !errors.As(err, &space) || !strings.Contains(err.Error(), "being fetched this one takes more than 3 MiB") {
 		t.Errorf("beyond the quota with what is being fetched: got %v", err)
 	}
+	// It stands in a condition: how much others take at the moment must not change it.
+	size = 8 << 20
+	if _, again := s.Get(t.Context(), large); again == nil || err == nil || again.Error() != err.Error() {
+		t.Errorf("with other figures it says\n%v, before\n%v", again, err)
+	}
+	size = 2 << 20
 	close(mayGoOn)
 	group.Wait()
 	// What the first one did not need in the end is free again, and so is what the second one did not get.

@@ -62,10 +62,9 @@ func (r *room) take(ctx context.Context, n int64) error {
 	if try() {
 		return nil
 	}
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	return fmt.Errorf("%w: this one takes %d MiB or more, those that are in use take %d and those that are being fetched %d of %d MiB; raise the quota, or remove releases that are no longer needed",
-		errQuota, mebi(r.taken+n), mebi(s.size), mebi(s.incoming-r.taken), s.options.Quota>>20)
+	// How much each of them takes differs from one try to the next, and the message stands in conditions; metrics tell.
+	return fmt.Errorf("%w: together with those that are in use or being fetched this one takes more than %d MiB; raise the quota, or remove releases that are no longer needed",
+		errQuota, mebi(s.options.Quota))
 }
 
 // settle takes what a release needs in the end.
