@@ -161,8 +161,8 @@ func newManager(cfg *rest.Config, c Config) (ctrl.Manager, guard, error) {
 		cfg.Wrap(lease.Guard)
 	}
 	metrics.TLSOpts = tlsOptions
-	// The queue of controller-runtime 0.24 can hang when it is shut down with items in it, and the lease is given back
-	// only when all have ended. Another replica shall not wait for that; what was begun is safe to leave at any instant.
+	// The lease is given back only when all have ended. Another replica shall not wait longer for that; what was begun is
+	// safe to leave at any instant.
 	shutdown := 10 * time.Second
 	var namespaces map[string]cache.Config
 	if c.Namespace != "" {
@@ -245,7 +245,7 @@ func setUp(ctx context.Context, mgr ctrl.Manager, cfg *rest.Config, guard guard,
 	clusters := workload.New(mgr.GetClient(), mgr.GetAPIReader(), workload.Options{
 		QPS: c.ClusterQPS, Burst: c.ClusterBurst, UserAgent: remote.DefaultClusterAPIUserAgent(name), WatchFilter: c.WatchFilter,
 	})
-	if err := clusters.SetupWithManager(mgr, controller.Options{MaxConcurrentReconciles: c.ClusterCacheConcurrency}); err != nil {
+	if err := clusters.SetupWithManager(mgr, controller.Options{MaxConcurrentReconciles: c.ClusterCacheConcurrency, NewQueue: newQueue}); err != nil {
 		return err
 	}
 	addonOptions := clusteraddon.Options{Render: render, Guard: guard}
@@ -273,6 +273,7 @@ func setUp(ctx context.Context, mgr ctrl.Manager, cfg *rest.Config, guard guard,
 func controllerOptions(concurrency int) controller.Options {
 	return controller.Options{
 		MaxConcurrentReconciles: concurrency,
+		NewQueue:                newQueue,
 		RateLimiter:             workqueue.NewTypedItemExponentialFailureRateLimiter[reconcile.Request](250*time.Millisecond, time.Minute),
 	}
 }

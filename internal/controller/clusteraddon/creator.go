@@ -45,7 +45,7 @@ func (c *creator) setup(mgr ctrl.Manager, s Setup) error {
 		// A release that arrives after the Cluster adopts it.
 		Watches(&v1alpha1.ClusterStackRelease{}, handler.EnqueueRequestsFromMapFunc(c.clustersOfRelease), builder.WithPredicates(onlyNew())).
 		Watches(&v1alpha1.ClusterAddon{}, handler.EnqueueRequestsFromMapFunc(clusterOfAddon), builder.WithPredicates(onlyGone())).
-		WithOptions(controller.Options{MaxConcurrentReconciles: 1}).
+		WithOptions(controller.Options{MaxConcurrentReconciles: 1, NewQueue: s.Controller.NewQueue}).
 		Complete(reconcile.AsReconciler(mgr.GetClient(), c))
 	if err != nil {
 		return fmt.Errorf("controller that makes ClusterAddons: %w", err)
