@@ -76,6 +76,84 @@ type Signer interface {
 	Signatures(ctx context.Context, name release.Name, digest string) ([]verify.Signature, error)
 }
 
+// ErrPublished is wrapped by the error of Put when a release of that name has other contents.
+var ErrPublished = errors.New("published already with other contents; give the release a new version")
+
+// Publisher is a Source into which releases can be put.
+type Publisher interface {
+	// Put publishes a release with all regular files of a folder. Nobody finds half a release: what was begun and not
+	// finished is not there yet, and is finished by the next call with the same files. The same files again change
+	// nothing. A release that has others is left as it is, and the error wraps ErrPublished.
+	Put(ctx context.Context, name release.Name, files fs.FS, about Publication) (Published, error)
+}
+
+// Publication is what is said about a release beside its files. Its zero value works.
+type Publication struct {
+	// Created is when the release was made, now if it is zero.
+	Created time.Time
+	// Annotations are kept by sources that have a place for them.
+	Annotations map[string]string
+	// Uploaded, if set, is called after each file, and says whether it was there already.
+	Uploaded func(file string, size int64, there bool)
+}
+
+// Published is what came of publishing a release.
+type Published struct {
+	Digest string
+	// Existed says that the release was there already, with the same files.
+	Existed bool
+}
+
+// File is a file of a release that is to be published.
+type File struct {
+	Name string
+	Data []byte
+	// Sum is the sha256 sum of Data, in hexadecimal digits.
+	Sum string
+}
+
+// ReadFiles reads the regular files of a folder in the order of their names, within the limits of a release. It ends with
+// an error when there are none.
+func ReadFiles(fsys fs.FS) ([]File, error) {
+	entries, err := fs.ReadDir(fsys, ".")
+	if err != nil {
+		return nil, err
+	}
+	var files []File
+	total := 0
+	for _, entry := range entries {
+		info, err := fs.Stat(fsys, entry.Name())
+		if err != nil {
+			return nil, err
+		}
+		if !info.Mode().IsRegular() {
+			continue
+		}
+		if err := CheckFileName(entry.Name()); err != nil {
+			return nil, err
+		}
+		if info.Size() > MaxFileSize {
+			return nil, fmt.Errorf("%s is larger than %s", entry.Name(), inWords(MaxFileSize))
+		}
+		data, err := fs.ReadFile(fsys, entry.Name())
+		if err != nil {
+			return nil, err
+		}
+		if total += len(data); total > MaxTotalSize {
+			return nil, fmt.Errorf("it is larger than %s", inWords(MaxTotalSize))
+		}
+		sum := sha256.Sum256(data)
+		files = append(files, File{Name: entry.Name(), Data: data, Sum: hex.EncodeToString(sum[:])})
+	}
+	switch {
+	case len(files) == 0:
+		return nil, errors.New("it has no files")
+	case len(files) > MaxFiles:
+		return nil, fmt.Errorf("it has more than %d files", MaxFiles)
+	}
+	return files, nil
+}
+
 // MalformedError says what is wrong with a release as the source has it.
 type MalformedError struct {
 	Name   release.Name

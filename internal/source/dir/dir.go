@@ -38,6 +38,7 @@ type digested struct {
 var _ interface {
 	source.Source
 	source.Resolver
+	source.Publisher
 } = (*Source)(nil)
 
 // New returns the source of the releases in path, in <path>/<release tag>/.

@@ -14,7 +14,9 @@ import (
 	"encoding/hex"
 	"errors"
 	"fmt"
+	"io"
 	"net/http"
+	"net/url"
 	"os"
 	"slices"
 	"strings"
@@ -56,6 +58,7 @@ type Source struct {
 var _ interface {
 	source.Source
 	source.Resolver
+	source.Publisher
 } = (*Source)(nil)
 
 // New returns the source of the releases of a repository. It makes no request.
@@ -76,15 +79,29 @@ func New(owner, repository string, o Options) (*Source, error) {
 	api := *client // which shares the transport that is put in place below
 	base := github.NewClient(nil)
 	if o.APIURL != "" {
-		if base, err = base.WithEnterpriseURLs(o.APIURL, o.APIURL); err != nil || base.BaseURL.Host == "" {
+		if base, err = base.WithEnterpriseURLs(o.APIURL, uploadURL(o.APIURL)); err != nil || base.BaseURL.Host == "" {
 			return nil, fmt.Errorf("%q is not the URL of a GitHub API", o.APIURL)
 		}
 	}
-	client.Transport = &token{next: client.Transport, token: o.Token, api: base.BaseURL}
+	client.Transport = &token{next: client.Transport, token: o.Token, api: base.BaseURL, uploads: base.UploadURL}
 	api.Transport = &memory{next: client.Transport}
 	s.api = github.NewClient(&api)
-	s.api.BaseURL, s.api.UserAgent = base.BaseURL, o.Web.UserAgent
+	s.api.BaseURL, s.api.UploadURL, s.api.UserAgent = base.BaseURL, base.UploadURL, o.Web.UserAgent
 	return s, nil
+}
+
+// uploadURL returns where the server with an API takes uploads.
+func uploadURL(api string) string {
+	u, err := url.Parse(api)
+	if err != nil {
+		return api
+	}
+	if rest, is := strings.CutPrefix(u.Host, "api."); is {
+		u.Host = "uploads." + rest
+		return u.String()
+	}
+	u.Path = strings.TrimSuffix(strings.TrimSuffix(u.Path, "/"), "/api/v3") + "/api/uploads/"
+	return u.String()
 }
 
 // String returns what people call the source.
@@ -246,25 +263,35 @@ func (s *Source) unknownRepository() error {
 	return fmt.Errorf("%w: there is no repository %s/%s, or the token may not read it", source.ErrUnauthorized, s.owner, s.repository)
 }
 
-// save writes an asset to a file and returns its sha256 sum.
-func (s *Source) save(ctx context.Context, asset *github.ReleaseAsset, dst *os.Root) (string, error) {
-	name := asset.GetName()
+// open asks for the contents of an asset.
+func (s *Source) open(ctx context.Context, asset *github.ReleaseAsset) (io.ReadCloser, error) {
 	// Not its own URL, which could be any: an asset is asked for where the API is.
 	path := fmt.Sprintf("repos/%s/%s/releases/assets/%d", s.owner, s.repository, asset.GetID())
 	req, err := s.api.NewRequest(http.MethodGet, path, nil)
 	if err != nil {
-		return "", err
+		return nil, err
 	}
 	req.Header.Set("Accept", "application/octet-stream")
 	resp, err := s.http.Do(req.WithContext(ctx))
 	if err != nil {
-		return "", fmt.Errorf("%s: %w", name, web.Cause(err))
+		return nil, fmt.Errorf("%s: %w", asset.GetName(), web.Cause(err))
 	}
-	defer func() { _ = resp.Body.Close() }() // only read from
 	if resp.StatusCode != http.StatusOK {
-		return "", answered(name, resp)
+		_ = resp.Body.Close() // what went wrong is known by then
+		return nil, answered(asset.GetName(), resp)
 	}
-	size, sum, err := source.Save(ctx, dst, name, resp.Body, int64(asset.GetSize()))
+	return resp.Body, nil
+}
+
+// save writes an asset to a file and returns its sha256 sum.
+func (s *Source) save(ctx context.Context, asset *github.ReleaseAsset, dst *os.Root) (string, error) {
+	name := asset.GetName()
+	body, err := s.open(ctx, asset)
+	if err != nil {
+		return "", err
+	}
+	defer func() { _ = body.Close() }() // only read from
+	size, sum, err := source.Save(ctx, dst, name, body, int64(asset.GetSize()))
 	if err != nil {
 		return "", err
 	}

@@ -19,11 +19,12 @@ import (
 type token struct {
 	next  http.RoundTripper
 	token string
-	api   *url.URL
+	// api and uploads may see it.
+	api, uploads *url.URL
 }
 
 func (t *token) RoundTrip(req *http.Request) (*http.Response, error) {
-	if t.token != "" && web.SameOrigin(t.api, req.URL) {
+	if t.token != "" && (web.SameOrigin(t.api, req.URL) || web.SameOrigin(t.uploads, req.URL)) {
 		req = req.Clone(req.Context())
 		req.Header.Set("Authorization", "Bearer "+t.token)
 	}

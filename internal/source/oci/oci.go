@@ -98,6 +98,7 @@ var _ interface {
 	source.Resolver
 	source.Addressed
 	source.Signer
+	source.Publisher
 } = (*Source)(nil)
 
 // ErrNoRepository is wrapped by errors that say that the registry does not know the repository.
@@ -424,4 +425,27 @@ func (s *Source) sorted(answer *errcode.ErrorResponse) error {
 		}
 	}
 	return err
+}
+
+// Foreign returns the tags that are not called like a release, in the order in which the registry has them.
+func (s *Source) Foreign(ctx context.Context) ([]string, error) {
+	ctx, cancel := s.bounded(ctx)
+	defer cancel()
+	var foreign []string
+	seen := 0
+	err := s.repository.Tags(ctx, "", func(tags []string) error {
+		if seen += len(tags); seen > maxTags {
+			return fmt.Errorf("more than %d tags", maxTags)
+		}
+		for _, tag := range tags {
+			if _, err := release.ParseName(tag); err != nil {
+				foreign = append(foreign, tag)
+			}
+		}
+		return nil
+	})
+	if err != nil {
+		return nil, s.failed(ctx, "list tags", err)
+	}
+	return foreign, nil
 }

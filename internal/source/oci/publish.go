@@ -11,7 +11,6 @@ import (
 	"fmt"
 	"io/fs"
 	"maps"
-	"slices"
 	"strings"
 	"time"
 
@@ -28,33 +27,44 @@ import (
 const artifactType = "application/vnd.scs.cluster-stacks.v1"
 
 // ErrPublished is wrapped by the error of Publish when a release of that name has other contents.
-var ErrPublished = errors.New("published already with other contents; give the release a new version")
+var ErrPublished = source.ErrPublished
 
-// Publish puts the files of a release into the repository and returns the digest of its manifest.
-// Annotations are added to it beside the time of creation.
-//
-// The tag comes last, so that nobody finds half a release. Publishing the same files again changes
-// nothing; a release that has other files is left as it is.
+// Publish is Put for those who want to know the digest only.
 func (s *Source) Publish(ctx context.Context, name release.Name, fsys fs.FS, created time.Time, annotations map[string]string) (string, error) {
 	return s.publish(ctx, name.String(), fsys, created, annotations)
 }
 
 func (s *Source) publish(ctx context.Context, name string, fsys fs.FS, created time.Time, annotations map[string]string) (string, error) {
+	done, err := s.put(ctx, name, fsys, source.Publication{Created: created, Annotations: annotations})
+	return done.Digest, err
+}
+
+// Put implements source.Publisher. It returns the digest of the manifest. Annotations are added to it beside the time of
+// creation. The tag comes last.
+func (s *Source) Put(ctx context.Context, name release.Name, files fs.FS, about source.Publication) (source.Published, error) {
+	return s.put(ctx, name.String(), files, about)
+}
+
+func (s *Source) put(ctx context.Context, name string, fsys fs.FS, about source.Publication) (source.Published, error) {
 	ctx, cancel := s.bounded(ctx)
 	defer cancel()
-	layers, contents, err := layersOf(fsys)
+	contents, err := source.ReadFiles(fsys)
 	if err != nil {
-		return "", fmt.Errorf("publish release %s: %w", name, err)
+		return source.Published{}, fmt.Errorf("publish release %s: %w", name, err)
 	}
+	layers := layersOf(contents)
 	there, sum, err := s.manifest(ctx, release.Name{}, name)
 	switch {
 	case err == nil:
 		if !sameFiles(there.Layers, layers) {
-			return "", fmt.Errorf("release %s in %s: %w", name, s, ErrPublished)
+			return source.Published{}, fmt.Errorf("release %s in %s: %w", name, s, ErrPublished)
 		}
-		return sum, nil
+		return source.Published{Digest: sum, Existed: true}, nil
 	case !errors.Is(err, errdef.ErrNotFound):
-		return "", s.failed(ctx, "look for release "+name, err)
+		return source.Published{}, s.failed(ctx, "look for release "+name, err)
+	}
+	if about.Created.IsZero() {
+		about.Created = time.Now()
 	}
 	manifest := ocispec.Manifest{
 		Versioned:    specs.Versioned{SchemaVersion: 2},
@@ -64,82 +74,52 @@ func (s *Source) publish(ctx context.Context, name string, fsys fs.FS, created t
 		Layers:       layers,
 		Annotations:  map[string]string{},
 	}
-	maps.Copy(manifest.Annotations, annotations)
-	manifest.Annotations[ocispec.AnnotationCreated] = created.UTC().Format(time.RFC3339)
+	maps.Copy(manifest.Annotations, about.Annotations)
+	manifest.Annotations[ocispec.AnnotationCreated] = about.Created.UTC().Format(time.RFC3339)
 	data, err := json.Marshal(manifest)
 	if err != nil {
-		return "", err
+		return source.Published{}, err
 	}
-	for i, desc := range append(slices.Clone(layers), manifest.Config) {
-		blob := manifest.Config.Data
-		if i < len(contents) {
-			blob = contents[i]
+	for i, desc := range layers {
+		existed, err := s.push(ctx, desc, contents[i].Data)
+		if err != nil {
+			return source.Published{}, s.failed(ctx, "publish release "+name, err)
 		}
-		if err := s.push(ctx, desc, blob); err != nil {
-			return "", s.failed(ctx, "publish release "+name, err)
+		if about.Uploaded != nil {
+			about.Uploaded(contents[i].Name, desc.Size, existed)
 		}
+	}
+	if _, err := s.push(ctx, manifest.Config, manifest.Config.Data); err != nil {
+		return source.Published{}, s.failed(ctx, "publish release "+name, err)
 	}
 	desc := ocispec.Descriptor{MediaType: manifest.MediaType, Digest: digest.FromBytes(data), Size: int64(len(data))}
 	if err := s.repository.PushReference(ctx, desc, bytes.NewReader(data), name); err != nil {
-		return "", s.failed(ctx, "publish release "+name, err)
+		return source.Published{}, s.failed(ctx, "publish release "+name, err)
 	}
-	return desc.Digest.String(), nil
+	return source.Published{Digest: desc.Digest.String()}, nil
 }
 
 // push uploads a blob that the repository does not have.
-func (s *Source) push(ctx context.Context, desc ocispec.Descriptor, data []byte) error {
-	exists, err := s.repository.Blobs().Exists(ctx, desc)
-	if err != nil || exists {
-		return err
+func (s *Source) push(ctx context.Context, desc ocispec.Descriptor, data []byte) (existed bool, err error) {
+	existed, err = s.repository.Blobs().Exists(ctx, desc)
+	if err != nil || existed {
+		return existed, err
 	}
-	return s.repository.Blobs().Push(ctx, desc, bytes.NewReader(data))
+	return false, s.repository.Blobs().Push(ctx, desc, bytes.NewReader(data))
 }
 
-// layersOf describes the regular files of a folder, in the order of their names.
-func layersOf(fsys fs.FS) ([]ocispec.Descriptor, [][]byte, error) {
-	entries, err := fs.ReadDir(fsys, ".")
-	if err != nil {
-		return nil, nil, err
+// layersOf describes files.
+func layersOf(files []source.File) []ocispec.Descriptor {
+	layers := make([]ocispec.Descriptor, len(files))
+	for i, f := range files {
+		layers[i] = ocispec.Descriptor{
+			MediaType:   layerType(f.Name),
+			Digest:      digest.NewDigestFromEncoded(digest.SHA256, f.Sum),
+			Size:        int64(len(f.Data)),
+			Annotations: map[string]string{ocispec.AnnotationTitle: f.Name},
+		}
 	}
-	var layers []ocispec.Descriptor
-	var contents [][]byte
-	total := 0
-	for _, entry := range entries {
-		info, err := fs.Stat(fsys, entry.Name())
-		if err != nil {
-			return nil, nil, err
-		}
-		if !info.Mode().IsRegular() {
-			continue
-		}
-		if err := source.CheckFileName(entry.Name()); err != nil {
-			return nil, nil, err
-		}
-		if info.Size() > source.MaxFileSize {
-			return nil, nil, fmt.Errorf("%s is larger than %d MiB", entry.Name(), source.MaxFileSize>>20)
-		}
-		data, err := fs.ReadFile(fsys, entry.Name())
-		if err != nil {
-			return nil, nil, err
-		}
-		if total += len(data); total > source.MaxTotalSize {
-			return nil, nil, fmt.Errorf("it is larger than %d MiB", source.MaxTotalSize>>20)
-		}
-		contents = append(contents, data)
-		layers = append(layers, ocispec.Descriptor{
-			MediaType:   layerType(entry.Name()),
-			Digest:      digest.FromBytes(data),
-			Size:        int64(len(data)),
-			Annotations: map[string]string{ocispec.AnnotationTitle: entry.Name()},
-		})
-	}
-	switch {
-	case len(layers) == 0:
-		return nil, nil, errors.New("it has no files")
-	case len(layers) > source.MaxFiles:
-		return nil, nil, fmt.Errorf("it has more than %d files", source.MaxFiles)
-	}
-	return layers, contents, nil
+	return layers
 }
 
 // layerType is the type that csctl has always given to a file. Nobody reads it.

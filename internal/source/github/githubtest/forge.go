@@ -2,7 +2,7 @@
 // SPDX-License-Identifier: Apache-2.0
 
 // Package githubtest has a forge for tests, on loopback: it speaks the part of GitHub's API that is about releases, and
-// keeps assets on a server of its own, to which it redirects. It has one repository.
+// keeps assets on a server of its own, to which it redirects. Drafts can be made, filled and published. It has one repository.
 package githubtest
 
 import (
@@ -12,6 +12,7 @@ import (
 	"encoding/pem"
 	"fmt"
 	"hash/fnv"
+	"io"
 	"io/fs"
 	"maps"
 	"net/http"
@@ -48,6 +49,8 @@ type Forge struct {
 	Leaked []string
 	// Storage, if set, answers in place of the storage.
 	Storage http.HandlerFunc
+	// Harm, if set, may answer in place of the API. It returns false for what the API shall answer.
+	Harm func(w http.ResponseWriter, req *http.Request) bool
 	// PerPage, if set, is how many releases are on a page at most.
 	PerPage int
 
@@ -59,14 +62,26 @@ const Charged = "charged"
 
 // Release is a release as the API tells of it.
 type Release struct {
+	ID         int64   `json:"id"`
 	Tag        string  `json:"tag_name"`
 	Name       any     `json:"name"`
 	Draft      bool    `json:"draft"`
 	Prerelease bool    `json:"prerelease"`
-	Published  string  `json:"published_at"`
+	Published  string  `json:"published_at,omitempty"`
 	Assets     []Asset `json:"assets"`
 
-	files fs.FS
+	files fstest.MapFS
+}
+
+// Files returns the contents of the assets that are whole, by name.
+func (p *Release) Files() fstest.MapFS {
+	files := fstest.MapFS{}
+	for _, a := range p.Assets {
+		if a.State == "uploaded" {
+			files[a.Name] = p.files[a.Name]
+		}
+	}
+	return files
 }
 
 // Asset is a file of a release as the API tells of it.
@@ -113,14 +128,22 @@ func (f *Forge) CA() []byte {
 func (f *Forge) Publish(tag string, files fstest.MapFS) *Release {
 	p := &Release{Tag: tag, Name: "A title that somebody wrote", Published: "2026-03-01T12:00:00Z", files: files}
 	for _, name := range slices.Sorted(maps.Keys(files)) {
-		sum, id := sha256.Sum256(files[name].Data), fnv.New32a()
-		_, _ = id.Write([]byte(tag + "/" + name))
-		p.Assets = append(p.Assets, Asset{ID: id.Sum32(), Name: name, Size: len(files[name].Data), State: "uploaded", Digest: "sha256:" + hex.EncodeToString(sum[:])})
+		p.add(name, files[name].Data)
 	}
 	f.Lock()
 	defer f.Unlock()
+	p.ID = int64(len(f.Releases) + 1)
 	f.Releases = append(f.Releases, p)
 	return p
+}
+
+// add puts up an asset.
+func (p *Release) add(name string, data []byte) Asset {
+	sum, id := sha256.Sum256(data), fnv.New32a()
+	_, _ = fmt.Fprintf(id, "%s/%d/%s", p.Tag, p.ID, name)
+	a := Asset{ID: id.Sum32(), Name: name, Size: len(data), State: "uploaded", Digest: "sha256:" + hex.EncodeToString(sum[:])}
+	p.Assets = append(p.Assets, a)
+	return a
 }
 
 func (f *Forge) answer(w http.ResponseWriter, req *http.Request) {
@@ -128,6 +151,9 @@ func (f *Forge) answer(w http.ResponseWriter, req *http.Request) {
 	defer f.Unlock()
 	path, _ := strings.CutPrefix(req.URL.Path, "/api/v3/repos/"+Owner+"/"+Repository)
 	f.Requests[path]++
+	if f.Harm != nil && f.Harm(w, req) {
+		return
+	}
 	if req.Header.Get("Authorization") != "Bearer "+Token {
 		http.Error(w, `{"message":"Not Found"}`, http.StatusNotFound)
 		return
@@ -138,13 +164,17 @@ func (f *Forge) answer(w http.ResponseWriter, req *http.Request) {
 	if f.Limit < 0 {
 		w.Header().Set("X-RateLimit-Remaining", "59")
 	}
+	if req.Method != http.MethodGet {
+		f.change(w, req)
+		return
+	}
 	switch rest, isTag := strings.CutPrefix(path, "/releases/tags/"); {
 	case path == "":
 		f.send(w, req, map[string]string{"name": Repository})
 	case path == "/releases":
 		f.page(w, req)
 	case isTag:
-		i := slices.IndexFunc(f.Releases, func(p *Release) bool { return p.Tag == rest })
+		i := slices.IndexFunc(f.Releases, func(p *Release) bool { return p.Tag == rest && !p.Draft })
 		if i < 0 {
 			http.Error(w, `{"message":"Not Found"}`, http.StatusNotFound)
 			return
@@ -153,6 +183,83 @@ func (f *Forge) answer(w http.ResponseWriter, req *http.Request) {
 	default:
 		http.Redirect(w, req, f.storage.URL+path+"?signature=secret", http.StatusFound)
 	}
+}
+
+// change answers what writes to the repository.
+func (f *Forge) change(w http.ResponseWriter, req *http.Request) {
+	path := strings.TrimPrefix(strings.TrimPrefix(req.URL.Path, "/api/uploads"), "/api/v3")
+	path = strings.TrimPrefix(path, "/repos/"+Owner+"/"+Repository+"/releases")
+	var id int64
+	var asset uint32
+	reply := func(code int, value any) {
+		w.Header().Set("Content-Type", "application/json")
+		w.WriteHeader(code)
+		_ = json.NewEncoder(w).Encode(value) // who does not read it asks again
+	}
+	release := func() *Release {
+		i := slices.IndexFunc(f.Releases, func(p *Release) bool { return p.ID == id })
+		if i < 0 {
+			reply(http.StatusNotFound, map[string]string{"message": "Not Found"})
+			return nil
+		}
+		return f.Releases[i]
+	}
+	exists := func(resource string) {
+		reply(http.StatusUnprocessableEntity, map[string]any{"message": "Validation Failed", "errors": []map[string]string{{"resource": resource, "code": "already_exists"}}})
+	}
+	switch {
+	case req.Method == http.MethodPost && path == "":
+		p := &Release{ID: int64(len(f.Releases) + 1), files: fstest.MapFS{}, Assets: []Asset{}}
+		_ = json.NewDecoder(req.Body).Decode(p) // the client is a library
+		f.Releases = append(f.Releases, p)
+		reply(http.StatusCreated, p)
+	case req.Method == http.MethodPost && scan(path, "/%d/assets", &id):
+		p := release()
+		if p == nil {
+			return
+		}
+		name := req.URL.Query().Get("name")
+		if slices.ContainsFunc(p.Assets, func(a Asset) bool { return a.Name == name }) {
+			exists("ReleaseAsset")
+			return
+		}
+		data, err := io.ReadAll(req.Body)
+		if err != nil { // cut off: it is there, and is none
+			a := p.add(name, data)
+			p.Assets[len(p.Assets)-1].State, p.Assets[len(p.Assets)-1].Digest = "starter", ""
+			reply(http.StatusBadRequest, a)
+			return
+		}
+		p.files[name] = &fstest.MapFile{Data: data, Mode: 0o644}
+		reply(http.StatusCreated, p.add(name, data))
+	case req.Method == http.MethodPatch && scan(path, "/%d", &id):
+		p := release()
+		if p == nil {
+			return
+		}
+		if slices.ContainsFunc(f.Releases, func(other *Release) bool { return other != p && other.Tag == p.Tag && !other.Draft }) {
+			exists("Release")
+			return
+		}
+		_ = json.NewDecoder(req.Body).Decode(p) // the client is a library
+		if !p.Draft && p.Published == "" {
+			p.Published = "2026-03-02T12:00:00Z"
+		}
+		reply(http.StatusOK, p)
+	case req.Method == http.MethodDelete && scan(path, "/assets/%d", &asset):
+		for _, p := range f.Releases {
+			p.Assets = slices.DeleteFunc(p.Assets, func(a Asset) bool { return a.ID == asset })
+		}
+		w.WriteHeader(http.StatusNoContent)
+	default:
+		reply(http.StatusNotFound, map[string]string{"message": "Not Found"})
+	}
+}
+
+// scan reads a number from a path that has exactly this form.
+func scan[T int64 | uint32](path, form string, into *T) bool {
+	n, err := fmt.Sscanf(path, form, into)
+	return err == nil && n == 1 && fmt.Sprintf(form, *into) == path
 }
 
 func (f *Forge) page(w http.ResponseWriter, req *http.Request) {

@@ -1,0 +1,102 @@
+// Copyright The Cluster Stack Operator Authors.
+// SPDX-License-Identifier: Apache-2.0
+
+package sourcetest
+
+import (
+	"errors"
+	"testing"
+	"testing/fstest"
+
+	"github.com/google/go-cmp/cmp"
+
+	"github.com/clusterstacks/cluster-stack-operator/internal/release"
+	"github.com/clusterstacks/cluster-stack-operator/internal/release/releasetest"
+	"github.com/clusterstacks/cluster-stack-operator/internal/source"
+)
+
+// Publisher is a source into which releases can be put.
+type Publisher interface {
+	source.Source
+	source.Publisher
+}
+
+// RunPublisher checks the behaviour that all sources share into which releases can be put. serve returns an empty one.
+func RunPublisher(t *testing.T, serve func(t *testing.T) Publisher) {
+	const tag = "docker-scs-1-35-v1"
+	name, err := release.ParseName(tag)
+	if err != nil {
+		t.Fatal(err)
+	}
+	put := func(t *testing.T, to Publisher, files fstest.MapFS) (source.Published, []string, error) {
+		t.Helper()
+		var uploaded []string
+		done, err := to.Put(t.Context(), name, files, source.Publication{Uploaded: func(file string, _ int64, _ bool) { uploaded = append(uploaded, file) }})
+		return done, uploaded, err
+	}
+
+	t.Run("WhatIsPutCanBeFetched", func(t *testing.T) {
+		to := serve(t)
+		done, uploaded, err := put(t, to, releasetest.Multistage(tag))
+		if err != nil || done.Existed {
+			t.Fatalf("got %+v, %v", done, err)
+		}
+		if want := len(releasetest.Multistage(tag)); len(uploaded) != want {
+			t.Errorf("told of %v, want %d files", uploaded, want)
+		}
+		if diff := cmp.Diff([]string{tag}, list(t, to)); diff != "" {
+			t.Error(diff)
+		}
+		digest, files := fetch(t, to, name)
+		if digest != done.Digest {
+			t.Errorf("put %s and fetched %s", done.Digest, digest)
+		}
+		if _, err := release.Open(files, name); err != nil {
+			t.Error(err)
+		}
+	})
+
+	t.Run("TheSameAgainChangesNothing", func(t *testing.T) {
+		to := serve(t)
+		first, _, err := put(t, to, releasetest.Multistage(tag))
+		if err != nil {
+			t.Fatal(err)
+		}
+		again, uploaded, err := put(t, to, releasetest.Multistage(tag))
+		if err != nil || !again.Existed || again.Digest != first.Digest || len(uploaded) > 0 {
+			t.Errorf("got %+v, %v, %v; want %s once more", again, err, uploaded, first.Digest)
+		}
+	})
+
+	t.Run("OtherContentsAreRefused", func(t *testing.T) {
+		for change, harm := range map[string]func(fstest.MapFS){
+			"Changed": func(files fstest.MapFS) {
+				files[release.MetadataFile].Data = append(files[release.MetadataFile].Data, '\n')
+			},
+			"More": func(files fstest.MapFS) { files["more"] = &fstest.MapFile{Data: []byte("x")} },
+			"Less": func(files fstest.MapFS) { delete(files, release.StagesFile) },
+		} {
+			t.Run(change, func(t *testing.T) {
+				to := serve(t)
+				first, _, err := put(t, to, releasetest.Multistage(tag))
+				if err != nil {
+					t.Fatal(err)
+				}
+				other := releasetest.Multistage(tag)
+				harm(other)
+				if _, _, err := put(t, to, other); !errors.Is(err, source.ErrPublished) {
+					t.Errorf("got %v", err)
+				}
+				if digest, _ := fetch(t, to, name); digest != first.Digest {
+					t.Errorf("it has become %s", digest)
+				}
+			})
+		}
+	})
+
+	t.Run("NothingIsNoRelease", func(t *testing.T) {
+		if _, _, err := put(t, serve(t), fstest.MapFS{}); err == nil {
+			t.Error("published")
+		}
+	})
+}
