@@ -27,6 +27,10 @@ var commands = []func() *cobra.Command{
 	newCreateCommand,
 	newLintCommand,
 	newTestCommand,
+	newPublishCommand,
+	newListCommand,
+	newPullCommand,
+	newVerifyCommand,
 	newSandboxCommand,
 	newVersionCommand,
 }

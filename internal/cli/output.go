@@ -6,9 +6,12 @@ package cli
 import (
 	"encoding/json"
 	"errors"
+	"fmt"
 	"io"
+	"os"
 
 	"github.com/spf13/cobra"
+	"golang.org/x/term"
 )
 
 // outputFlag lets a command print JSON for programs. What it prints for people may change at any time.
@@ -46,4 +49,48 @@ func printJSON(out io.Writer, value any) error {
 	encoder := json.NewEncoder(out)
 	encoder.SetIndent("", "  ")
 	return encoder.Encode(value)
+}
+
+// isTerminal tells whether a writer is a terminal that takes control sequences.
+func isTerminal(w io.Writer) bool {
+	f, ok := w.(*os.File)
+	return ok && term.IsTerminal(int(f.Fd())) && os.Getenv("NO_COLOR") == "" && os.Getenv("TERM") != "dumb"
+}
+
+// transfer tells of files on their way: each on a line of its own, and in a terminal all on one that is gone at the end.
+type transfer struct {
+	out  io.Writer
+	live bool
+}
+
+func newTransfer(out io.Writer) *transfer { return &transfer{out: out, live: isTerminal(out)} }
+
+func (t *transfer) file(what string, size int64, there bool) {
+	text := fmt.Sprintf("%s (%s)", what, inBytes(size))
+	if there {
+		text += ", there already"
+	}
+	if t.live {
+		_, _ = fmt.Fprintf(t.out, "\r\033[K  %s", text) // who does not see it misses nothing
+		return
+	}
+	_, _ = fmt.Fprintf(t.out, "  %s\n", text) // likewise
+}
+
+// done clears the line of a terminal.
+func (t *transfer) done() {
+	if t.live {
+		_, _ = fmt.Fprint(t.out, "\r\033[K") // likewise
+	}
+}
+
+// inBytes writes a size for people.
+func inBytes(n int64) string {
+	switch {
+	case n >= 1<<20:
+		return fmt.Sprintf("%.1f MiB", float64(n)/(1<<20))
+	case n >= 1<<10:
+		return fmt.Sprintf("%.1f KiB", float64(n)/(1<<10))
+	}
+	return fmt.Sprintf("%d B", n)
 }
