@@ -57,6 +57,7 @@ var layers = map[string]layer{
 	"internal/sandbox":                  workshop,
 	"internal/scaffold":                 domain,
 	"internal/servingcert":              driver,
+	"internal/sign":                     edge,
 	"internal/source":                   edge,
 	"internal/source/github/githubtest": workshop,
 	"internal/source/oci/registrytest":  workshop,

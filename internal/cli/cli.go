@@ -30,6 +30,7 @@ var commands = []func() *cobra.Command{
 	newPublishCommand,
 	newListCommand,
 	newPullCommand,
+	newSignCommand,
 	newVerifyCommand,
 	newSandboxCommand,
 	newVersionCommand,

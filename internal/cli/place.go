@@ -206,16 +206,11 @@ func (f *placeFlags) open(ctx context.Context, text string) (*place, error) {
 }
 
 func (f *placeFlags) openName(ctx context.Context, name placeName) (*place, error) {
-	settings := web.Options{PlainHTTP: f.plainHTTP, UserAgent: "csctl/" + version}
-	if f.caFile != "" {
-		ca, err := os.ReadFile(f.caFile)
-		if err != nil {
-			return nil, fmt.Errorf("--ca-file: %w", err)
-		}
-		settings.CA = ca
+	settings, err := f.settings()
+	if err != nil {
+		return nil, err
 	}
 	p := &place{placeName: name}
-	var err error
 	switch name.kind {
 	case placeRegistry:
 		p.source, err = openRegistry(name.location, settings)
@@ -230,6 +225,19 @@ func (f *placeFlags) openName(ctx context.Context, name placeName) (*place, erro
 		return nil, err
 	}
 	return p, nil
+}
+
+// settings say how servers are spoken to.
+func (f *placeFlags) settings() (web.Options, error) {
+	settings := web.Options{PlainHTTP: f.plainHTTP, UserAgent: "csctl/" + version}
+	if f.caFile != "" {
+		ca, err := os.ReadFile(f.caFile)
+		if err != nil {
+			return web.Options{}, fmt.Errorf("--ca-file: %w", err)
+		}
+		settings.CA = ca
+	}
+	return settings, nil
 }
 
 // openRegistry opens a repository with the credentials that the environment or Docker has for its registry.
