@@ -32,6 +32,7 @@ var commands = []func() *cobra.Command{
 	newPullCommand,
 	newSignCommand,
 	newVerifyCommand,
+	newMirrorCommand,
 	newSandboxCommand,
 	newVersionCommand,
 }

@@ -1,0 +1,336 @@
+// Copyright The Cluster Stack Operator Authors.
+// SPDX-License-Identifier: Apache-2.0
+
+package cli
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"maps"
+	"os"
+	"slices"
+	"strings"
+
+	"github.com/spf13/cobra"
+
+	"github.com/clusterstacks/cluster-stack-operator/internal/release"
+	"github.com/clusterstacks/cluster-stack-operator/internal/source"
+	"github.com/clusterstacks/cluster-stack-operator/internal/source/oci"
+)
+
+// mirrored is what mirror tells programs about a release.
+type mirrored struct {
+	Release string `json:"release"`
+	Digest  string `json:"digest,omitempty"`
+	// State is copied, unchanged, or wanted by a dry run.
+	State string `json:"state"`
+	// Referrers is how many signatures and the like came along.
+	Referrers int `json:"referrers,omitempty"`
+	// Added is how many of them were not there before.
+	Added  int      `json:"added,omitempty"`
+	Images []string `json:"images,omitempty"`
+	// Charts are those that the release depends on and does not bring along.
+	Charts []string `json:"charts,omitempty"`
+}
+
+const (
+	stateCopied = "copied"
+	stateWanted = "wanted"
+)
+
+func newMirrorCommand() *cobra.Command {
+	var (
+		flags          placeFlags
+		want           selection
+		dryRun, images bool
+	)
+	cmd := &cobra.Command{
+		Use:   "mirror FROM TO",
+		Short: "Copy releases from one place to another, or into a file and out of it",
+		Long: `Copy releases from one place to another.
+
+Between registries and bundles they stay as they are, with their digest, and signatures come along. From a folder or from
+GitHub they become artifacts, and what is signed in their files stays signed. What is there already is not copied again, so
+the same call goes on where another one was cut off. A release that is there with other contents is an error, and left as it
+is.
+
+A bundle, whose name ends with .tar, is one file for networks without a way in: an OCI image layout in a tar archive. It is
+written when it is whole; what is in it already stays.
+
+With --images nothing is copied: it lists the images of containers that the releases name when they are rendered for a
+made-up cluster. What Cluster API and kubeadm pull for a Kubernetes version is not among them.
+
+` + placeHelp,
+		Example: `  csctl mirror oci://registry.example.org/kaas/cluster-stacks stacks.tar --kubernetes 1.35 --newest
+  csctl mirror stacks.tar oci://mirror.internal/cluster-stacks
+  csctl mirror github://my-org/cluster-stacks oci://mirror.internal/cluster-stacks --dry-run
+  csctl mirror stacks.tar --images`,
+		Args: cobra.RangeArgs(1, 2), ValidArgsFunction: cobra.NoFileCompletions,
+	}
+	flags.register(cmd)
+	want.register(cmd)
+	cmd.Flags().BoolVar(&dryRun, "dry-run", false, "only say which releases would be copied")
+	cmd.Flags().BoolVar(&images, "images", false, "only list the images of containers that the releases need")
+	output := outputFlag(cmd)
+	cmd.RunE = func(cmd *cobra.Command, args []string) error {
+		ctx := cmd.Context()
+		if len(args) == 1 && !images {
+			return errors.New("say where to: csctl mirror FROM TO; only --images needs no second place")
+		}
+		from, err := flags.open(ctx, args[0])
+		if err != nil {
+			return err
+		}
+		names, err := from.selected(ctx, want)
+		if err != nil {
+			return err
+		}
+		if images {
+			return printImages(ctx, cmd.OutOrStdout(), from, names, flags, output.json())
+		}
+		to, err := openTarget(ctx, flags, args[1], dryRun)
+		if err != nil {
+			return err
+		}
+		if err := sameCredentials(from.placeName, to.placeName); err != nil {
+			return err
+		}
+		tell := newTransfer(cmd.ErrOrStderr())
+		done, err := mirror(ctx, from, to, names, dryRun, tell)
+		tell.done()
+		// What was copied before something went wrong is copied.
+		if output.json() {
+			return errors.Join(err, printJSON(cmd.OutOrStdout(), struct {
+				From     string     `json:"from"`
+				To       string     `json:"to"`
+				Releases []mirrored `json:"releases"`
+			}{from.String(), to.String(), append([]mirrored{}, done...)}))
+		}
+		return errors.Join(err, printMirrored(cmd.OutOrStdout(), done, cmd.ErrOrStderr(), from, to))
+	}
+	return cmd
+}
+
+// selected returns the names of the releases that are meant, sorted.
+func (p *place) selected(ctx context.Context, want selection) ([]release.Name, error) {
+	if p.release != (release.Name{}) {
+		return []release.Name{p.release}, nil
+	}
+	offers, err := p.source.List(ctx)
+	if err != nil {
+		return nil, err
+	}
+	var names []release.Name
+	for _, r := range want.choose(offers) {
+		names = append(names, r.name)
+	}
+	if len(names) == 0 {
+		return nil, fmt.Errorf("%s has no release that is meant", p)
+	}
+	return names, nil
+}
+
+// target is a place that takes releases.
+type target struct {
+	*place
+	// draft is set when it is a bundle.
+	draft *oci.Draft
+}
+
+func openTarget(ctx context.Context, flags placeFlags, text string, dryRun bool) (*target, error) {
+	name, err := parsePlace(text)
+	if err != nil {
+		return nil, err
+	}
+	if name.release != (release.Name{}) {
+		return nil, fmt.Errorf("%s names a release: where releases go to is named without", name)
+	}
+	if name.kind != placeBundle {
+		p, err := flags.openName(ctx, name)
+		return &target{place: p}, err
+	}
+	if _, err := os.Stat(name.location); dryRun && errors.Is(err, os.ErrNotExist) {
+		return &target{place: &place{placeName: name}}, nil
+	}
+	if dryRun {
+		p, err := flags.openName(ctx, name)
+		return &target{place: p}, err
+	}
+	draft, err := oci.OpenDraft(ctx, name.location)
+	if err != nil {
+		return nil, err
+	}
+	return &target{place: &place{placeName: name, source: draft.Source}, draft: draft}, nil
+}
+
+// sameCredentials refuses to show the credentials of one registry to another one.
+func sameCredentials(from, to placeName) error {
+	host := func(p placeName) string {
+		host, _, _ := strings.Cut(p.location, "/")
+		return host
+	}
+	if from.kind != placeRegistry || to.kind != placeRegistry || host(from) == host(to) {
+		return nil
+	}
+	_, first := registryCredentials(host(from))
+	_, second := registryCredentials(host(to))
+	if first && second {
+		return fmt.Errorf("the OCI_ variables do not say whether they are for %s or for %s: name one in OCI_REGISTRY, and log in at the other one with docker login or oras login", host(from), host(to))
+	}
+	return nil
+}
+
+func mirror(ctx context.Context, from *place, to *target, names []release.Name, dryRun bool, tell *transfer) (done []mirrored, err error) {
+	changed := to.draft != nil && to.draft.Resumed
+	for _, name := range names {
+		var one mirrored
+		if dryRun {
+			one, err = to.look(ctx, from, name)
+		} else {
+			one, err = to.take(ctx, from, name, tell)
+		}
+		if err != nil {
+			break
+		}
+		changed = changed || one.State == stateCopied || one.Added > 0
+		done = append(done, one)
+	}
+	// Without a second look at what went wrong: the folder of a bundle stays, and the next call goes on with it.
+	if err != nil || to.draft == nil {
+		return done, err
+	}
+	if !changed {
+		return done, to.draft.Discard()
+	}
+	return done, to.draft.Close()
+}
+
+// look says what would become of a release.
+func (t *target) look(ctx context.Context, from *place, name release.Name) (mirrored, error) {
+	one := mirrored{Release: name.String(), State: stateWanted}
+	resolver, is := t.source.(source.Resolver)
+	if !is {
+		return one, nil
+	}
+	sum, err := resolver.Resolve(ctx, name)
+	switch {
+	case err == nil:
+		one.State, one.Digest = stateUnchanged, sum
+		// Of places of one kind the digests can be compared.
+		if mine, is := from.source.(source.Resolver); is && (from.kind == t.kind || from.kind != placeFolder && from.kind != placeGitHub && t.kind != placeFolder && t.kind != placeGitHub) {
+			want, err := mine.Resolve(ctx, name)
+			if err == nil && want != sum {
+				return one, fmt.Errorf("release %s in %s: %w", name, t, source.ErrPublished)
+			}
+		}
+		return one, nil
+	case errors.Is(err, source.ErrNotFound), errors.Is(err, oci.ErrNoRepository), errors.Is(err, os.ErrNotExist):
+		return one, nil
+	}
+	return one, err
+}
+
+// take copies a release.
+func (t *target) take(ctx context.Context, from *place, name release.Name, tell *transfer) (mirrored, error) {
+	one := mirrored{Release: name.String(), State: stateCopied}
+	mine, first := from.source.(*oci.Source)
+	yours, second := t.source.(*oci.Source)
+	told := func(file string, size int64, there bool) { tell.file(name.String()+"/"+file, size, there) }
+	if first && second {
+		if from.digest != "" && name == from.release {
+			if sum, err := mine.Resolve(ctx, name); err != nil || sum != from.digest {
+				return one, errors.Join(err, fmt.Errorf("release %s in %s is not %s any more", name, mine, from.digest))
+			}
+		}
+		copied, err := mine.Copy(ctx, name, yours, told)
+		one.Digest, one.Referrers, one.Added = copied.Digest, copied.Referrers, copied.Added
+		if copied.Existed {
+			one.State = stateUnchanged
+		}
+		return one, err
+	}
+	publisher, can := t.source.(source.Publisher)
+	if !can {
+		return one, fmt.Errorf("%s takes no releases", t)
+	}
+	return one, from.withRelease(ctx, name, func(got fetched) error {
+		files := os.DirFS(got.folder)
+		created, err := createdAt()
+		if err != nil {
+			return err
+		}
+		put, err := publisher.Put(ctx, name, files, source.Publication{Created: created, Annotations: annotationsOf(got.release, files), Uploaded: told})
+		if one.Digest = put.Digest; put.Existed {
+			one.State = stateUnchanged
+		}
+		return err
+	})
+}
+
+func printMirrored(w io.Writer, done []mirrored, warn io.Writer, from *place, to *target) error {
+	for _, one := range done {
+		text := one.Release + " " + one.State
+		if one.Digest != "" {
+			text += " " + one.Digest
+		}
+		if one.Referrers > 0 {
+			text += fmt.Sprintf(", with %d signatures or other artifacts about it", one.Referrers)
+		}
+		if _, err := fmt.Fprintln(w, text); err != nil {
+			return err
+		}
+	}
+	if _, apart := from.source.(source.Signer); apart && (to.kind == placeFolder || to.kind == placeGitHub) {
+		_, err := fmt.Fprintf(warn, "Warning: signatures lie beside releases in %s, and %s has no place for them\n", from, to)
+		return err
+	}
+	return nil
+}
+
+// printImages lists what the releases need, once for all or for each.
+func printImages(ctx context.Context, w io.Writer, from *place, names []release.Name, flags placeFlags, asJSON bool) error {
+	settings, err := flags.settings()
+	if err != nil {
+		return err
+	}
+	var each []mirrored
+	all := map[string]bool{}
+	for _, name := range names {
+		one := mirrored{Release: name.String(), State: stateWanted}
+		err := from.withRelease(ctx, name, func(got fetched) error {
+			one.Digest = got.digest
+			incomplete, err := got.release.Incomplete()
+			if err != nil {
+				return err
+			}
+			for _, chart := range incomplete {
+				one.Charts = append(one.Charts, chart.Missing...)
+			}
+			one.Images, err = imagesOf(ctx, got, settings)
+			return err
+		})
+		if err != nil {
+			return err
+		}
+		for _, image := range one.Images {
+			all[image] = true
+		}
+		each = append(each, one)
+	}
+	images := slices.Sorted(maps.Keys(all))
+	if asJSON {
+		return printJSON(w, struct {
+			From     string     `json:"from"`
+			Images   []string   `json:"images"`
+			Releases []mirrored `json:"releases"`
+		}{from.String(), append([]string{}, images...), each})
+	}
+	for _, image := range images {
+		if _, err := fmt.Fprintln(w, image); err != nil {
+			return err
+		}
+	}
+	return nil
+}
