@@ -75,7 +75,7 @@ func (s *selection) choose(offers []source.Offer) []row {
 			continue
 		}
 		r := row{Release: n.String(), Provider: n.Provider, Name: n.Stack, Kubernetes: n.Kubernetes, Version: n.Version.String(), Channel: channelOf(n), name: n}
-		// Of versions that cannot be compared, such as hashes, none is the newest.
+		// Of versions that cannot be compared, such as hashes, none is the newest, unless it is alone.
 		newest := release.Newest(versions[line{n.Prefix(), r.Channel}])
 		r.Newest = len(newest) == 1 && newest[0] == n
 		if s.newest && !r.Newest {
@@ -108,7 +108,7 @@ func newListCommand() *cobra.Command {
 		Long: `List the releases that a place offers.
 
 The newest release of each cluster stack, Kubernetes version and channel is marked with a star. Versions that are called
-after a hash have no order, so none of them is the newest.
+after a hash have no order: of several, none is the newest.
 
 ` + placeHelp,
 		Example: `  csctl list oci://registry.example.org/kaas/cluster-stacks
