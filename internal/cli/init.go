@@ -67,7 +67,7 @@ func completeFromStarters(cmd *cobra.Command) {
 	}
 	for flag, values := range map[string][]string{"provider": providers, "kubernetes": versions, "addons": addons} {
 		slices.Sort(values)
-		complete(cmd, flag, slices.Compact(values)...)
+		completeValues(cmd, flag, slices.Compact(values)...)
 	}
 }
 

@@ -61,13 +61,13 @@ Each finding names its rule, the place to mend, and how. The exit code is 1 if t
 	flags.StringVar(&options.previous, "previous", "", "folder of the release, or of the stack, from which clusters will come: checks that they can")
 	flags.StringSliceVar(&options.crds, "crds", nil, "files, folders or archives with CustomResourceDefinitions of a provider, to check the fields of its templates. Those of Cluster API are known")
 	flags.BoolVarP(&options.quiet, "quiet", "q", false, "print errors and warnings only, without what is merely good to know")
-	complete(cmd, "output", "text", "json", "sarif")
-	complete(cmd, "fail-on", string(lint.Error), string(lint.Warning), string(lint.Info))
+	completeValues(cmd, "output", "text", "json", "sarif")
+	completeValues(cmd, "fail-on", string(lint.Error), string(lint.Warning), string(lint.Info))
 	return cmd
 }
 
-// complete completes a flag that has a few values.
-func complete(cmd *cobra.Command, flag string, values ...string) {
+// completeValues completes a flag that has a few values.
+func completeValues(cmd *cobra.Command, flag string, values ...string) {
 	if err := cmd.RegisterFlagCompletionFunc(flag, cobra.FixedCompletions(values, cobra.ShellCompDirectiveNoFileComp)); err != nil {
 		panic(err) // there is no such flag
 	}
