@@ -13,10 +13,11 @@ import (
 	"context"
 	"crypto/sha256"
 	"encoding/hex"
-	"encoding/json"
 	"errors"
 	"fmt"
 	"net/http"
+	"net/url"
+	"path/filepath"
 	"slices"
 	"strings"
 	"time"
@@ -24,7 +25,7 @@ import (
 	chart "helm.sh/helm/v4/pkg/chart/v2"
 	"oras.land/oras-go/v2/registry/remote/auth"
 
-	"github.com/clusterstacks/cluster-stack-operator/internal/foreignyaml"
+	"github.com/clusterstacks/cluster-stack-operator/internal/chartlock"
 	"github.com/clusterstacks/cluster-stack-operator/internal/release"
 	"github.com/clusterstacks/cluster-stack-operator/internal/web"
 )
@@ -34,8 +35,6 @@ const (
 	maxIndex    = 50 << 20
 	maxManifest = 4 << 20
 	maxChart    = 64 << 20
-	// maxDependencies is for one chart.
-	maxDependencies = 100
 )
 
 // limits are those on all that one chart lacks. Each of its repositories may belong to whoever has published the release.
@@ -49,8 +48,32 @@ type limits struct {
 type Mirror struct {
 	// From is the repository, or the beginning of its URL up to a slash. Names such as "@stable" are taken whole.
 	From string
-	// To takes the place of From. Beside http, https and oci it may begin with oci+http, for a registry without TLS.
+	// To takes the place of From. Beside http, https and oci it may begin with oci+http, for a registry without TLS, and
+	// with file, for a folder of packages that are called <chart>-<version>.tgz.
 	To string
+}
+
+// ParseMirror reads a mirror of the form <repository>=<URL>, for which a folder is not taken.
+func ParseMirror(text string) (Mirror, error) {
+	from, to, ok := strings.Cut(text, "=")
+	if !ok || from == "" || !strings.Contains(to, "://") {
+		return Mirror{}, fmt.Errorf("%q has another form than <repository>=<URL of the mirror>", text)
+	}
+	// It would stand in messages that everybody reads whose release lacks a chart.
+	if u, err := url.Parse(to); err != nil || u.User != nil {
+		return Mirror{}, fmt.Errorf("the mirror of %s is no URL, or one with a user in it", from)
+	}
+	if strings.HasPrefix(to, folderScheme) {
+		return Mirror{}, fmt.Errorf("the mirror of %s is a folder", from)
+	}
+	return Mirror{From: from, To: to}, nil
+}
+
+const folderScheme = "file://"
+
+// FolderMirror says that the charts of a repository are in a folder.
+func FolderMirror(from, folder string) Mirror {
+	return Mirror{From: from, To: folderScheme + filepath.ToSlash(folder)}
 }
 
 // Options are settings whose zero value allows nothing.
@@ -59,13 +82,18 @@ type Options struct {
 	Client *http.Client
 	// MirrorClient talks to mirrors, which an administrator has chosen.
 	MirrorClient *http.Client
-	// MirrorCredential says who to be at a mirror, by its host and port; nil is nobody anywhere. Repositories that charts
-	// name are never shown credentials: whoever publishes a release could read what only the administrator may.
+	// MirrorCredential says who to be at a mirror, by its host and port; nil is nobody anywhere.
 	MirrorCredential auth.CredentialFunc
+	// Credential says who to be at a repository that a chart names, by its URL; nil is nobody anywhere. It is for people who
+	// build their own charts. An operator has none: whoever publishes a release could read what only the administrator may.
+	Credential func(repository string) auth.CredentialFunc
 	// Allowed are the repositories that may be asked: "https://" and "oci://" stand for all of these, any other one
 	// for itself and what is below it.
 	Allowed []string
 	Mirrors []Mirror
+	// Cache is a folder for packages that were fetched in an exact version, "" for none. What is in it is not asked for
+	// again: a version of a chart does not change.
+	Cache string
 }
 
 // Repositories fetches charts. It may be used concurrently.
@@ -98,10 +126,39 @@ func (r *Repositories) Complete(ctx context.Context, incomplete release.Incomple
 	if err != nil {
 		return nil, err
 	}
+	var files []release.File
+	err = r.fetchAll(ctx, wanted, func(dependency *chart.Dependency, packed []byte, version string) error {
+		file := release.File{Name: fmt.Sprintf("%s-%s.tgz", dependency.Name, version), Data: packed}
+		if !release.ValidFileName(file.Name) {
+			return refused("chart %s from %s has the version %q", dependency.Name, dependency.Repository, version)
+		}
+		// The same chart may be listed twice, under two aliases.
+		if !slices.ContainsFunc(files, func(f release.File) bool { return f.Name == file.Name }) {
+			files = append(files, file)
+		}
+		return nil
+	})
+	if err != nil {
+		return nil, err
+	}
+	return files, nil
+}
+
+// Versions returns the version of each dependency that is the highest in its range.
+func (r *Repositories) Versions(ctx context.Context, dependencies []*chart.Dependency) ([]string, error) {
+	var versions []string
+	err := r.fetchAll(ctx, dependencies, func(_ *chart.Dependency, _ []byte, version string) error {
+		versions = append(versions, version)
+		return nil
+	})
+	return versions, err
+}
+
+// fetchAll fetches charts one after the other, within the limits on all together.
+func (r *Repositories) fetchAll(ctx context.Context, wanted []*chart.Dependency, take func(dependency *chart.Dependency, packed []byte, version string) error) error {
 	ctx, cancel := context.WithTimeoutCause(ctx, r.limits.time, fmt.Errorf("the repositories of all charts that are missing needed more than %s", r.limits.time))
 	defer cancel()
 	call := &call{Repositories: r, indexes: map[string]*index{}}
-	var files []release.File
 	size := int64(0)
 	for _, dependency := range wanted {
 		packed, version, err := call.fetch(ctx, dependency)
@@ -113,74 +170,31 @@ func (r *Repositories) Complete(ctx context.Context, incomplete release.Incomple
 		}
 		if err != nil {
 			// Without the URL to which a server may have redirected us: its signature would open it to all readers.
-			return nil, fmt.Errorf("chart %s %s from %s: %w", dependency.Name, dependency.Version, dependency.Repository, web.Cause(err))
+			return fmt.Errorf("chart %s %s from %s: %w", dependency.Name, dependency.Version, dependency.Repository, web.Cause(err))
 		}
-		file := release.File{Name: fmt.Sprintf("%s-%s.tgz", dependency.Name, version), Data: packed}
-		if !release.ValidFileName(file.Name) {
-			return nil, refused("chart %s from %s has the version %q", dependency.Name, dependency.Repository, version)
-		}
-		// The same chart may be listed twice, under two aliases.
-		if !slices.ContainsFunc(files, func(f release.File) bool { return f.Name == file.Name }) {
-			files = append(files, file)
+		if err := take(dependency, packed, version); err != nil {
+			return err
 		}
 	}
-	return files, nil
+	return nil
 }
 
 // resolve returns the dependencies that are missing, with the version of the lock file.
 func resolve(incomplete release.IncompleteChart) ([]*chart.Dependency, error) {
-	var list struct {
-		Dependencies []*chart.Dependency `json:"dependencies"`
+	all, err := chartlock.Resolve(incomplete.Metadata, incomplete.Lock)
+	if errors.Is(err, chartlock.ErrOutdated) {
+		return nil, refused("%v: run \"helm dependency update\" and publish a new release", err)
 	}
-	if err := foreignyaml.Unmarshal(incomplete.Metadata, &list); err != nil {
-		return nil, refused("the list of dependencies cannot be read: %v", err)
-	}
-	if len(list.Dependencies) > maxDependencies {
-		return nil, refused("more than %d dependencies", maxDependencies)
-	}
-	locked := list.Dependencies
-	if incomplete.Lock != nil {
-		var lock chart.Lock
-		if err := foreignyaml.Unmarshal(incomplete.Lock, &lock); err != nil {
-			return nil, refused("the lock file cannot be read: %v", err)
-		}
-		if !fits(lock, list.Dependencies) {
-			return nil, refused("the lock file does not fit the list of dependencies: run \"helm dependency update\" and publish a new release")
-		}
-		locked = lock.Dependencies
+	if err != nil {
+		return nil, refused("%v", err)
 	}
 	var wanted []*chart.Dependency
-	for i, dependency := range list.Dependencies {
-		if dependency == nil || locked[i] == nil {
-			return nil, refused("a dependency is empty")
+	for _, dependency := range all {
+		if slices.Contains(incomplete.Missing, dependency.Name) {
+			wanted = append(wanted, dependency)
 		}
-		if !slices.Contains(incomplete.Missing, dependency.Name) {
-			continue
-		}
-		wanted = append(wanted, &chart.Dependency{Name: dependency.Name, Repository: dependency.Repository, Version: locked[i].Version})
 	}
 	return wanted, nil
-}
-
-// fits compares the digest in a lock file, as Helm does: over both lists, or in older ones over the first.
-func fits(lock chart.Lock, wanted []*chart.Dependency) bool {
-	if len(lock.Dependencies) != len(wanted) {
-		return false
-	}
-	for i, dependency := range wanted {
-		if dependency == nil || lock.Dependencies[i] == nil || lock.Dependencies[i].Name != dependency.Name {
-			return false
-		}
-	}
-	both, err := json.Marshal([2][]*chart.Dependency{wanted, lock.Dependencies})
-	if err != nil {
-		return false
-	}
-	first, err := json.Marshal(map[string][]*chart.Dependency{"dependencies": wanted})
-	if err != nil {
-		return false
-	}
-	return lock.Digest == digestOf(both) || lock.Digest == digestOf(first)
 }
 
 func digestOf(data []byte) string {
@@ -200,10 +214,16 @@ func (c *call) fetch(ctx context.Context, dependency *chart.Dependency) ([]byte,
 	if err != nil {
 		return nil, "", err
 	}
-	var packed []byte
-	if isOCI(repository.url) {
+	key := cacheKey(repository.url, dependency)
+	packed, cached := c.cached(key)
+	switch {
+	case cached:
+	case strings.HasPrefix(repository.url, folderScheme):
+		packed, err = c.open(repository.url, dependency.Name, dependency.Version)
+		key = "" // it is as near as the cache
+	case isOCI(repository.url):
 		packed, err = c.pull(ctx, repository, dependency.Name, dependency.Version)
-	} else {
+	default:
 		packed, err = c.download(ctx, repository, dependency.Name, dependency.Version)
 	}
 	if err != nil {
@@ -216,8 +236,11 @@ func (c *call) fetch(ctx context.Context, dependency *chart.Dependency) ([]byte,
 	if name != dependency.Name {
 		return nil, "", refused("the package has the chart %q in it", name)
 	}
-	if !matches(dependency.Version, version) {
+	if !chartlock.Matches(dependency.Version, version) {
 		return nil, "", refused("the package has version %q in it", version)
+	}
+	if !cached {
+		c.remember(key, packed)
 	}
 	return packed, version, nil
 }
@@ -248,7 +271,11 @@ func (r *Repositories) locate(repository string) (place, error) {
 	}
 	for _, allowed := range r.options.Allowed {
 		if _, ok := below(allowed, repository); ok {
-			return place{url: repository, client: r.options.Client}, nil
+			at := place{url: repository, client: r.options.Client}
+			if r.options.Credential != nil {
+				at.credential = r.options.Credential(repository)
+			}
+			return at, nil
 		}
 	}
 	return place{}, refused("the repository is not allowed: pack the chart into charts/ before you publish the release, or have the administrator allow the repository (--chart-repositories) or map it to a mirror (--chart-mirrors)")

@@ -20,6 +20,7 @@ import (
 	"oras.land/oras-go/v2/registry/remote"
 	"oras.land/oras-go/v2/registry/remote/auth"
 
+	"github.com/clusterstacks/cluster-stack-operator/internal/chartlock"
 	"github.com/clusterstacks/cluster-stack-operator/internal/foreignyaml"
 	"github.com/clusterstacks/cluster-stack-operator/internal/web"
 )
@@ -117,7 +118,7 @@ func highest(versions []string, wanted string) (string, error) {
 	)
 	for _, text := range versions {
 		v, err := semver.NewVersion(text)
-		if err == nil && matches(wanted, text) && (best == nil || v.GreaterThan(best)) {
+		if err == nil && chartlock.Matches(wanted, text) && (best == nil || v.GreaterThan(best)) {
 			best, chosen = v, text
 		}
 	}
@@ -125,22 +126,6 @@ func highest(versions []string, wanted string) (string, error) {
 		return "", errors.New("the repository has no such version")
 	}
 	return chosen, nil
-}
-
-// matches tells whether a version is the wanted one, or in the wanted range.
-func matches(wanted, version string) bool {
-	if wanted == version {
-		return true
-	}
-	if wanted == "" {
-		wanted = "*"
-	}
-	constraint, err := semver.NewConstraint(wanted)
-	if err != nil {
-		return false
-	}
-	v, err := semver.NewVersion(version)
-	return err == nil && constraint.Check(v)
 }
 
 func resolveURL(base string, urls []string) (string, error) {
@@ -211,7 +196,7 @@ func (c *call) pull(ctx context.Context, from place, name, version string) ([]by
 	repo.MaxMetadataBytes = maxManifest
 
 	exact := version
-	if _, err := semver.StrictNewVersion(strings.TrimPrefix(version, "v")); err != nil {
+	if !chartlock.Exact(version) {
 		var all []string
 		if err := repo.Tags(ctx, "", func(tags []string) error {
 			if len(all)+len(tags) > c.limits.tags {

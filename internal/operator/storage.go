@@ -6,9 +6,7 @@ package operator
 import (
 	"context"
 	"fmt"
-	"net/url"
 	"os"
-	"strings"
 	"sync"
 	"time"
 
@@ -76,15 +74,11 @@ func (c *Config) chartRepositories() (*chartrepo.Repositories, error) {
 		}
 	}
 	for _, text := range c.ChartMirrors {
-		from, to, ok := strings.Cut(text, "=")
-		if !ok || from == "" || !strings.Contains(to, "://") {
-			return nil, fmt.Errorf("--chart-mirrors: %q has another form than <repository>=<URL of the mirror>", text)
+		mirror, err := chartrepo.ParseMirror(text)
+		if err != nil {
+			return nil, fmt.Errorf("--chart-mirrors: %w; who to be at a mirror is said by --chart-mirror-credentials", err)
 		}
-		// It would stand in messages that everybody reads whose release lacks a chart.
-		if u, err := url.Parse(to); err != nil || u.User != nil {
-			return nil, fmt.Errorf("--chart-mirrors: the mirror of %s is no URL, or one with a user in it: who to be at a mirror is said by --chart-mirror-credentials", from)
-		}
-		o.Mirrors = append(o.Mirrors, chartrepo.Mirror{From: from, To: to})
+		o.Mirrors = append(o.Mirrors, mirror)
 	}
 	return chartrepo.New(o), nil
 }

@@ -43,7 +43,7 @@ func (r *Release) Incomplete() ([]IncompleteChart, error) {
 	}
 	var incomplete []IncompleteChart
 	for _, folder := range folders {
-		chart, err := findMissing(charts[folder])
+		chart, err := charts[folder].Incomplete()
 		if err != nil {
 			return nil, &InvalidError{Name: r.Name, File: folder, Reason: err}
 		}
@@ -69,11 +69,12 @@ func (r *Release) applied() []string {
 	return slices.Compact(all)
 }
 
-func findMissing(chart Chart) (IncompleteChart, error) {
+// Incomplete returns what a chart lacks. Its Folder is for the caller to fill in.
+func (c Chart) Incomplete() (IncompleteChart, error) {
 	var result IncompleteChart
 	// Charts of the first version of Helm's format have a file of their own for that.
 	for _, file := range []struct{ list, lock string }{{"Chart.yaml", "Chart.lock"}, {"requirements.yaml", "requirements.lock"}} {
-		data, _ := chart.File(file.list)
+		data, _ := c.File(file.list)
 		var list struct {
 			Dependencies []struct {
 				Name string `json:"name"`
@@ -86,12 +87,12 @@ func findMissing(chart Chart) (IncompleteChart, error) {
 			continue
 		}
 		result.Metadata = data
-		result.Lock, _ = chart.File(file.lock)
+		result.Lock, _ = c.File(file.lock)
 		for _, dependency := range list.Dependencies {
 			if !validFileName(dependency.Name) {
 				return result, fmt.Errorf("%s: %q cannot be the name of a chart", file.list, dependency.Name)
 			}
-			if !chart.has(dependency.Name) {
+			if !c.has(dependency.Name) {
 				result.Missing = append(result.Missing, dependency.Name)
 			}
 		}
