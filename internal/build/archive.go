@@ -64,7 +64,7 @@ func withFolders(files map[string][]byte) []string {
 }
 
 // chartFiles returns the files of the chart in a folder of the stack, relative to it, without those
-// that its .helmignore names.
+// that its .helmignore names and without charts that Complete has added.
 func (s *Stack) chartFiles(folder string) (map[string][]byte, error) {
 	rules, err := ignore.Parse(bytes.NewReader(s.files[path.Join(folder, ignore.HelmIgnore)]))
 	if err != nil {

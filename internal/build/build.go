@@ -72,16 +72,13 @@ func (b *builder) addAddons() error {
 	if !b.stack.multistage() {
 		return b.addPackage(addonDir, b.versions.ClusterAddon)
 	}
-	addons := map[string]bool{}
 	bundle := map[string][]byte{}
 	for _, name := range b.stack.paths(addonDir) {
-		if folder := topFolder(name); folder != "" {
-			addons[folder] = true
-		} else {
+		if topFolder(name) == "" {
 			bundle[name] = b.stack.files[path.Join(addonDir, name)]
 		}
 	}
-	for _, addon := range slices.Sorted(maps.Keys(addons)) {
+	for _, addon := range b.stack.addons() {
 		files, err := b.chart(path.Join(addonDir, addon))
 		if err != nil {
 			return err
@@ -101,6 +98,7 @@ func (b *builder) chart(folder string) (map[string][]byte, error) {
 	if _, found := files["Chart.yaml"]; !found {
 		return nil, fmt.Errorf("%s is not a chart: it has no Chart.yaml", folder)
 	}
+	maps.Copy(files, b.stack.dependencies[folder])
 	var errs []error
 	for _, name := range slices.Sorted(maps.Keys(files)) {
 		filled, err := fillIn(path.Join(folder, name), files[name], b.versions)

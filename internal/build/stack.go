@@ -13,6 +13,7 @@ import (
 	"fmt"
 	"io"
 	"io/fs"
+	"maps"
 	"path"
 	"regexp"
 	"slices"
@@ -42,6 +43,9 @@ type Stack struct {
 	Config Config
 	// files by slash-separated path relative to the folder.
 	files map[string][]byte
+	// dependencies are files that Complete has added to charts, by the folder of the chart and the path in it. They are no
+	// part of the hash: the folder says which they are, and does not have them.
+	dependencies map[string]map[string][]byte
 }
 
 // Config is what csctl.yaml says.
@@ -226,6 +230,29 @@ func (s *Stack) paths(folder string) []string {
 func (s *Stack) multistage() bool {
 	_, found := s.files[release.StagesFile]
 	return found
+}
+
+// addons returns the names of the addons of a stack with stages, sorted.
+func (s *Stack) addons() []string {
+	addons := map[string]bool{}
+	for _, name := range s.paths(addonDir) {
+		if folder := topFolder(name); folder != "" {
+			addons[folder] = true
+		}
+	}
+	return slices.Sorted(maps.Keys(addons))
+}
+
+// charts returns the folders of all charts of the stack.
+func (s *Stack) charts() []string {
+	if !s.multistage() {
+		return []string{classDir, addonDir}
+	}
+	folders := []string{classDir}
+	for _, addon := range s.addons() {
+		folders = append(folders, path.Join(addonDir, addon))
+	}
+	return folders
 }
 
 var errNoAddons = errors.New("it has no chart of cluster addons: a " + addonDir + " folder is needed")

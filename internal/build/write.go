@@ -47,7 +47,9 @@ func (r *Release) Write(output string, finish func(folder string) error) (writte
 		return Written{}, err
 	}
 	for name, data := range r.Files {
-		if err := os.WriteFile(filepath.Join(tmp, name), data, 0o644); err != nil {
+		file := filepath.Join(tmp, name)
+		// Whoever serves the release is often somebody else, so the umask does not count.
+		if err := errors.Join(os.WriteFile(file, data, 0o644), os.Chmod(file, 0o644)); err != nil {
 			return Written{}, err
 		}
 	}

@@ -24,6 +24,7 @@ var (
 // commands makes the commands of csctl, in the order of the help page.
 var commands = []func() *cobra.Command{
 	newInitCommand,
+	newDependencyCommand,
 	newCreateCommand,
 	newLintCommand,
 	newTestCommand,

@@ -11,6 +11,8 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"strconv"
+	"strings"
 	"time"
 
 	"github.com/spf13/cobra"
@@ -19,6 +21,7 @@ import (
 	"github.com/clusterstacks/cluster-stack-operator/internal/release"
 	"github.com/clusterstacks/cluster-stack-operator/internal/source"
 	"github.com/clusterstacks/cluster-stack-operator/internal/source/dir"
+	"github.com/clusterstacks/cluster-stack-operator/internal/source/github"
 	"github.com/clusterstacks/cluster-stack-operator/internal/source/oci"
 	"github.com/clusterstacks/cluster-stack-operator/internal/web"
 )
@@ -33,11 +36,14 @@ type createOptions struct {
 	remote            string
 	publish           bool
 	plainHTTP         bool
+	githubAPI         string
+	charts            chartOptions
 }
 
 // Places where releases live, by the names that --remote has for them.
 const (
 	remoteDirectory = "directory"
+	remoteGitHub    = "github"
 	remoteOCI       = "oci"
 )
 
@@ -57,10 +63,19 @@ Modes:
   hash    v0-sha.<hash>: called after the contents of the folder.
   custom  the versions that you give.
 
-Stable and beta need to know the earlier releases. With --remote directory these are the ones in <output>, with
---remote oci those in a repository of a registry, into which --publish puts the new one. Variables of the environment
-say which: OCI_REPOSITORY, with the registry in front, and OCI_USERNAME with OCI_PASSWORD, or OCI_ACCESS_TOKEN, where the
-registry asks for them.`,
+Stable and beta need to know the earlier releases. Variables of the environment say where they are:
+  --remote github     GIT_ORG_NAME and GIT_REPOSITORY_NAME; GIT_ACCESS_TOKEN where the repository is private
+  --remote oci        OCI_REPOSITORY, with the registry in front; OCI_USERNAME and OCI_PASSWORD, or OCI_ACCESS_TOKEN,
+                      where the registry asks for them. --publish puts the new release there.
+  --remote directory  none: they are in <output>
+
+Charts that the charts of the stack depend on and that are not in their charts/ are fetched, in the versions of their
+Chart.lock, and packed into the release; "csctl dependency update" writes that file. Repositories and registries are shown
+the credentials that "helm repo add", "helm registry login" and "docker login" have kept. What was fetched once is kept
+in the user's cache.
+
+Where SOURCE_DATE_EPOCH is set, --publish says that the release was made then, in seconds since 1970, and not now: the same
+release has the same digest in every registry.`,
 		Example: `  csctl create stacks/docker/starter/1-35 --mode hash
   csctl create stacks/docker/starter/1-35 --remote directory --output releases
   OCI_REPOSITORY=registry.example.org/kaas/cluster-stacks csctl create stacks/docker/starter/1-35 --remote oci --publish`,
@@ -78,7 +93,9 @@ registry asks for them.`,
 	flags.StringVar(&options.imageVersion, "node-image-version", "", "version of the node images in custom mode")
 	flags.StringVar(&options.remote, "remote", "github", "where earlier releases are looked up in stable and beta mode: directory, github or oci")
 	flags.BoolVar(&options.publish, "publish", false, "publish the release after building it, with --remote oci. The same release again changes nothing; another one under its name is refused")
-	flags.BoolVar(&options.plainHTTP, "plain-http", false, "speak to the registry without TLS, such as to that of a sandbox")
+	flags.StringVar(&options.githubAPI, "github-api-url", "", "URL of the API of a GitHub Enterprise Server, such as https://github.example.com/api/v3/, for --remote github")
+	options.charts.addFlags(flags)
+	flags.BoolVar(&options.plainHTTP, "plain-http", false, "speak to the registry or to GitHub without TLS, such as to the registry of a sandbox")
 	return cmd
 }
 
@@ -86,9 +103,12 @@ func create(ctx context.Context, folder string, options createOptions, stdout, s
 	if options.publish && options.remote != remoteOCI {
 		return fmt.Errorf("--publish is for --remote oci: for --remote %s copy the release's folder to where the operator reads releases", options.remote)
 	}
+	created, err := sourceDate()
+	if err != nil {
+		return err
+	}
 	var repository *oci.Source
 	if options.remote == remoteOCI {
-		var err error
 		if repository, err = openRepository(options); err != nil {
 			return err
 		}
@@ -103,6 +123,9 @@ func create(ctx context.Context, folder string, options createOptions, stdout, s
 	}
 	versions, err := chooseVersions(ctx, stack, repository, options)
 	if err != nil {
+		return err
+	}
+	if err := stack.Complete(ctx, options.charts.fetch); err != nil {
 		return err
 	}
 	rel, err := stack.Build(versions)
@@ -126,7 +149,7 @@ func create(ctx context.Context, folder string, options createOptions, stdout, s
 	if err := printWritten(stdout, rel, versions, written); err != nil || !options.publish {
 		return err
 	}
-	return publish(ctx, repository, stack, rel.Name, written.Folder, stdout)
+	return publish(ctx, repository, stack, rel.Name, written.Folder, created, stdout)
 }
 
 // openRepository returns the repository that the environment names.
@@ -145,15 +168,49 @@ func openRepository(options createOptions) (*oci.Source, error) {
 	return repository, nil
 }
 
+// openGitHubRemote returns the repository on GitHub that the environment names.
+func openGitHubRemote(options createOptions) (*github.Source, error) {
+	if provider := env("GIT_PROVIDER"); provider != "" && !strings.EqualFold(provider, remoteGitHub) {
+		return nil, fmt.Errorf("GIT_PROVIDER is %q: only github is known", provider)
+	}
+	owner, name := env("GIT_ORG_NAME"), env("GIT_REPOSITORY_NAME")
+	if owner == "" || name == "" {
+		return nil, errors.New("--remote github: set GIT_ORG_NAME and GIT_REPOSITORY_NAME to the repository with the earlier releases. " +
+			"There are also --remote oci, --remote directory, which looks for them in --output, and --mode hash and custom, which need none")
+	}
+	repository, err := github.New(owner, name, github.Options{
+		Token: env("GIT_ACCESS_TOKEN"), APIURL: options.githubAPI,
+		Web: web.Options{PlainHTTP: options.plainHTTP, UserAgent: "csctl/" + version},
+	})
+	if err != nil {
+		return nil, fmt.Errorf("--remote github: %w", err)
+	}
+	return repository, nil
+}
+
+// sourceDate returns when a release counts as made: now, or when the environment says, as in other programs whose
+// output shall be the same each time.
+func sourceDate() (time.Time, error) {
+	text := os.Getenv("SOURCE_DATE_EPOCH")
+	if text == "" {
+		return time.Now(), nil
+	}
+	seconds, err := strconv.ParseInt(text, 10, 64)
+	if err != nil {
+		return time.Time{}, fmt.Errorf("SOURCE_DATE_EPOCH: %q is not a number of seconds", text)
+	}
+	return time.Unix(seconds, 0), nil
+}
+
 // publish puts a release that was written to a folder into a repository.
-func publish(ctx context.Context, to *oci.Source, stack *build.Stack, name release.Name, folder string, stdout io.Writer) error {
+func publish(ctx context.Context, to *oci.Source, stack *build.Stack, name release.Name, folder string, created time.Time, stdout io.Writer) error {
 	hashes, err := stack.Hash()
 	if err != nil {
 		return err
 	}
 	// What others have always been told about a release besides its files.
 	annotations := map[string]string{"kubernetesVersion": stack.Config.Kubernetes, "hash": hashes.Short()}
-	digest, err := to.Publish(ctx, name, os.DirFS(folder), time.Now(), annotations)
+	digest, err := to.Publish(ctx, name, os.DirFS(folder), created, annotations)
 	if err != nil {
 		return err
 	}
@@ -233,8 +290,14 @@ func nextVersions(ctx context.Context, stack *build.Stack, channel string, repos
 		earlier = dir.New(options.output)
 	case remoteOCI:
 		earlier = repository
+	case remoteGitHub:
+		repository, err := openGitHubRemote(options)
+		if err != nil {
+			return build.Versions{}, err
+		}
+		earlier = repository
 	default:
-		return build.Versions{}, fmt.Errorf("--remote %s is not supported by this version: use --remote directory, which looks for earlier releases in --output, --remote oci, or --mode hash or custom, which need none", options.remote)
+		return build.Versions{}, fmt.Errorf("--remote %s: there are github, oci and directory", options.remote)
 	}
 	offers, err := earlier.List(ctx)
 	if errors.Is(err, oci.ErrNoRepository) {
