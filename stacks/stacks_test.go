@@ -5,6 +5,8 @@ package stacks_test
 
 import (
 	"fmt"
+	"maps"
+	"net/http"
 	"os"
 	"path/filepath"
 	"slices"
@@ -12,18 +14,24 @@ import (
 	"testing"
 
 	"github.com/google/go-cmp/cmp"
+	corev1 "k8s.io/api/core/v1"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/apis/meta/v1/unstructured"
+	"k8s.io/apimachinery/pkg/runtime"
 	"k8s.io/apimachinery/pkg/types"
 	"k8s.io/client-go/discovery"
 	"k8s.io/client-go/discovery/cached/memory"
 	"k8s.io/client-go/dynamic"
 	"k8s.io/client-go/rest"
 	"k8s.io/client-go/restmapper"
+	"k8s.io/klog/v2"
 
 	clusterv1 "sigs.k8s.io/cluster-api/api/core/v1beta2"
 
 	"github.com/clusterstacks/cluster-stack-operator/internal/build"
+	"github.com/clusterstacks/cluster-stack-operator/internal/chartlock"
+	"github.com/clusterstacks/cluster-stack-operator/internal/chartrepo"
+	"github.com/clusterstacks/cluster-stack-operator/internal/chartrepo/chartrepotest"
 	"github.com/clusterstacks/cluster-stack-operator/internal/observe"
 	"github.com/clusterstacks/cluster-stack-operator/internal/release"
 	"github.com/clusterstacks/cluster-stack-operator/internal/render"
@@ -45,6 +53,16 @@ func folders(t *testing.T) []string {
 	return configs
 }
 
+// foldersOf returns the folders of the stacks for a provider.
+func foldersOf(t *testing.T, provider string) []string {
+	t.Helper()
+	ours := slices.DeleteFunc(folders(t), func(folder string) bool { return !strings.HasPrefix(folder, provider+string(filepath.Separator)) })
+	if len(ours) == 0 {
+		t.Fatalf("there is no stack for %s", provider)
+	}
+	return ours
+}
+
 // open builds and opens a release of the stack in a folder.
 func open(t *testing.T, folder, version string) *release.Release {
 	t.Helper()
@@ -55,6 +73,9 @@ func open(t *testing.T, folder, version string) *release.Release {
 	defer func() { _ = root.Close() }()
 	stack, err := build.Read(root.FS(), filepath.Base(folder))
 	if err != nil {
+		t.Fatal(err)
+	}
+	if err := stack.Complete(t.Context(), publicCharts(t).Complete); err != nil {
 		t.Fatal(err)
 	}
 	v, err := release.ParseVersion(version)
@@ -74,6 +95,64 @@ func open(t *testing.T, folder, version string) *release.Release {
 		t.Fatal(err)
 	}
 	return rel
+}
+
+// standIns are templates of small charts that stand in for public ones, by the names of these. They have the objects that
+// our stages wait for, and show which values have reached them.
+var standIns = map[string]string{
+	"cilium": `{apiVersion: apps/v1, kind: DaemonSet, metadata: {name: cilium, namespace: kube-system}, spec: {
+  selector: {matchLabels: {k8s-app: cilium}}, template: {metadata: {labels: {k8s-app: cilium}}, spec: {tolerations: {{ toJson .Values.operator.tolerations }},
+  containers: [{name: agent, image: cilium, env: [{name: KUBERNETES_SERVICE_HOST, value: {{ quote .Values.k8sServiceHost }}}, {name: KUBERNETES_SERVICE_PORT, value: {{ quote .Values.k8sServicePort }}}, {name: IPAM, value: {{ .Values.ipam.mode }}}]}]}}}}
+`,
+	"openstack-cloud-controller-manager": `{apiVersion: apps/v1, kind: DaemonSet, metadata: {name: openstack-cloud-controller-manager, namespace: kube-system}, spec: {
+  selector: {matchLabels: {app: ccm}}, template: {metadata: {labels: {app: ccm}}, spec: {tolerations: {{ toJson .Values.tolerations }}, nodeSelector: {{ toJson .Values.nodeSelector }},
+  containers: [{name: ccm, image: ccm, args: ["--cluster-name={{ .Values.cluster.name }}", "--controllers={{ join "," .Values.enabledControllers }}"]}],
+  volumes: [{name: cloud-config, secret: {secretName: {{ .Values.secret.name }}}}]}}}}
+`,
+	"openstack-cinder-csi": `{apiVersion: apps/v1, kind: DaemonSet, metadata: {name: openstack-cinder-csi-nodeplugin, namespace: kube-system}, spec: {
+  selector: {matchLabels: {app: csi}}, template: {metadata: {labels: {app: csi}}, spec: {tolerations: {{ toJson .Values.csi.plugin.nodePlugin.tolerations }},
+  containers: [{name: plugin, image: csi, args: ["--cluster={{ .Values.clusterID }}"]}],
+  volumes: [{name: cloud-config, secret: {secretName: {{ .Values.secret.name }}}}]}}}}
+`,
+	"metrics-server": `{apiVersion: apps/v1, kind: Deployment, metadata: {name: metrics-server, namespace: kube-system}, spec: {
+  selector: {matchLabels: {app: metrics-server}}, template: {metadata: {labels: {app: metrics-server}}, spec: {tolerations: {{ toJson .Values.tolerations }},
+  containers: [{name: metrics-server, image: metrics-server, args: {{ toJson .Values.args }}}]}}}}
+`,
+}
+
+// publicCharts has stand-ins for all charts that our stacks depend on, in the versions that they ask for, in repositories on
+// loopback in place of the public ones.
+func publicCharts(t *testing.T) *chartrepo.Repositories {
+	t.Helper()
+	files, err := filepath.Glob("*/*/*/cluster-addon/*/Chart.yaml")
+	if err != nil {
+		t.Fatal(err)
+	}
+	packages := map[string]map[string][]byte{} // by repository, and name and version
+	for _, file := range files {
+		data, err := os.ReadFile(file)
+		if err != nil {
+			t.Fatal(err)
+		}
+		dependencies, err := chartlock.Read(data)
+		if err != nil {
+			t.Fatalf("%s: %v", file, err)
+		}
+		for _, d := range dependencies {
+			if standIns[d.Name] == "" {
+				t.Fatalf("%s: nothing stands in for chart %s", file, d.Name)
+			}
+			if packages[d.Repository] == nil {
+				packages[d.Repository] = map[string][]byte{}
+			}
+			packages[d.Repository][d.Name+" "+d.Version] = chartrepotest.Package(d.Name, d.Version, map[string]string{"templates/all.yaml": standIns[d.Name]})
+		}
+	}
+	options := chartrepo.Options{MirrorClient: http.DefaultClient}
+	for repository, charts := range packages {
+		options.Mirrors = append(options.Mirrors, chartrepo.Mirror{From: repository, To: chartrepotest.Start(t, slices.Collect(maps.Values(charts))...).URL})
+	}
+	return chartrepo.New(options)
 }
 
 func facts(t *testing.T) render.Facts {
@@ -128,6 +207,9 @@ func TestReleasesAreSound(t *testing.T) {
 			if len(rel.Warnings) > 0 {
 				t.Errorf("warnings: %q", rel.Warnings)
 			}
+			if lacking, err := rel.Incomplete(); err != nil || len(lacking) > 0 {
+				t.Errorf("it lacks charts: %+v, %v", lacking, err)
+			}
 			find(t, objects(t, rel), "ClusterClass", rel.Name.ClassName())
 			for _, point := range []release.Point{release.AfterControlPlaneInitialized, release.BeforeClusterUpgrade} {
 				var names []string
@@ -164,6 +246,14 @@ func TestVersionsDiffer(t *testing.T) {
 					t.Errorf("%s is the same in v1 and v2, so no machine is replaced", kind)
 				}
 			}
+		})
+	}
+}
+
+func TestNewVersionLeavesTheNetworkAlone(t *testing.T) {
+	for _, folder := range foldersOf(t, "docker") {
+		t.Run(folder, func(t *testing.T) {
+			one, two := open(t, folder, "v1"), open(t, folder, "v2")
 			before, after := find(t, objects(t, one), "DaemonSet", "kindnet"), find(t, objects(t, two), "DaemonSet", "kindnet")
 			if got := after.GetLabels()["helm.sh/chart"]; got != "cni-v2" {
 				t.Errorf("the addon of v2 says that it is %s", got)
@@ -175,22 +265,63 @@ func TestVersionsDiffer(t *testing.T) {
 	}
 }
 
-func TestNetworkIsThatOfTheCluster(t *testing.T) {
-	for _, folder := range folders(t) {
-		t.Run(folder, func(t *testing.T) {
-			daemonSet := fmt.Sprint(find(t, objects(t, open(t, folder, "v1")), "DaemonSet", "kindnet").Object["spec"])
-			for _, want := range []string{"10.96.0.0/16,fd00:96::/56", "172.18.0.3:6443"} {
-				if !strings.Contains(daemonSet, want) {
-					t.Errorf("%s is missing in %s", want, daemonSet)
+func TestAddonsKnowTheirCluster(t *testing.T) {
+	for provider, want := range map[string]map[string][]string{
+		"docker": {"kindnet": {"10.96.0.0/16,fd00:96::/56", "172.18.0.3:6443"}},
+		"openstack": {
+			"cilium": {"value:172.18.0.3", "value:6443", "value:kubernetes"},
+			// Two clusters of one name in two namespaces are not one in OpenStack.
+			"openstack-cloud-controller-manager": {"--cluster-name=default-one", "secretName:cloud-config", "--controllers=cloud-node,cloud-node-lifecycle,service"},
+			"openstack-cinder-csi-nodeplugin":    {"--cluster=default-one", "secretName:cloud-config"},
+		},
+	} {
+		for _, folder := range foldersOf(t, provider) {
+			t.Run(folder, func(t *testing.T) {
+				all := objects(t, open(t, folder, "v1"))
+				for name, texts := range want {
+					spec := fmt.Sprint(find(t, all, "DaemonSet", name).Object["spec"])
+					for _, text := range texts {
+						if !strings.Contains(spec, text) {
+							t.Errorf("%s: %s is missing in %s", name, text, spec)
+						}
+					}
+				}
+			})
+		}
+	}
+}
+
+// A new node has these taints until somebody has taken them away, who is an addon.
+func TestAddonsRunOnNewNodes(t *testing.T) {
+	taints := []corev1.Taint{
+		{Key: "node.cloudprovider.kubernetes.io/uninitialized", Value: "true", Effect: corev1.TaintEffectNoSchedule},
+		{Key: "node.cluster.x-k8s.io/uninitialized", Effect: corev1.TaintEffectNoSchedule},
+		{Key: "node-role.kubernetes.io/control-plane", Effect: corev1.TaintEffectNoSchedule},
+		{Key: "node.kubernetes.io/not-ready", Effect: corev1.TaintEffectNoSchedule},
+	}
+	for _, folder := range foldersOf(t, "openstack") {
+		all := objects(t, open(t, folder, "v1"))
+		for _, name := range []string{"cilium", "openstack-cloud-controller-manager"} {
+			list, _, err := unstructured.NestedSlice(find(t, all, "DaemonSet", name).Object, "spec", "template", "spec", "tolerations")
+			if err != nil {
+				t.Fatal(err)
+			}
+			for _, taint := range taints {
+				if !slices.ContainsFunc(list, func(item any) bool {
+					var toleration corev1.Toleration
+					err := runtime.DefaultUnstructuredConverter.FromUnstructured(item.(map[string]any), &toleration)
+					return err == nil && toleration.ToleratesTaint(klog.Background(), &taint, true)
+				}) {
+					t.Errorf("%s: %s does not tolerate %s", folder, name, taint.ToString())
 				}
 			}
-		})
+		}
 	}
 }
 
 // API servers take every object, with all its fields, and so do the webhooks of Cluster API.
 func TestAPIServersTakeAllObjects(t *testing.T) {
-	config := sandboxtest.Management(t).Config()
+	config := sandboxtest.Management(t, sandboxtest.WithCRDs(openStackCRDs)).Config()
 	for _, folder := range folders(t) {
 		t.Run(folder, func(t *testing.T) {
 			for _, object := range objects(t, open(t, folder, "v1")) {
