@@ -17,6 +17,7 @@ import (
 	"testing"
 	"testing/fstest"
 
+	chart "helm.sh/helm/v4/pkg/chart/v2"
 	corev1 "k8s.io/api/core/v1"
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
@@ -136,6 +137,7 @@ func objects(t *testing.T, text string) []*unstructured.Unstructured {
 // TestFiles gives the files of stacks and releases that the documentation shows to the code that reads them.
 func TestFiles(t *testing.T) {
 	readers := map[string]func(*testing.T, []byte) error{
+		"Chart.yaml":             readChart,
 		"csctl.yaml":             readSettings,
 		"metadata.yaml":          readInRelease(release.MetadataFile),
 		"clusteraddon.yaml":      readInRelease(release.StagesFile),
@@ -157,6 +159,8 @@ func TestFiles(t *testing.T) {
 		})
 	}
 }
+
+func readChart(_ *testing.T, data []byte) error { return yaml.UnmarshalStrict(data, &chart.Metadata{}) }
 
 func readSettings(_ *testing.T, data []byte) error {
 	if err := yaml.UnmarshalStrict(data, &map[string]any{}); err != nil {
