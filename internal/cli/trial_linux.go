@@ -218,7 +218,7 @@ func planTest(ctx context.Context, folder, releases string, options testOptions)
 	switch options.previous {
 	case none:
 	case "":
-		rel, err := buildForTest(stack, version, releases)
+		rel, err := buildForTest(ctx, stack, version, releases)
 		if err != nil {
 			return testPlan{}, err
 		}
@@ -232,7 +232,7 @@ func planTest(ctx context.Context, folder, releases string, options testOptions)
 		add(rel)
 		version.Major = rel.Name.Version.Major + 1
 	}
-	rel, err := buildForTest(stack, version, releases)
+	rel, err := buildForTest(ctx, stack, version, releases)
 	if err != nil {
 		return testPlan{}, err
 	}
@@ -242,14 +242,17 @@ func planTest(ctx context.Context, folder, releases string, options testOptions)
 	if err != nil || next == nil {
 		return plan, err
 	}
-	if rel, err = buildForTest(next, build.FirstVersions("").ClusterStack, releases); err != nil {
+	if rel, err = buildForTest(ctx, next, build.FirstVersions("").ClusterStack, releases); err != nil {
 		return testPlan{}, err
 	}
 	add(rel)
 	return plan, nil
 }
 
-func buildForTest(stack *build.Stack, version release.Version, releases string) (*release.Release, error) {
+func buildForTest(ctx context.Context, stack *build.Stack, version release.Version, releases string) (*release.Release, error) {
+	if err := stack.Complete(ctx, (&chartOptions{}).fetch); err != nil {
+		return nil, err
+	}
 	rel, err := stack.Build(build.Versions{ClusterStack: version, ClusterAddon: version, NodeImage: version})
 	if err != nil {
 		return nil, err
