@@ -164,6 +164,7 @@ func (d *Digests) Of(files release.Chart) Digest {
 // values cannot be made, or are generated anew.
 func (c *Cache) Key(in Input) (key Digest, known bool) {
 	r := newRecorder(in.Addon, in.Recorded.of(in.Addon), nil)
+	r.placeholders = in.Placeholders
 	values, err := in.values(r)
 	if err != nil || len(r.missed) > 0 {
 		return Digest{}, false
@@ -171,7 +172,7 @@ func (c *Cache) Key(in Input) (key Digest, known bool) {
 	charts := c.digests.Of(in.Chart)
 	content, err := json.Marshal([]any{
 		charts[:], c.neighbours(in.Neighbours, in.Folder), in.IncludeCRDs, in.ReleaseName, in.Namespace, in.Kubernetes, in.APIVersions,
-		in.ValuesFile, values, in.Addon, r.recorded,
+		in.ValuesFile, values, in.Addon, r.recorded, in.Placeholders,
 	})
 	if err != nil {
 		return Digest{}, false

@@ -189,6 +189,9 @@ type dates struct{ recorder *recorder }
 
 func (d dates) now() (time.Time, error) {
 	encoded, err := d.recorder.once("now", func() (string, error) {
+		if d.recorder.placeholders {
+			return placeholderTime.Format(time.RFC3339Nano), nil
+		}
 		return time.Now().UTC().Format(time.RFC3339Nano), nil
 	})
 	if err != nil {

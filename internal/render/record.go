@@ -72,6 +72,9 @@ type recorder struct {
 	// moved maps calls of this render to the keys that their values are recorded under.
 	moved map[string]string
 
+	// placeholders says that nothing is left to chance.
+	placeholders bool
+
 	file     string // the template being executed
 	from     Files  // which files the objects are from, once it is done
 	ordinals map[string]int
@@ -203,6 +206,9 @@ func (r *recorder) result(function string, args []any, generate func() (string, 
 	counted := c.group + " " + c.file
 	c.ordinal = r.ordinals[counted]
 	r.ordinals[counted]++
+	if r.placeholders {
+		generate = func() (string, error) { return placeholder(function, args, c) }
+	}
 	return r.value(c, generate)
 }
 

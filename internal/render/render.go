@@ -87,6 +87,9 @@ type Input struct {
 	// Addon is the name that generated values are recorded under, and Recorded what has been recorded.
 	Addon    string
 	Recorded Record
+	// Placeholders asks for values that are the same each time, and no secret, in place of what would be generated.
+	// For whoever looks at the result and does not apply it.
+	Placeholders bool
 }
 
 // ClassInput returns what the cluster class of a release is rendered from. Its objects are meant for
@@ -170,6 +173,7 @@ func (in Input) renderWith(cache *Cache) (*Result, error) {
 
 func (in Input) run(cache *Cache) (*Result, Files, error) {
 	result, r, err := replay(in.Addon, in.Recorded, func(r *recorder) (*Result, error) {
+		r.placeholders = in.Placeholders
 		values, err := in.values(r)
 		if err != nil {
 			return nil, err
