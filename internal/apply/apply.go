@@ -168,6 +168,11 @@ func (a *Applier) locate(ctx context.Context, objects, all []*unstructured.Unstr
 			return nil, err
 		}
 	}
+	return locateIn(known, objects, defined, namespace)
+}
+
+// locateIn finds out where objects go in a cluster that serves known and what the definitions among all objects add.
+func locateIn(known *kinds, objects []*unstructured.Unstructured, defined map[schema.GroupKind][]resource, namespace string) ([]*item, error) {
 	var items []*item
 	position := map[ID]int{}
 	for _, obj := range objects {
