@@ -109,8 +109,7 @@ func (w *work) takeOver(ctx context.Context, rel *release.Release, addon string)
 	if err != nil {
 		return nil // its stage reports that
 	}
-	set := apply.Set{Name: addon, Objects: rendered.Objects, Hooks: hooks(rendered.Hooks), Namespace: render.AddonNamespace}
-	_, err = w.conn.applier.TakeOver(ctx, set, w.inventory, w.journal)
+	_, err = w.conn.applier.TakeOver(ctx, Set(addon, rendered), w.inventory, w.journal)
 	return err
 }
 

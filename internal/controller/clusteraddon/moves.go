@@ -305,8 +305,8 @@ func applyReason(err error) string {
 func (w *work) apply(ctx context.Context, addon string, rendered *render.Result, verified func(apply.ID) bool, unsaved bool) error {
 	ctx, cancel := context.WithTimeout(ctx, stageTimeout)
 	defer cancel()
-	set := apply.Set{Name: addon, Objects: rendered.Objects, Hooks: hooks(rendered.Hooks), Namespace: render.AddonNamespace,
-		RollBack: w.rollsBack(), Verified: verified, Unsaved: unsaved}
+	set := Set(addon, rendered)
+	set.RollBack, set.Verified, set.Unsaved = w.rollsBack(), verified, unsaved
 	began := w.options.Clock.Now()
 	report, err := w.conn.applier.Apply(ctx, set, w.inventory, w.journal)
 	observeApply(addon, w.options.Clock.Since(began), err)
@@ -334,6 +334,11 @@ func (w *work) rollsBack() bool {
 	}
 	order, comparable := w.release.Name.Version.Compare(applied.Version)
 	return comparable && order < 0
+}
+
+// Set returns what is applied of a rendered addon.
+func Set(addon string, rendered *render.Result) apply.Set {
+	return apply.Set{Name: addon, Objects: rendered.Objects, Hooks: hooks(rendered.Hooks), Namespace: render.AddonNamespace}
 }
 
 func hooks(rendered []render.Hook) []apply.Hook {

@@ -172,7 +172,7 @@ func (w *work) beside() []string {
 	}
 	has := w.release.Addons()
 	addons = slices.DeleteFunc(addons, func(addon string) bool {
-		return slices.Contains(deleted, addon) || !slices.Contains(has, addon) || slices.Contains(off(w.settings), addon)
+		return slices.Contains(deleted, addon) || !slices.Contains(has, addon) || slices.Contains(Off(w.settings), addon)
 	})
 	slices.Sort(addons)
 	return slices.Compact(addons)

@@ -42,8 +42,8 @@ type userValues struct {
 	secrets []string
 }
 
-// off returns the addons that the user has switched off.
-func off(settings *v1alpha1.ClusterAddonSettings) []string {
+// Off returns the addons that the user has switched off.
+func Off(settings *v1alpha1.ClusterAddonSettings) []string {
 	if settings == nil {
 		return nil
 	}
@@ -56,16 +56,26 @@ func off(settings *v1alpha1.ClusterAddonSettings) []string {
 	return names
 }
 
+// Values reads the values that the settings of a Cluster have for its addons, by addon, and why an addon cannot have
+// them. Settings may be nil.
+func Values(ctx context.Context, live client.Reader, settings *v1alpha1.ClusterAddonSettings) (of map[string]map[string]any, missing map[string]error, err error) {
+	values, err := readValues(ctx, live, settings)
+	if err != nil {
+		return nil, nil, err
+	}
+	return values.of, values.missing, nil
+}
+
 // readValues reads the values of all addons from their ConfigMaps and Secrets, each by its name: a cache would have to
 // hold all Secrets of the management cluster. Only an error of the management cluster is returned.
-func (w *work) readValues(ctx context.Context) (*userValues, error) {
+func readValues(ctx context.Context, live client.Reader, settings *v1alpha1.ClusterAddonSettings) (*userValues, error) {
 	values := &userValues{of: map[string]map[string]any{}, missing: map[string]error{}}
-	if w.settings == nil {
+	if settings == nil {
 		return values, nil
 	}
 	hash := sha256.New()
-	reader := &valuesReader{work: w, known: map[v1alpha1.ValuesReference]valuesRead{}, left: maxValues}
-	for _, addon := range w.settings.Spec.Addons {
+	reader := &valuesReader{live: live, settings: settings, known: map[v1alpha1.ValuesReference]valuesRead{}, left: maxValues}
+	for _, addon := range settings.Spec.Addons {
 		for _, ref := range addon.ValuesFrom {
 			content, version, err := reader.read(ctx, ref)
 			var unusable *valuesError
@@ -98,9 +108,10 @@ const maxValues = 4 << 20
 
 // valuesReader reads each reference once in a pass, however often it is named.
 type valuesReader struct {
-	*work
-	known map[v1alpha1.ValuesReference]valuesRead
-	left  int // of maxValues
+	live     client.Reader
+	settings *v1alpha1.ClusterAddonSettings
+	known    map[v1alpha1.ValuesReference]valuesRead
+	left     int // of maxValues
 }
 
 type valuesRead struct {
@@ -130,12 +141,12 @@ func (e *valuesError) Error() string   { return e.what }
 func (e *valuesError) Permanent() bool { return true }
 
 // readReference returns the values of a ConfigMap or Secret, and what identifies them.
-func (w *valuesReader) readReference(ctx context.Context, ref v1alpha1.ValuesReference) (values map[string]any, version string, err error) {
-	tooMuch := &valuesError{what: fmt.Sprintf("the values that ClusterAddonSettings %s names have more than %d MiB together", w.settings.Name, maxValues>>20)}
-	if w.left < 0 {
+func (r *valuesReader) readReference(ctx context.Context, ref v1alpha1.ValuesReference) (values map[string]any, version string, err error) {
+	tooMuch := &valuesError{what: fmt.Sprintf("the values that ClusterAddonSettings %s names have more than %d MiB together", r.settings.Name, maxValues>>20)}
+	if r.left < 0 {
 		return nil, "", tooMuch
 	}
-	key := client.ObjectKey{Namespace: w.addon.Namespace, Name: ref.Name}
+	key := client.ObjectKey{Namespace: r.settings.Namespace, Name: ref.Name}
 	at := ref.Key
 	if at == "" {
 		at = v1alpha1.DefaultValuesKey
@@ -145,12 +156,12 @@ func (w *valuesReader) readReference(ctx context.Context, ref v1alpha1.ValuesRef
 	switch ref.Kind {
 	case v1alpha1.ValuesFromSecret:
 		secret := &corev1.Secret{}
-		err = w.live.Get(ctx, key, secret)
+		err = r.live.Get(ctx, key, secret)
 		text, has = secret.Data[at]
 		version = string(secret.UID) + " " + secret.ResourceVersion
 	default:
 		object := &corev1.ConfigMap{}
-		err = w.live.Get(ctx, key, object)
+		err = r.live.Get(ctx, key, object)
 		var plain string
 		if plain, has = object.Data[at]; has {
 			text = []byte(plain)
@@ -161,13 +172,13 @@ func (w *valuesReader) readReference(ctx context.Context, ref v1alpha1.ValuesRef
 	}
 	switch {
 	case apierrors.IsNotFound(err):
-		return nil, "", &valuesError{what: fmt.Sprintf("%s %s with values is missing: create it, or make the reference in ClusterAddonSettings %s optional", ref.Kind, ref.Name, w.settings.Name), absent: true}
+		return nil, "", &valuesError{what: fmt.Sprintf("%s %s with values is missing: create it, or make the reference in ClusterAddonSettings %s optional", ref.Kind, ref.Name, r.settings.Name), absent: true}
 	case err != nil:
 		return nil, "", fmt.Errorf("get %s %s with values: %w", ref.Kind, ref.Name, err)
 	case !has:
 		return nil, "", &valuesError{what: fmt.Sprintf("%s %s has no key %s with values", ref.Kind, ref.Name, at), absent: true}
 	}
-	if w.left -= len(text); w.left < 0 {
+	if r.left -= len(text); r.left < 0 {
 		return nil, "", tooMuch
 	}
 	// What a parser says may quote the text.

@@ -91,7 +91,7 @@ func (w *work) stages() []v1alpha1.StageStatus {
 		status := v1alpha1.StageStatus{Name: stage.Name, Action: string(stage.Action), Phase: v1alpha1.StagePhasePending}
 		p := w.progress[stage.Name]
 		switch {
-		case stage.Action == release.Apply && slices.Contains(off(w.settings), stage.Name):
+		case stage.Action == release.Apply && slices.Contains(Off(w.settings), stage.Name):
 			status.Phase, status.Message = v1alpha1.StagePhaseDone, "switched off by ClusterAddonSettings"
 		case current.Finished || slices.Contains(current.Done, stage.Name):
 			status.Phase = v1alpha1.StagePhaseDone

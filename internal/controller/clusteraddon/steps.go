@@ -110,7 +110,7 @@ func (w *work) situation() rollout.Situation {
 		Asked:         w.asked,
 		InventoryLost: w.lost,
 		Inputs:        w.inputs,
-		Off:           off(w.settings),
+		Off:           Off(w.settings),
 		Progress:      w.progress,
 		Cluster:       rollout.Cluster{Paused: w.paused, Dismissed: !w.addon.DeletionTimestamp.IsZero()},
 	}
@@ -280,7 +280,7 @@ func (w *work) inPlace(ctx context.Context, key releases.Key) bool {
 		w.asked != nil && !w.record.Proves(*w.asked) && !w.record.Idle(*w.asked) {
 		return false
 	}
-	isOff := func(addon string) bool { return slices.Contains(off(w.settings), addon) }
+	isOff := func(addon string) bool { return slices.Contains(Off(w.settings), addon) }
 	if slices.ContainsFunc(slices.Concat(applied.Addons, applied.Behind), isOff) ||
 		slices.ContainsFunc(applied.Off, func(addon string) bool { return !isOff(addon) }) {
 		return false // an addon was switched off or on, which takes the release
@@ -378,7 +378,7 @@ func (w *work) gather(ctx context.Context) error {
 	if w.facts, err = render.ClusterFacts(w.cluster, controlPlane, infraCluster); err != nil {
 		return err
 	}
-	if w.values, err = w.readValues(ctx); err != nil {
+	if w.values, err = readValues(ctx, w.live, w.settings); err != nil {
 		return err
 	}
 	if w.inputs, err = w.identifyInputs(ctx); err != nil {

@@ -26,9 +26,9 @@ func Kinds() []string {
 	}
 }
 
-// allowed refuses all objects if one of them is outside of the namespace of the release or of the given kinds:
+// Allowed refuses all objects if one of them is outside of the namespace of the release or of the given kinds:
 // a release is foreign code, and the management cluster belongs to somebody else.
-func allowed(kinds []string, namespace string, ids []apply.ID) error {
+func Allowed(kinds []string, namespace string, ids []apply.ID) error {
 	var refused []string
 	for _, id := range ids {
 		switch {

@@ -22,7 +22,7 @@ func TestNoKindOfKubernetesIsAllowed(t *testing.T) {
 		}
 		for _, namespace := range []string{"", "ours", "other", "kube-system"} {
 			id := apply.ID{Group: gvk.Group, Kind: gvk.Kind, Namespace: namespace, Name: "x"}
-			if err := allowed(Kinds(), "ours", []apply.ID{id}); err == nil {
+			if err := Allowed(Kinds(), "ours", []apply.ID{id}); err == nil {
 				t.Errorf("%s is allowed", id)
 			}
 			asked++
@@ -58,13 +58,13 @@ func TestWhatAClusterClassMayHave(t *testing.T) {
 	} {
 		t.Run(name, func(t *testing.T) {
 			tt.id.Name = "x"
-			err := allowed(tt.kinds, "ours", []apply.ID{tt.id})
+			err := Allowed(tt.kinds, "ours", []apply.ID{tt.id})
 			if tt.want == "" && err != nil || tt.want != "" && (err == nil || !strings.Contains(err.Error(), tt.want)) {
 				t.Errorf("got %v, want %q", err, tt.want)
 			}
 			// One that is refused takes all others with it.
 			good := apply.ID{Group: "cluster.x-k8s.io", Kind: "ClusterClass", Namespace: "ours", Name: "good"}
-			if both := allowed(append(slices.Clone(tt.kinds), Kinds()...), "ours", []apply.ID{good, tt.id}); (both == nil) != (err == nil) {
+			if both := Allowed(append(slices.Clone(tt.kinds), Kinds()...), "ours", []apply.ID{good, tt.id}); (both == nil) != (err == nil) {
 				t.Errorf("with a good one beside it: got %v", both)
 			}
 		})

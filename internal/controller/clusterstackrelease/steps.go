@@ -254,14 +254,14 @@ func (w *work) apply(ctx context.Context) (step.Outcome, error) {
 	if err != nil {
 		return step.Outcome{}, err
 	}
-	w.set = apply.Set{Name: setName, Objects: result.Objects, Hooks: hooks(result.Hooks), Namespace: w.obj.Namespace}
+	w.set = Set(result, w.obj.Namespace)
 	all := slices.Clone(result.Objects)
 	for _, hook := range result.Hooks {
 		all = append(all, hook.Object)
 	}
 	if ids, err := w.applier.Identify(ctx, all, w.obj.Namespace); err != nil {
 		return step.Outcome{}, err
-	} else if err := allowed(w.options.Kinds, w.obj.Namespace, ids); err != nil {
+	} else if err := Allowed(w.options.Kinds, w.obj.Namespace, ids); err != nil {
 		return step.Outcome{}, step.Because(v1alpha1.NotAllowedReason, err)
 	}
 	w.wanted, err = w.applier.Identify(ctx, result.Objects, w.obj.Namespace)
@@ -303,11 +303,22 @@ func (w *work) apply(ctx context.Context) (step.Outcome, error) {
 	return step.Done().Saying("%d objects are in place", len(w.wanted)), nil
 }
 
+// Input returns what the cluster class of a release is rendered from for a namespace.
+func Input(rel *release.Release, namespace string) render.Input {
+	in := render.ClassInput(rel, namespace)
+	in.Addon = setName
+	return in
+}
+
+// Set returns what is applied of a rendered cluster class.
+func Set(rendered *render.Result, namespace string) apply.Set {
+	return apply.Set{Name: setName, Objects: rendered.Objects, Hooks: hooks(rendered.Hooks), Namespace: namespace}
+}
+
 // render renders the cluster class. A chart may generate values, such as keys; these are written down
 // before anything is applied, and repeated by each later render.
 func (w *work) render(ctx context.Context) (*render.Result, error) {
-	in := render.ClassInput(w.release, w.obj.Namespace)
-	in.Addon = setName
+	in := Input(w.release, w.obj.Namespace)
 	result, err := w.options.Render(ctx, in)
 	if err != nil {
 		return nil, step.Because(v1alpha1.RenderFailedReason, err)
