@@ -51,6 +51,7 @@ var layers = map[string]layer{
 	"internal/lint":                     workshop,
 	"internal/observe":                  edge,
 	"internal/operator":                 driver,
+	"internal/preview":                  driver,
 	"internal/release":                  domain,
 	"internal/render":                   domain,
 	"internal/renderworker":             edge,

@@ -27,6 +27,7 @@ var commands = []func() *cobra.Command{
 	newDependencyCommand,
 	newCreateCommand,
 	newLintCommand,
+	newRenderCommand,
 	newTestCommand,
 	newPublishCommand,
 	newListCommand,

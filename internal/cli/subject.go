@@ -1,0 +1,97 @@
+// Copyright The Cluster Stack Operator Authors.
+// SPDX-License-Identifier: Apache-2.0
+
+package cli
+
+import (
+	"context"
+	"fmt"
+	"os"
+	"path/filepath"
+
+	"github.com/spf13/cobra"
+
+	"github.com/clusterstacks/cluster-stack-operator/internal/preview"
+	"github.com/clusterstacks/cluster-stack-operator/internal/release"
+)
+
+// stackFile is what the folder of a stack has and no release.
+const stackFile = "csctl.yaml"
+
+// subjectHelp says in help pages what a STACK or a RELEASE may be.
+const subjectHelp = `STACK is the folder of a cluster stack, which is built first, as csctl create --mode hash does. RELEASE is a release at
+its place.
+
+` + placeHelp
+
+// subjectFlags are the flags of commands that look at what would be applied.
+type subjectFlags struct {
+	placeFlags
+	clusters []string
+}
+
+func (f *subjectFlags) register(cmd *cobra.Command) {
+	f.placeFlags.register(cmd)
+	cmd.Flags().StringArrayVarP(&f.clusters, "cluster", "c", nil, "file with a Cluster, and with what belongs to it: its control plane and infrastructure, ClusterAddonSettings with their ConfigMaps and Secrets. A made-up cluster by default; may be repeated")
+	mustComplete(cmd, "cluster", cobra.FixedCompletions([]string{"yaml", "yml", "json"}, cobra.ShellCompDirectiveFilterFileExt))
+}
+
+// cluster reads the files of the cluster, nil if there are none.
+func (f *subjectFlags) cluster() (*preview.Cluster, error) {
+	if len(f.clusters) == 0 {
+		return nil, nil //nolint:nilnil // that is a sample
+	}
+	cluster := &preview.Cluster{}
+	for _, file := range f.clusters {
+		text, err := os.ReadFile(file)
+		if err == nil {
+			err = cluster.ReadCluster(text)
+		}
+		if err != nil {
+			return nil, fmt.Errorf("--cluster %s: %w", file, err)
+		}
+	}
+	return cluster, nil
+}
+
+// with opens a stack or a release and hands it to use. Its files are gone afterwards.
+func (f *subjectFlags) with(ctx context.Context, text string, use func(*release.Release) error) error {
+	if _, err := os.Stat(filepath.Join(text, stackFile)); err == nil {
+		return withStack(text, use)
+	}
+	p, err := f.open(ctx, text)
+	if err != nil {
+		return err
+	}
+	return p.with(ctx, func(fetched fetched) error { return use(fetched.release) })
+}
+
+// withStack builds a release of the stack in a folder.
+func withStack(folder string, use func(*release.Release) error) error {
+	stack, err := readStack(folder)
+	if err != nil {
+		return err
+	}
+	versions, err := stack.HashVersions()
+	if err != nil {
+		return err
+	}
+	built, err := stack.Build(versions)
+	if err != nil {
+		return err
+	}
+	tmp, err := os.MkdirTemp("", "csctl-")
+	if err != nil {
+		return err
+	}
+	defer func() { _ = os.RemoveAll(tmp) }() // the system clears what stays
+	written, err := built.Write(tmp, nil)
+	if err != nil {
+		return fmt.Errorf("release %s: %w", built.Name, err)
+	}
+	rel, err := release.Open(os.DirFS(written.Folder), built.Name)
+	if err != nil {
+		return err
+	}
+	return use(rel)
+}
