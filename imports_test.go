@@ -43,6 +43,7 @@ var layers = map[string]layer{
 	"internal/chartrepo":                edge,
 	"internal/chartrepo/chartrepotest":  workshop,
 	"internal/cli":                      driver,
+	"internal/compare":                  domain,
 	"internal/controller":               driver,
 	"internal/foreignyaml":              domain,
 	"internal/glance":                   edge,

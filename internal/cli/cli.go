@@ -6,6 +6,7 @@ package cli
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"io"
 	"os/signal"
@@ -28,6 +29,7 @@ var commands = []func() *cobra.Command{
 	newCreateCommand,
 	newLintCommand,
 	newRenderCommand,
+	newDiffCommand,
 	newTestCommand,
 	newPublishCommand,
 	newListCommand,
@@ -51,11 +53,19 @@ func Run(args []string, stdin io.Reader, stdout, stderr io.Writer) int {
 	root.SetIn(stdin)
 	root.SetOut(stdout)
 	root.SetErr(stderr)
-	if err := root.ExecuteContext(ctx); err != nil {
-		_, _ = fmt.Fprintf(stderr, "Error: %v\n", err)
-		return 1
+	err := root.ExecuteContext(ctx)
+	if err == nil {
+		return 0
 	}
-	return 0
+	code := 1
+	var exit *exitError
+	if errors.As(err, &exit) {
+		code = exit.code
+	}
+	if exit == nil || exit.err != nil {
+		_, _ = fmt.Fprintf(stderr, "Error: %v\n", err)
+	}
+	return code
 }
 
 // Root returns csctl as a tree of commands, for those who document it.

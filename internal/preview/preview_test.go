@@ -24,10 +24,10 @@ func open(t *testing.T, change func(map[string]string, fstest.MapFS)) *release.R
 	t.Helper()
 	files := releasetest.Multistage(tag)
 	charts := map[string]string{
-		"cni/Chart.yaml":                releasetest.Chart("cni", "v1"),
-		"cni/overwrite.yaml":            "cluster: {{ .Cluster.metadata.name }}\nclass: {{ .Cluster.spec.topology.class }}\nversion: {{ .Cluster.spec.topology.version }}\nhost: {{ .Cluster.spec.controlPlaneEndpoint.host }}\n",
-		"cni/templates/config.yaml":     "apiVersion: v1\nkind: ConfigMap\nmetadata: {name: cni}\ndata: {{ .Values | toJson }}\n",
-		"metrics-server/Chart.yaml":     releasetest.Chart("metrics-server", "v1"),
+		"cni/Chart.yaml":            releasetest.Chart("cni", "v1"),
+		"cni/overwrite.yaml":        "cluster: {{ .Cluster.metadata.name }}\nclass: {{ .Cluster.spec.topology.class }}\nversion: {{ .Cluster.spec.topology.version }}\nhost: {{ .Cluster.spec.controlPlaneEndpoint.host }}\n",
+		"cni/templates/config.yaml": "apiVersion: v1\nkind: ConfigMap\nmetadata: {name: cni}\ndata: {{ .Values | toJson }}\n",
+		"metrics-server/Chart.yaml": releasetest.Chart("metrics-server", "v1"),
 		"metrics-server/templates/s.yaml": `apiVersion: v1
 kind: Secret
 metadata: {name: metrics-server}
