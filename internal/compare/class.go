@@ -263,7 +263,7 @@ func (c *Comparison) template(set *Machines, r role, m matching, names versions)
 	fields := names.mark(differences(map[string]any{"spec": a.Object["spec"]}, map[string]any{"spec": b.Object["spec"]}))
 	name := b.GetKind()
 	if len(fields) == 0 {
-		if a.GetKind() == b.GetKind() && !equal(a.GetLabels(), b.GetLabels()) || !equal(a.GetAnnotations(), b.GetAnnotations()) {
+		if !equal(a.GetLabels(), b.GetLabels()) || !equal(a.GetAnnotations(), b.GetAnnotations()) {
 			set.because(InPlace, "%s has other labels or annotations", name)
 		}
 		return

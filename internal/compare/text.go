@@ -173,8 +173,7 @@ func objects(n int) string {
 }
 
 func (w *writer) class(c *Comparison) {
-	shown := slices.ContainsFunc(c.Class.Objects, func(Object) bool { return true })
-	if c.Kubernetes == nil && c.NodeImages == nil && len(c.Variables) == 0 && !shown {
+	if c.Kubernetes == nil && c.NodeImages == nil && len(c.Variables)+len(c.Class.Objects) == 0 {
 		return
 	}
 	w.title("Cluster class")
