@@ -171,7 +171,7 @@ func Releases(from, to Side) *Comparison {
 		c.Kubernetes = &Values{a, b}
 		c.upgrade(a, b)
 	}
-	if a, b := imagesOf(from), imagesOf(to); a != b && !(a == versionOf(from) && b == versionOf(to)) {
+	if a, b := imagesOf(from), imagesOf(to); a != b && (a != versionOf(from) || b != versionOf(to)) {
 		c.NodeImages = &Values{a, b}
 	}
 	names := newVersions(from, to)

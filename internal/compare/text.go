@@ -74,6 +74,7 @@ func (w *writer) mark(change Change) string {
 		return w.paint(green, "+")
 	case Removed:
 		return w.paint(red, "-")
+	default:
 	}
 	return w.paint(yellow, "~")
 }
@@ -131,6 +132,7 @@ func (a AddonChange) told() string {
 		return "new, " + objects(len(a.Objects))
 	case Removed:
 		return "removed with " + objects(len(a.Objects))
+	default:
 	}
 	count := map[Change]int{}
 	versions := 0
