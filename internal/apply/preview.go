@@ -52,7 +52,7 @@ func standardKinds(objects []*unstructured.Unstructured, others func(schema.Grou
 	for _, obj := range objects {
 		gvk := obj.GroupVersionKind()
 		gk := gvk.GroupKind()
-		namespaced := false
+		var namespaced bool
 		switch {
 		case slices.Contains(standardGroups, gk.Group):
 			namespaced = !slices.Contains(clusterWide[gk.Group], gk.Kind)

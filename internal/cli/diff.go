@@ -59,7 +59,7 @@ terminals; NO_COLOR turns them off. Contents of Secrets are never shown.
 	cmd.Flags().BoolVar(&options.all, "all", false, "show also what changes in versions of the release only, and long values in full")
 	output := outputFlag(cmd)
 	cmd.RunE = func(cmd *cobra.Command, args []string) error {
-		err := diff(cmd.Context(), args[0], args[1], options, output.json(), cmd.OutOrStdout(), cmd.ErrOrStderr())
+		err := diff(cmd.Context(), args[0], args[1], options, output.json(), cmd.OutOrStdout())
 		if err != nil && !errors.Is(err, errDiffers) {
 			return &exitError{code: diffTrouble, err: err}
 		}
@@ -68,7 +68,7 @@ terminals; NO_COLOR turns them off. Contents of Secrets are never shown.
 	return cmd
 }
 
-func diff(ctx context.Context, from, to string, options diffOptions, asJSON bool, stdout, stderr io.Writer) error {
+func diff(ctx context.Context, from, to string, options diffOptions, asJSON bool, stdout io.Writer) error {
 	cluster, err := options.cluster()
 	if err != nil {
 		return err

@@ -162,8 +162,10 @@ func (p placeName) String() string {
 	if p.release != (release.Name{}) {
 		tag = p.release.String()
 	}
-	separator, before := "#", ""
+	separator, before := "", ""
 	switch p.kind {
+	case placeGitHub, placeBundle:
+		separator = "#"
 	case placeRegistry:
 		separator, before = ":", "oci://"
 		if p.digest != "" {

@@ -106,6 +106,7 @@ func (r Result) WriteJUnit(w io.Writer, stack string) error {
 	for _, step := range r.Steps {
 		c := testcase{Name: step.Name, Classname: stack, Time: seconds(step.Seconds), Output: strings.Join(step.lines(), "\n")}
 		switch step.Outcome {
+		case Passed:
 		case Failed:
 			s.Failures++
 			c.Failure = &failure{Message: step.Error, Text: strings.Join(step.problems(), "\n")}
