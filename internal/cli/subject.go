@@ -11,6 +11,7 @@ import (
 
 	"github.com/spf13/cobra"
 
+	"github.com/clusterstacks/cluster-stack-operator/internal/build"
 	"github.com/clusterstacks/cluster-stack-operator/internal/preview"
 	"github.com/clusterstacks/cluster-stack-operator/internal/release"
 )
@@ -19,8 +20,8 @@ import (
 const stackFile = "csctl.yaml"
 
 // subjectHelp says in help pages what a STACK or a RELEASE may be.
-const subjectHelp = `STACK is the folder of a cluster stack, which is built first, as csctl create --mode hash does. RELEASE is a release at
-its place.
+const subjectHelp = `STACK is the folder of a cluster stack, which is built first, as csctl create --mode hash does, with the charts that
+it depends on. RELEASE is a release at its place.
 
 ` + placeHelp
 
@@ -28,10 +29,12 @@ its place.
 type subjectFlags struct {
 	placeFlags
 	clusters []string
+	charts   chartOptions
 }
 
 func (f *subjectFlags) register(cmd *cobra.Command) {
 	f.placeFlags.register(cmd)
+	f.charts.addFlags(cmd.Flags())
 	cmd.Flags().StringArrayVarP(&f.clusters, "cluster", "c", nil, "file with a Cluster, and with what belongs to it: its control plane and infrastructure, ClusterAddonSettings with their ConfigMaps and Secrets. A made-up cluster by default; may be repeated")
 	mustComplete(cmd, "cluster", cobra.FixedCompletions([]string{"yaml", "yml", "json"}, cobra.ShellCompDirectiveFilterFileExt))
 }
@@ -57,7 +60,7 @@ func (f *subjectFlags) cluster() (*preview.Cluster, error) {
 // with opens a stack or a release and hands it to use. Its files are gone afterwards.
 func (f *subjectFlags) with(ctx context.Context, text string, use func(*release.Release) error) error {
 	if _, err := os.Stat(filepath.Join(text, stackFile)); err == nil {
-		return withStack(text, use)
+		return withStack(ctx, text, &f.charts, use)
 	}
 	p, err := f.open(ctx, text)
 	if err != nil {
@@ -67,7 +70,7 @@ func (f *subjectFlags) with(ctx context.Context, text string, use func(*release.
 }
 
 // withStack builds a release of the stack in a folder.
-func withStack(folder string, use func(*release.Release) error) error {
+func withStack(ctx context.Context, folder string, charts *chartOptions, use func(*release.Release) error) error {
 	stack, err := readStack(folder)
 	if err != nil {
 		return err
@@ -76,22 +79,31 @@ func withStack(folder string, use func(*release.Release) error) error {
 	if err != nil {
 		return err
 	}
-	built, err := stack.Build(versions)
-	if err != nil {
-		return err
-	}
 	tmp, err := os.MkdirTemp("", "csctl-")
 	if err != nil {
 		return err
 	}
 	defer func() { _ = os.RemoveAll(tmp) }() // the system clears what stays
-	written, err := built.Write(tmp, nil)
-	if err != nil {
-		return fmt.Errorf("release %s: %w", built.Name, err)
-	}
-	rel, err := release.Open(os.DirFS(written.Folder), built.Name)
+	rel, err := buildInto(ctx, stack, versions, charts, tmp)
 	if err != nil {
 		return err
 	}
 	return use(rel)
+}
+
+// buildInto fetches the charts that a stack lacks, builds a release of it into a folder for releases, and opens that. It
+// has no node images: those that a plugin makes take long, and are not what is looked at or tried.
+func buildInto(ctx context.Context, stack *build.Stack, versions build.Versions, charts *chartOptions, releases string) (*release.Release, error) {
+	if err := stack.Complete(ctx, charts.fetch); err != nil {
+		return nil, err
+	}
+	built, err := stack.Build(versions)
+	if err != nil {
+		return nil, err
+	}
+	written, err := built.Write(releases, nil)
+	if err != nil {
+		return nil, fmt.Errorf("release %s: %w", built.Name, err)
+	}
+	return release.Open(os.DirFS(written.Folder), built.Name)
 }

@@ -40,6 +40,7 @@ type testOptions struct {
 	sandbox              daemon.Options
 	name                 string
 	place                placeFlags
+	charts               chartOptions
 }
 
 // none switches off a part of a trial.
@@ -90,6 +91,7 @@ filled in.
 	flags.StringVar(&options.name, "name", "", "name of the sandbox (default: a new one)")
 	flags.DurationVar(&options.limit, "step-timeout", 5*time.Minute, "how long a step may take")
 	options.place.register(cmd)
+	options.charts.addFlags(flags)
 	format := outputFlag(cmd)
 	cmd.RunE = func(cmd *cobra.Command, args []string) error {
 		return test(cmd.Context(), args[0], options, format.json(), cmd.OutOrStdout(), cmd.ErrOrStderr())
@@ -218,7 +220,7 @@ func planTest(ctx context.Context, folder, releases string, options testOptions)
 	switch options.previous {
 	case none:
 	case "":
-		rel, err := buildForTest(ctx, stack, version, releases)
+		rel, err := buildForTest(ctx, stack, version, releases, options)
 		if err != nil {
 			return testPlan{}, err
 		}
@@ -232,7 +234,7 @@ func planTest(ctx context.Context, folder, releases string, options testOptions)
 		add(rel)
 		version.Major = rel.Name.Version.Major + 1
 	}
-	rel, err := buildForTest(ctx, stack, version, releases)
+	rel, err := buildForTest(ctx, stack, version, releases, options)
 	if err != nil {
 		return testPlan{}, err
 	}
@@ -242,26 +244,15 @@ func planTest(ctx context.Context, folder, releases string, options testOptions)
 	if err != nil || next == nil {
 		return plan, err
 	}
-	if rel, err = buildForTest(ctx, next, build.FirstVersions("").ClusterStack, releases); err != nil {
+	if rel, err = buildForTest(ctx, next, build.FirstVersions("").ClusterStack, releases, options); err != nil {
 		return testPlan{}, err
 	}
 	add(rel)
 	return plan, nil
 }
 
-func buildForTest(ctx context.Context, stack *build.Stack, version release.Version, releases string) (*release.Release, error) {
-	if err := stack.Complete(ctx, (&chartOptions{}).fetch); err != nil {
-		return nil, err
-	}
-	rel, err := stack.Build(build.Versions{ClusterStack: version, ClusterAddon: version, NodeImage: version})
-	if err != nil {
-		return nil, err
-	}
-	written, err := rel.Write(releases, nil)
-	if err != nil {
-		return nil, fmt.Errorf("release %s: %w", rel.Name, err)
-	}
-	return release.Open(os.DirFS(written.Folder), rel.Name)
+func buildForTest(ctx context.Context, stack *build.Stack, version release.Version, releases string, options testOptions) (*release.Release, error) {
+	return buildInto(ctx, stack, build.Versions{ClusterStack: version, ClusterAddon: version, NodeImage: version}, &options.charts, releases)
 }
 
 // fetchForTest fetches the release that --previous names, or the newest stable one of the stack there.
