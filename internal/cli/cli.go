@@ -9,6 +9,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"net/http"
 	"os/signal"
 	"strings"
 	"syscall"
@@ -53,7 +54,7 @@ func Run(args []string, stdin io.Reader, stdout, stderr io.Writer) int {
 	root.SetIn(stdin)
 	root.SetOut(stdout)
 	root.SetErr(stderr)
-	err := root.ExecuteContext(ctx)
+	ran, err := root.ExecuteContextC(ctx)
 	if err == nil {
 		return 0
 	}
@@ -63,9 +64,17 @@ func Run(args []string, stdin io.Reader, stdout, stderr io.Writer) int {
 		code = exit.code
 	}
 	if exit == nil || exit.err != nil {
-		_, _ = fmt.Fprintf(stderr, "Error: %v\n", err)
+		_, _ = fmt.Fprintf(stderr, "Error: %v%s\n", err, cure(ran, err))
 	}
 	return code
+}
+
+// cure names the flag of a command that would have helped against an error, "" if there is none.
+func cure(cmd *cobra.Command, err error) string {
+	if errors.Is(err, http.ErrSchemeMismatch) && cmd.Flags().Lookup("plain-http") != nil {
+		return "; if that is how it should be, give --plain-http"
+	}
+	return ""
 }
 
 // Root returns csctl as a tree of commands, for those who document it.
