@@ -29,7 +29,9 @@ type mirrored struct {
 	// Referrers is how many signatures and the like came along.
 	Referrers int `json:"referrers,omitempty"`
 	// Added is how many of them were not there before.
-	Added  int      `json:"added,omitempty"`
+	Added int `json:"added,omitempty"`
+	// Unsigned tells that the release has signatures that the place which it was copied to does not look at.
+	Unsigned bool `json:"unsigned,omitempty"`
 	Images []string `json:"images,omitempty"`
 	// Charts are those that the release depends on and does not bring along.
 	Charts []string `json:"charts,omitempty"`
@@ -265,8 +267,20 @@ func (t *target) take(ctx context.Context, from *place, name release.Name, tell 
 		if one.Digest = put.Digest; put.Existed {
 			one.State = stateUnchanged
 		}
+		if err != nil {
+			return err
+		}
+		one.Unsigned, err = t.leavesSignatures(ctx, from, got)
 		return err
 	})
+}
+
+// leavesSignatures tells whether a release has signatures that do not count at the target: some stand beside a
+// manifest, others are for a list of checksums among the files.
+func (t *target) leavesSignatures(ctx context.Context, from *place, got fetched) (bool, error) {
+	found, _, apart, err := from.signatures(ctx, got)
+	_, wanted := t.source.(source.Signer)
+	return len(found) > 0 && apart != wanted, err
 }
 
 func printMirrored(w io.Writer, done []mirrored, warn io.Writer, from *place, to *target) error {
@@ -282,9 +296,17 @@ func printMirrored(w io.Writer, done []mirrored, warn io.Writer, from *place, to
 			return err
 		}
 	}
-	if _, apart := from.source.(source.Signer); apart && (to.kind == placeFolder || to.kind == placeGitHub) {
-		_, err := fmt.Fprintf(warn, "Warning: signatures lie beside releases in %s, and %s has no place for them\n", from, to)
-		return err
+	for _, one := range done {
+		if !one.Unsigned {
+			continue
+		}
+		cure := "csctl sign signs it there"
+		if to.kind == placeGitHub {
+			cure = "sign a folder of it before it is published there"
+		}
+		if _, err := fmt.Fprintf(warn, "Warning: %s is signed in %s, which does not count in %s: %s\n", one.Release, from, to, cure); err != nil {
+			return err
+		}
 	}
 	return nil
 }

@@ -43,6 +43,9 @@ func (f *trustFlags) policy() (*verify.Policy, error) {
 		if err != nil {
 			return nil, fmt.Errorf("--key: %w", err)
 		}
+		if _, err := verify.NewPolicy(verify.Config{PublicKeys: []string{string(text)}}); err != nil {
+			return nil, fmt.Errorf("--key %s: %w", file, errors.Unwrap(err))
+		}
 		c.PublicKeys = append(c.PublicKeys, string(text))
 	}
 	if f.identity+f.identityExpr+f.issuer+f.issuerExpr != "" {
