@@ -5,7 +5,6 @@ package stacks_test
 
 import (
 	"fmt"
-	"maps"
 	"net/http"
 	"os"
 	"path/filepath"
@@ -29,13 +28,12 @@ import (
 	clusterv1 "sigs.k8s.io/cluster-api/api/core/v1beta2"
 
 	"github.com/clusterstacks/cluster-stack-operator/internal/build"
-	"github.com/clusterstacks/cluster-stack-operator/internal/chartlock"
 	"github.com/clusterstacks/cluster-stack-operator/internal/chartrepo"
-	"github.com/clusterstacks/cluster-stack-operator/internal/chartrepo/chartrepotest"
 	"github.com/clusterstacks/cluster-stack-operator/internal/observe"
 	"github.com/clusterstacks/cluster-stack-operator/internal/release"
 	"github.com/clusterstacks/cluster-stack-operator/internal/render"
 	"github.com/clusterstacks/cluster-stack-operator/internal/sandbox/sandboxtest"
+	"github.com/clusterstacks/cluster-stack-operator/stacks/stackstest"
 )
 
 func TestMain(m *testing.M) { sandboxtest.Main(m) }
@@ -75,7 +73,8 @@ func open(t *testing.T, folder, version string) *release.Release {
 	if err != nil {
 		t.Fatal(err)
 	}
-	if err := stack.Complete(t.Context(), publicCharts(t).Complete); err != nil {
+	charts := chartrepo.New(chartrepo.Options{MirrorClient: http.DefaultClient, Mirrors: stackstest.Charts(t, ".")})
+	if err := stack.Complete(t.Context(), charts.Complete); err != nil {
 		t.Fatal(err)
 	}
 	v, err := release.ParseVersion(version)
@@ -95,64 +94,6 @@ func open(t *testing.T, folder, version string) *release.Release {
 		t.Fatal(err)
 	}
 	return rel
-}
-
-// standIns are templates of small charts that stand in for public ones, by the names of these. They have the objects that
-// our stages wait for, and show which values have reached them.
-var standIns = map[string]string{
-	"cilium": `{apiVersion: apps/v1, kind: DaemonSet, metadata: {name: cilium, namespace: kube-system}, spec: {
-  selector: {matchLabels: {k8s-app: cilium}}, template: {metadata: {labels: {k8s-app: cilium}}, spec: {tolerations: {{ toJson .Values.operator.tolerations }},
-  containers: [{name: agent, image: cilium, env: [{name: KUBERNETES_SERVICE_HOST, value: {{ quote .Values.k8sServiceHost }}}, {name: KUBERNETES_SERVICE_PORT, value: {{ quote .Values.k8sServicePort }}}, {name: IPAM, value: {{ .Values.ipam.mode }}}]}]}}}}
-`,
-	"openstack-cloud-controller-manager": `{apiVersion: apps/v1, kind: DaemonSet, metadata: {name: openstack-cloud-controller-manager, namespace: kube-system}, spec: {
-  selector: {matchLabels: {app: ccm}}, template: {metadata: {labels: {app: ccm}}, spec: {tolerations: {{ toJson .Values.tolerations }}, nodeSelector: {{ toJson .Values.nodeSelector }},
-  containers: [{name: ccm, image: ccm, args: ["--cluster-name={{ .Values.cluster.name }}", "--controllers={{ join "," .Values.enabledControllers }}"]}],
-  volumes: [{name: cloud-config, secret: {secretName: {{ .Values.secret.name }}}}]}}}}
-`,
-	"openstack-cinder-csi": `{apiVersion: apps/v1, kind: DaemonSet, metadata: {name: openstack-cinder-csi-nodeplugin, namespace: kube-system}, spec: {
-  selector: {matchLabels: {app: csi}}, template: {metadata: {labels: {app: csi}}, spec: {tolerations: {{ toJson .Values.csi.plugin.nodePlugin.tolerations }},
-  containers: [{name: plugin, image: csi, args: ["--cluster={{ .Values.clusterID }}"]}],
-  volumes: [{name: cloud-config, secret: {secretName: {{ .Values.secret.name }}}}]}}}}
-`,
-	"metrics-server": `{apiVersion: apps/v1, kind: Deployment, metadata: {name: metrics-server, namespace: kube-system}, spec: {
-  selector: {matchLabels: {app: metrics-server}}, template: {metadata: {labels: {app: metrics-server}}, spec: {tolerations: {{ toJson .Values.tolerations }},
-  containers: [{name: metrics-server, image: metrics-server, args: {{ toJson .Values.args }}}]}}}}
-`,
-}
-
-// publicCharts has stand-ins for all charts that our stacks depend on, in the versions that they ask for, in repositories on
-// loopback in place of the public ones.
-func publicCharts(t *testing.T) *chartrepo.Repositories {
-	t.Helper()
-	files, err := filepath.Glob("*/*/*/cluster-addon/*/Chart.yaml")
-	if err != nil {
-		t.Fatal(err)
-	}
-	packages := map[string]map[string][]byte{} // by repository, and name and version
-	for _, file := range files {
-		data, err := os.ReadFile(file)
-		if err != nil {
-			t.Fatal(err)
-		}
-		dependencies, err := chartlock.Read(data)
-		if err != nil {
-			t.Fatalf("%s: %v", file, err)
-		}
-		for _, d := range dependencies {
-			if standIns[d.Name] == "" {
-				t.Fatalf("%s: nothing stands in for chart %s", file, d.Name)
-			}
-			if packages[d.Repository] == nil {
-				packages[d.Repository] = map[string][]byte{}
-			}
-			packages[d.Repository][d.Name+" "+d.Version] = chartrepotest.Package(d.Name, d.Version, map[string]string{"templates/all.yaml": standIns[d.Name]})
-		}
-	}
-	options := chartrepo.Options{MirrorClient: http.DefaultClient}
-	for repository, charts := range packages {
-		options.Mirrors = append(options.Mirrors, chartrepo.Mirror{From: repository, To: chartrepotest.Start(t, slices.Collect(maps.Values(charts))...).URL})
-	}
-	return chartrepo.New(options)
 }
 
 func facts(t *testing.T) render.Facts {
