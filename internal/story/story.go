@@ -48,6 +48,9 @@ const look = 250 * time.Millisecond
 type Story struct {
 	Client client.Client
 	Report *Report
+	// Seen, if set, is told the nodes and pods of a workload cluster each time that they were looked at, and may change
+	// them. Its error counts as if the cluster could not be reached: it is looked at again.
+	Seen func(ctx context.Context, workload client.Client, nodes []corev1.Node, pods []corev1.Pod) error
 
 	workloads map[client.ObjectKey]client.Client
 	told      map[types.UID]bool // events
@@ -362,6 +365,11 @@ func (s *Story) seeWorkload(ctx context.Context, key client.ObjectKey, goal Goal
 		}
 	}
 	facts["Pods"] = fmt.Sprintf("%d of %d ready", running, len(pods.Items))
+	if s.Seen != nil {
+		if err := s.Seen(ctx, workload, nodes.Items, pods.Items); err != nil {
+			return false, false, err
+		}
+	}
 	return nodesReady, len(pods.Items) > 0 && running == len(pods.Items), nil
 }
 

@@ -206,6 +206,9 @@ func (t *trial) workloadProblems(ctx context.Context) []Problem {
 	nodes, pods := &corev1.NodeList{}, &corev1.PodList{}
 	if workload.List(ctx, nodes) == nil {
 		for _, node := range nodes.Items {
+			if slices.ContainsFunc(node.Spec.Taints, isUninitialized) {
+				found = append(found, Problem{Object: "Node " + node.Name, Message: "waits for a cloud controller manager: no pod is ready that tolerates the taint " + uninitialized + " by its name"})
+			}
 			for _, c := range node.Status.Conditions {
 				if c.Type == corev1.NodeReady && c.Status != corev1.ConditionTrue {
 					found = append(found, Problem{Object: "Node " + node.Name, Message: c.Reason + ": " + c.Message})

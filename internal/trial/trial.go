@@ -56,6 +56,7 @@ func Run(ctx context.Context, config *rest.Config, o Options) (Result, error) {
 	if err != nil {
 		return Result{}, err
 	}
+	s.Seen = initialize
 	t := &trial{Options: o, story: s}
 	if err := t.prepare(ctx); err != nil {
 		return Result{}, err
