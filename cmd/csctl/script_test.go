@@ -29,6 +29,7 @@ func TestScripts(t *testing.T) {
 		t.Fatal(err)
 	}
 	registry := registrytest.Start(t, registrytest.Options{})
+	locked := registrytest.Start(t, registrytest.Options{Username: "me", Password: "s3cret"})
 	charts := chartrepotest.Start(t, chartrepotest.Package("cilium", "1.16.6", nil), chartrepotest.Package("cilium", "1.16.7", nil))
 	private := chartrepotest.Start(t, chartrepotest.Package("cilium", "1.16.6", nil))
 	private.Username, private.Password = "me", "s3cret"
@@ -49,6 +50,7 @@ func TestScripts(t *testing.T) {
 		Setup: func(env *testscript.Env) error {
 			env.Setenv("STACKS", stacks)
 			env.Setenv("REGISTRY", registry.Host)
+			env.Setenv("LOCKED_REGISTRY", locked.Host)
 			env.Setenv("CHARTS", charts.URL)
 			env.Setenv("PRIVATE_CHARTS", private.URL)
 			env.Setenv("FORGE", forge.URL())

@@ -32,6 +32,10 @@ import (
 // chartOptions say where charts come from that the charts of a stack depend on.
 type chartOptions struct {
 	mirrors []string
+	// allowed are prefixes of the repositories that may be asked, empty for all that there can be.
+	allowed []string
+	// web says how repositories are spoken to.
+	web web.Options
 }
 
 func (o *chartOptions) addFlags(flags *pflag.FlagSet) {
@@ -47,10 +51,20 @@ func (o *chartOptions) fetch(ctx context.Context, lacking release.IncompleteChar
 	return repositories.Complete(ctx, lacking)
 }
 
+// chartsOfOthers are options for a release that somebody else has made: only what the operator asks is asked.
+func chartsOfOthers(settings web.Options) chartOptions {
+	return chartOptions{allowed: []string{"https://", "oci://"}, web: settings}
+}
+
 // repositories returns where charts are fetched from. They are those that the author of the stack has named, so all are
-// allowed, and who to be there is what the author's Helm and Docker know.
+// allowed unless the options say otherwise, and who to be there is what the user's Helm and Docker know.
 func (o *chartOptions) repositories() (*chartrepo.Repositories, error) {
-	client, err := web.Client(web.Options{UserAgent: "csctl/" + version, PlainHTTP: true})
+	settings, allowed := o.web, o.allowed
+	settings.UserAgent = "csctl/" + version
+	if len(allowed) == 0 {
+		allowed, settings.PlainHTTP = []string{"https://", "http://", "oci://"}, true
+	}
+	client, err := web.Client(settings)
 	if err != nil {
 		return nil, err
 	}
@@ -59,7 +73,7 @@ func (o *chartOptions) repositories() (*chartrepo.Repositories, error) {
 		return nil, err
 	}
 	options := chartrepo.Options{
-		Client: client, MirrorClient: client, Allowed: []string{"https://", "http://", "oci://"},
+		Client: client, MirrorClient: client, Allowed: allowed,
 		Credential: known.credential, MirrorCredential: known.registries,
 	}
 	// Without a place for it, there is no cache.

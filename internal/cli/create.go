@@ -11,7 +11,6 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
-	"strconv"
 	"strings"
 	"time"
 
@@ -64,10 +63,11 @@ Modes:
   custom  the versions that you give.
 
 Stable and beta need to know the earlier releases. Variables of the environment say where they are:
-  --remote github     GIT_ORG_NAME and GIT_REPOSITORY_NAME; GIT_ACCESS_TOKEN where the repository is private
+  --remote github     GIT_ORG_NAME and GIT_REPOSITORY_NAME; GIT_ACCESS_TOKEN for --publish, and where it is private
   --remote oci        OCI_REPOSITORY, with the registry in front; OCI_USERNAME and OCI_PASSWORD, or OCI_ACCESS_TOKEN,
-                      where the registry asks for them. --publish puts the new release there.
+                      where the registry asks for them; without them, what "docker login" has kept
   --remote directory  none: they are in <output>
+--publish puts the new release there, in a registry or on GitHub.
 
 Charts that the charts of the stack depend on and that are not in their charts/ are fetched, in the versions of their
 Chart.lock, and packed into the release; "csctl dependency update" writes that file. Repositories and registries are shown
@@ -92,7 +92,7 @@ release has the same digest in every registry.`,
 	flags.StringVar(&options.addonVersion, "cluster-addon-version", "", "version of the cluster addons in custom mode")
 	flags.StringVar(&options.imageVersion, "node-image-version", "", "version of the node images in custom mode")
 	flags.StringVar(&options.remote, "remote", "github", "where earlier releases are looked up in stable and beta mode: directory, github or oci")
-	flags.BoolVar(&options.publish, "publish", false, "publish the release after building it, with --remote oci. The same release again changes nothing; another one under its name is refused")
+	flags.BoolVar(&options.publish, "publish", false, "publish the release after building it, with --remote oci or github. The same release again changes nothing; another one under its name is refused")
 	flags.StringVar(&options.githubAPI, "github-api-url", "", "URL of the API of a GitHub Enterprise Server, such as https://github.example.com/api/v3/, for --remote github")
 	options.charts.addFlags(flags)
 	flags.BoolVar(&options.plainHTTP, "plain-http", false, "speak to the registry or to GitHub without TLS, such as to the registry of a sandbox")
@@ -100,18 +100,13 @@ release has the same digest in every registry.`,
 }
 
 func create(ctx context.Context, folder string, options createOptions, stdout, stderr io.Writer) error {
-	if options.publish && options.remote != remoteOCI {
-		return fmt.Errorf("--publish is for --remote oci: for --remote %s copy the release's folder to where the operator reads releases", options.remote)
-	}
-	created, err := sourceDate()
+	created, err := createdAt()
 	if err != nil {
 		return err
 	}
-	var repository *oci.Source
-	if options.remote == remoteOCI {
-		if repository, err = openRepository(options); err != nil {
-			return err
-		}
+	repository, err := openRemote(options)
+	if err != nil {
+		return err
 	}
 	stack, err := readStack(folder)
 	if err != nil {
@@ -149,7 +144,33 @@ func create(ctx context.Context, folder string, options createOptions, stdout, s
 	if err := printWritten(stdout, rel, versions, written); err != nil || !options.publish {
 		return err
 	}
-	return publish(ctx, repository, stack, rel.Name, written.Folder, created, stdout)
+	return publish(ctx, repository, stack, rel.Name, written.Folder, created, stdout, stderr)
+}
+
+// remote is where the earlier releases are, and where new ones go. Those that are published to write their names.
+type remote interface {
+	source.Source
+	source.Publisher
+}
+
+// openRemote returns the place that --remote names, nil if it is not asked for anything.
+func openRemote(options createOptions) (remote, error) {
+	looksBack := options.mode == "stable" || options.mode == "beta"
+	switch options.remote {
+	case remoteDirectory:
+		if options.publish {
+			return nil, errors.New("--publish is for --remote oci and github: with --remote directory the release is in --output, and csctl publish copies it to another folder")
+		}
+		return dir.New(options.output), nil
+	case remoteOCI:
+		return openRepository(options)
+	case remoteGitHub:
+		if !options.publish && !looksBack {
+			return nil, nil
+		}
+		return openGitHubRemote(options)
+	}
+	return nil, fmt.Errorf("--remote %s: there are github, oci and directory", options.remote)
 }
 
 // openRepository returns the repository that the environment names.
@@ -158,10 +179,7 @@ func openRepository(options createOptions) (*oci.Source, error) {
 	if name == "" {
 		return nil, errors.New("--remote oci: set OCI_REPOSITORY to the repository of the releases, such as registry.example.org/kaas/cluster-stacks")
 	}
-	repository, err := oci.New(name, oci.Options{
-		Credentials: oci.Credentials{Username: env("OCI_USERNAME"), Password: env("OCI_PASSWORD"), Token: env("OCI_ACCESS_TOKEN")},
-		Web:         web.Options{PlainHTTP: options.plainHTTP, UserAgent: "csctl/" + version},
-	})
+	repository, err := openRegistry(name, web.Options{PlainHTTP: options.plainHTTP, UserAgent: "csctl/" + version})
 	if err != nil {
 		return nil, fmt.Errorf("--remote oci: %w", err)
 	}
@@ -188,33 +206,23 @@ func openGitHubRemote(options createOptions) (*github.Source, error) {
 	return repository, nil
 }
 
-// sourceDate returns when a release counts as made: now, or when the environment says, as in other programs whose
-// output shall be the same each time.
-func sourceDate() (time.Time, error) {
-	text := os.Getenv("SOURCE_DATE_EPOCH")
-	if text == "" {
-		return time.Now(), nil
-	}
-	seconds, err := strconv.ParseInt(text, 10, 64)
-	if err != nil {
-		return time.Time{}, fmt.Errorf("SOURCE_DATE_EPOCH: %q is not a number of seconds", text)
-	}
-	return time.Unix(seconds, 0), nil
-}
-
 // publish puts a release that was written to a folder into a repository.
-func publish(ctx context.Context, to *oci.Source, stack *build.Stack, name release.Name, folder string, created time.Time, stdout io.Writer) error {
+func publish(ctx context.Context, to remote, stack *build.Stack, name release.Name, folder string, created time.Time, stdout, stderr io.Writer) error {
 	hashes, err := stack.Hash()
 	if err != nil {
 		return err
 	}
-	// What others have always been told about a release besides its files.
-	annotations := map[string]string{"kubernetesVersion": stack.Config.Kubernetes, "hash": hashes.Short()}
-	digest, err := to.Publish(ctx, name, os.DirFS(folder), created, annotations)
+	tell := newTransfer(stderr)
+	done, err := to.Put(ctx, name, os.DirFS(folder), source.Publication{
+		Created: created, Uploaded: tell.file,
+		// What others have always been told about a release besides its files.
+		Annotations: map[string]string{"kubernetesVersion": stack.Config.Kubernetes, "hash": hashes.Short()},
+	})
+	tell.done()
 	if err != nil {
 		return err
 	}
-	_, err = fmt.Fprintf(stdout, "%s is in %s: %s\n", name, to, digest)
+	_, err = fmt.Fprintf(stdout, "%s is in %s: %s\n", name, to, done.Digest)
 	return err
 }
 
@@ -245,12 +253,12 @@ func readStack(folder string) (*build.Stack, error) {
 	return build.Read(root.FS(), filepath.Base(path))
 }
 
-func chooseVersions(ctx context.Context, stack *build.Stack, repository *oci.Source, options createOptions) (build.Versions, error) {
+func chooseVersions(ctx context.Context, stack *build.Stack, earlier remote, options createOptions) (build.Versions, error) {
 	switch options.mode {
 	case "stable":
-		return nextVersions(ctx, stack, "", repository, options)
+		return nextVersions(ctx, stack, "", earlier, options)
 	case "beta":
-		return nextVersions(ctx, stack, "beta", repository, options)
+		return nextVersions(ctx, stack, "beta", earlier, options)
 	case "hash":
 		return stack.HashVersions()
 	case "custom":
@@ -280,24 +288,11 @@ func customVersions(options createOptions) (versions build.Versions, err error) 
 }
 
 // nextVersions returns the versions that follow those of the latest release in a channel.
-func nextVersions(ctx context.Context, stack *build.Stack, channel string, repository *oci.Source, options createOptions) (build.Versions, error) {
-	var earlier source.Source
-	switch options.remote {
-	case remoteDirectory:
+func nextVersions(ctx context.Context, stack *build.Stack, channel string, earlier remote, options createOptions) (build.Versions, error) {
+	if options.remote == remoteDirectory {
 		if err := os.MkdirAll(options.output, 0o755); err != nil {
 			return build.Versions{}, err
 		}
-		earlier = dir.New(options.output)
-	case remoteOCI:
-		earlier = repository
-	case remoteGitHub:
-		repository, err := openGitHubRemote(options)
-		if err != nil {
-			return build.Versions{}, err
-		}
-		earlier = repository
-	default:
-		return build.Versions{}, fmt.Errorf("--remote %s: there are github, oci and directory", options.remote)
 	}
 	offers, err := earlier.List(ctx)
 	if errors.Is(err, oci.ErrNoRepository) {

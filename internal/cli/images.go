@@ -13,17 +13,15 @@ import (
 
 	"k8s.io/apimachinery/pkg/apis/meta/v1/unstructured"
 
-	"github.com/clusterstacks/cluster-stack-operator/internal/chartrepo"
 	"github.com/clusterstacks/cluster-stack-operator/internal/release"
 	"github.com/clusterstacks/cluster-stack-operator/internal/render"
 	"github.com/clusterstacks/cluster-stack-operator/internal/sample"
-	"github.com/clusterstacks/cluster-stack-operator/internal/web"
 )
 
 // imagesOf returns the images of containers that a release names when it is rendered for a made-up cluster, sorted.
 // Charts that it depends on and does not bring along are fetched.
-func imagesOf(ctx context.Context, got fetched, settings web.Options) ([]string, error) {
-	rel, err := complete(ctx, got, settings)
+func imagesOf(ctx context.Context, got fetched, charts chartOptions) ([]string, error) {
+	rel, err := complete(ctx, got, charts)
 	if err != nil {
 		return nil, err
 	}
@@ -52,18 +50,13 @@ func imagesOf(ctx context.Context, got fetched, settings web.Options) ([]string,
 }
 
 // complete fetches the charts that a release lacks, as the operator does, and opens it with them.
-func complete(ctx context.Context, got fetched, settings web.Options) (*release.Release, error) {
+func complete(ctx context.Context, got fetched, charts chartOptions) (*release.Release, error) {
 	incomplete, err := got.release.Incomplete()
 	if err != nil || len(incomplete) == 0 {
 		return got.release, err
 	}
-	client, err := web.Client(settings)
-	if err != nil {
-		return nil, err
-	}
-	repositories := chartrepo.New(chartrepo.Options{Client: client, Allowed: []string{"https://", "oci://"}})
 	for _, chart := range incomplete {
-		files, err := repositories.Complete(ctx, chart)
+		files, err := charts.fetch(ctx, chart)
 		if err != nil {
 			return nil, fmt.Errorf("release %s: %w", got.release.Name, err)
 		}

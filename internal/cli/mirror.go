@@ -330,7 +330,7 @@ func printImages(ctx context.Context, w io.Writer, from *place, names []release.
 			for _, chart := range incomplete {
 				one.Charts = append(one.Charts, chart.Missing...)
 			}
-			one.Images, err = imagesOf(ctx, got, settings)
+			one.Images, err = imagesOf(ctx, got, chartsOfOthers(settings))
 			return err
 		})
 		if err != nil {

@@ -6,7 +6,6 @@ package cli
 import (
 	"context"
 	"encoding/json"
-	"errors"
 	"fmt"
 	"io/fs"
 	"os"
@@ -135,7 +134,8 @@ func annotationsOf(rel *release.Release, files fs.FS) map[string]string {
 	return annotations
 }
 
-// createdAt is now, unless the environment says when.
+// createdAt is when a release counts as made: now, unless the environment says when, as in other programs whose output
+// shall be the same each time.
 func createdAt() (time.Time, error) {
 	text := env("SOURCE_DATE_EPOCH")
 	if text == "" {
@@ -143,7 +143,7 @@ func createdAt() (time.Time, error) {
 	}
 	seconds, err := strconv.ParseInt(text, 10, 64)
 	if err != nil {
-		return time.Time{}, errors.New("SOURCE_DATE_EPOCH is not a number of seconds")
+		return time.Time{}, fmt.Errorf("SOURCE_DATE_EPOCH: %q is not a number of seconds", text)
 	}
 	return time.Unix(seconds, 0), nil
 }

@@ -67,7 +67,9 @@ itself under an earlier version stands in, so that what carries the version in i
 
 The Cluster is made up: the network, machines and worker classes as in most clusters, and a value for each variable that
 has to be set. With --cluster it is yours, with whatever it needs beside it, such as Secrets. Its class and version are
-filled in.
+filled in. Nodes that wait for a cloud controller manager are let go once a pod is ready that tolerates their taint by name.
+
+Charts that the stack depends on are fetched as by csctl create.
 
 ` + placeHelp,
 		Example: `  csctl test stacks/docker/starter/1-35
