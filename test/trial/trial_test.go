@@ -6,6 +6,7 @@ package trial
 
 import (
 	"bytes"
+	"cmp"
 	"encoding/json"
 	"encoding/xml"
 	"errors"
@@ -19,6 +20,7 @@ import (
 
 	"github.com/clusterstacks/cluster-stack-operator/internal/sandbox/sandboxtest"
 	"github.com/clusterstacks/cluster-stack-operator/internal/trial"
+	"github.com/clusterstacks/cluster-stack-operator/stacks/stackstest"
 )
 
 // root is the repository, seen from this package.
@@ -103,6 +105,38 @@ func TestAStackIsCreatedFromAndUpgradedTo(t *testing.T) {
 	}
 	for _, step := range result.Steps {
 		if step.Outcome != trial.Passed || step.Seconds <= 0 || len(step.Unhealthy)+len(step.Problems) != 0 {
+			t.Errorf("%+v", step)
+		}
+	}
+}
+
+// openStackVariable is an environment variable that names the CRDs of the provider for OpenStack, as --crds takes them, to
+// use in place of an excerpt.
+const openStackVariable = "CLUSTER_STACK_TEST_OPENSTACK_CRDS"
+
+// The sandbox knows OpenStack by its CRDs only, and the addons are charts that the stack does not bring along.
+func TestAStackForAProviderKnownByItsCRDsIsCreatedFromAndUpgradedTo(t *testing.T) {
+	crds := cmp.Or(os.Getenv(openStackVariable), filepath.Join(root, "test/sandbox/providers/testdata/openstack-crds.yaml"))
+	args := []string{filepath.Join(root, "stacks/openstack/starter/1-36"), "--crds", crds, "--cluster", "testdata/openstack.yaml"}
+	for _, mirror := range stackstest.Charts(t, filepath.Join(root, "stacks")) {
+		args = append(args, "--chart-mirrors", mirror.From+"="+mirror.To)
+	}
+	result, _, code := try(t, args...)
+	if code != 0 || !result.Passed || len(result.Steps) != 2 {
+		t.Fatalf("exit code %d, %+v", code, result)
+	}
+	created, upgraded := result.Steps[0], result.Steps[1]
+	if want := []trial.Addon{{Name: "ccm", Objects: 1}, {Name: "cni", Objects: 1}, {Name: "csi", Objects: 1}, {Name: "metrics-server", Objects: 1}}; !slices.Equal(created.Addons, want) {
+		t.Errorf("addons %v, want %v", created.Addons, want)
+	}
+	if len(created.Added) != 4 || len(upgraded.Added)+len(upgraded.Pruned) != 0 {
+		t.Errorf("created: %+v, upgraded: %+v", created, upgraded)
+	}
+	if len(upgraded.Rolled) != 2 {
+		t.Errorf("%d machines were replaced, want that of the control plane and the worker: %+v", len(upgraded.Rolled), upgraded.Rolled)
+	}
+	for _, step := range result.Steps {
+		if step.Outcome != trial.Passed || len(step.Unhealthy)+len(step.Problems) != 0 {
 			t.Errorf("%+v", step)
 		}
 	}
