@@ -5,6 +5,7 @@
 package trial
 
 import (
+	"bufio"
 	"bytes"
 	"cmp"
 	"encoding/json"
@@ -69,6 +70,13 @@ func try(t *testing.T, args ...string) (result trial.Result, junit []byte, code 
 	if junit, err = os.ReadFile(report); err != nil {
 		t.Fatal(err)
 	}
+	nothingIsLeft(t, state, tmp)
+	return result, junit, code
+}
+
+// nothingIsLeft checks that neither files nor processes of a trial are left.
+func nothingIsLeft(t *testing.T, state, tmp string) {
+	t.Helper()
 	for _, folder := range []string{filepath.Join(state, "cluster-stack"), tmp} {
 		left, err := os.ReadDir(folder)
 		if err != nil && !errors.Is(err, os.ErrNotExist) {
@@ -78,7 +86,61 @@ func try(t *testing.T, args ...string) (result trial.Result, junit []byte, code 
 			t.Errorf("csctl test left %s", filepath.Join(folder, entry.Name()))
 		}
 	}
-	return result, junit, code
+	processes, err := filepath.Glob("/proc/[0-9]*/cmdline")
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, file := range processes {
+		// One that has ended meanwhile has no file.
+		if line, err := os.ReadFile(file); err == nil && bytes.Contains(line, []byte(state)) {
+			t.Errorf("csctl test left the process %s", bytes.ReplaceAll(line, []byte{0}, []byte(" ")))
+		}
+	}
+}
+
+// Ctrl-C ends a trial wherever it is.
+func TestAnInterruptedTrialLeavesNothing(t *testing.T) {
+	bin, err := built()
+	if err != nil {
+		t.Fatal(err)
+	}
+	for name, line := range map[string]string{
+		"WhileTheSandboxStarts":    "custom resources",
+		"WhileTheClusterIsComing":  "Cluster: created",
+		"WhileItsMachinesAreThere": "Nodes: ",
+	} {
+		t.Run(name, func(t *testing.T) {
+			state, tmp := t.TempDir(), t.TempDir()
+			cmd := exec.CommandContext(t.Context(), filepath.Join(bin, "csctl"), "test", filepath.Join(root, "stacks/docker/starter/1-36"))
+			cmd.Env = append(os.Environ(), "XDG_STATE_HOME="+state, "TMPDIR="+tmp)
+			var stderr bytes.Buffer
+			cmd.Stderr = &stderr
+			cmd.Cancel = func() error { return cmd.Process.Signal(os.Interrupt) }
+			stdout, err := cmd.StdoutPipe()
+			if err != nil {
+				t.Fatal(err)
+			}
+			if err := cmd.Start(); err != nil {
+				t.Fatal(err)
+			}
+			interrupted := false
+			for lines := bufio.NewScanner(stdout); lines.Scan(); {
+				if !interrupted && strings.Contains(lines.Text(), line) {
+					interrupted = true
+					if err := cmd.Process.Signal(os.Interrupt); err != nil {
+						t.Error(err)
+					}
+				}
+			}
+			if err := cmd.Wait(); err == nil || !strings.Contains(stderr.String(), "interrupt") {
+				t.Errorf("it ended with %v and said %s", err, stderr.String())
+			}
+			if !interrupted {
+				t.Errorf("it never said %q", line)
+			}
+			nothingIsLeft(t, state, tmp)
+		})
+	}
 }
 
 func TestAStackIsCreatedFromAndUpgradedTo(t *testing.T) {
