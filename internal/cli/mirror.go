@@ -31,8 +31,8 @@ type mirrored struct {
 	// Added is how many of them were not there before.
 	Added int `json:"added,omitempty"`
 	// Unsigned tells that the release has signatures that the place which it was copied to does not look at.
-	Unsigned bool `json:"unsigned,omitempty"`
-	Images []string `json:"images,omitempty"`
+	Unsigned bool     `json:"unsigned,omitempty"`
+	Images   []string `json:"images,omitempty"`
 	// Charts are those that the release depends on and does not bring along.
 	Charts []string `json:"charts,omitempty"`
 }

@@ -26,6 +26,10 @@ import (
 var spare = map[string]string{
 	"update clusterstackreleases/finalizers.clusterstack.x-k8s.io": "asked for by the admission plugin OwnerReferencesPermissionEnforcement, where it is on",
 	"patch events.events.k8s.io":                                   "an event that is repeated, which is a matter of minutes",
+	"delete clusterstackreleases.clusterstack.x-k8s.io":            "a release that is out of date and that nobody uses; the garbage collector may be faster",
+	"delete *.bootstrap.cluster.x-k8s.io":                          "objects of a cluster class; as before",
+	"delete *.controlplane.cluster.x-k8s.io":                       "as before",
+	"delete *.infrastructure.cluster.x-k8s.io":                     "as before",
 	"get namespaces.":                                              "whether credentials for releases are those of the same namespace as before",
 }
 
