@@ -15,17 +15,8 @@ import (
 const uninitialized = "node.cloudprovider.kubernetes.io/uninitialized"
 
 // initialize does what a cloud controller manager does first, since pods run nothing: it takes the taint away from nodes.
-// It does so only where such a manager would run. That is a pod which is ready and tolerates this very taint by its name;
-// what tolerates all taints, such as a network, is none.
 func initialize(ctx context.Context, workload client.Client, nodes []corev1.Node, pods []corev1.Pod) error {
-	if !slices.ContainsFunc(pods, isCloudController) {
-		return nil
-	}
-	for i := range nodes {
-		node := &nodes[i]
-		if !slices.ContainsFunc(node.Spec.Taints, isUninitialized) {
-			continue
-		}
+	for _, node := range toInitialize(nodes, pods) {
 		before := node.DeepCopy()
 		node.Spec.Taints = slices.DeleteFunc(node.Spec.Taints, isUninitialized)
 		// Others take their taints away, too, and a list of taints is replaced as a whole.
@@ -35,6 +26,21 @@ func initialize(ctx context.Context, workload client.Client, nodes []corev1.Node
 		}
 	}
 	return nil
+}
+
+// toInitialize returns the nodes with the taint, if a cloud controller manager would run. That is a pod which is ready and
+// tolerates this very taint by its name; what tolerates all taints, such as a network, is none.
+func toInitialize(nodes []corev1.Node, pods []corev1.Pod) []*corev1.Node {
+	if !slices.ContainsFunc(pods, isCloudController) {
+		return nil
+	}
+	var tainted []*corev1.Node
+	for i := range nodes {
+		if slices.ContainsFunc(nodes[i].Spec.Taints, isUninitialized) {
+			tainted = append(tainted, &nodes[i])
+		}
+	}
+	return tainted
 }
 
 func isUninitialized(taint corev1.Taint) bool { return taint.Key == uninitialized }
