@@ -5,7 +5,6 @@ go 1.26.0
 require (
 	k8s.io/api v0.36.3
 	k8s.io/apimachinery v0.36.3
-	sigs.k8s.io/controller-runtime v0.24.1
 )
 
 require (
