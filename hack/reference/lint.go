@@ -21,7 +21,6 @@ fails for some or costs later, an info is good to know.
 A finding that is meant to stay is silenced in "csctl.yaml" of the stack, with a reason:
 
 """yaml
-# csctl.yaml
 lint:
   ignore:
     - id: image-unpinned

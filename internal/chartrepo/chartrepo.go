@@ -288,10 +288,11 @@ func below(base, url string) (rest string, ok bool) {
 		return "", false
 	}
 	if strings.HasSuffix(base, "://") {
-		rest, ok := strings.CutPrefix(url, base)
-		return "/" + rest, ok
+		rest, ok = strings.CutPrefix(url, base)
+		rest = "/" + rest
+	} else {
+		rest, ok = strings.CutPrefix(strings.TrimSuffix(url, "/"), strings.TrimSuffix(base, "/"))
 	}
-	rest, ok = strings.CutPrefix(strings.TrimSuffix(url, "/"), strings.TrimSuffix(base, "/"))
 	// A step up would lead out of what is allowed.
 	return rest, ok && (rest == "" || rest[0] == '/') && !strings.Contains(rest, "/..") && !strings.Contains(rest, "%")
 }

@@ -85,6 +85,16 @@ made-up cluster. What Cluster API and kubeadm pull for a Kubernetes version is n
 		if err != nil {
 			return err
 		}
+		if len(args) == 2 {
+			// Before anybody is asked, and shown them.
+			to, err := parsePlace(args[1])
+			if err != nil {
+				return err
+			}
+			if err := sameCredentials(from.placeName, to); err != nil {
+				return err
+			}
+		}
 		names, err := from.selected(ctx, want)
 		if err != nil {
 			return err
@@ -94,9 +104,6 @@ made-up cluster. What Cluster API and kubeadm pull for a Kubernetes version is n
 		}
 		to, err := openTarget(ctx, flags, args[1], dryRun)
 		if err != nil {
-			return err
-		}
-		if err := sameCredentials(from.placeName, to.placeName); err != nil {
 			return err
 		}
 		tell := newTransfer(cmd.ErrOrStderr())

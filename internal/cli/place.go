@@ -4,6 +4,7 @@
 package cli
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -36,7 +37,7 @@ const placeHelp = `A place is where releases live, and may name one of them:
 
 Registries are shown OCI_USERNAME with OCI_PASSWORD, or OCI_ACCESS_TOKEN; where OCI_REGISTRY or OCI_REPOSITORY names a registry, only
 that one is. Without them the credentials count that docker login or oras login has kept. GitHub is shown
-GIT_ACCESS_TOKEN.`
+GIT_ACCESS_TOKEN; a GitHub Enterprise Server only where GIT_HOST names it.`
 
 // placeKind is what sort of thing a place is.
 type placeKind string
@@ -279,14 +280,25 @@ func openGitHub(location string, settings web.Options) (*github.Source, error) {
 		return nil, err
 	}
 	owner, repository, _ := strings.Cut(strings.Trim(u.Path, "/"), "/")
-	options := github.Options{Token: env("GIT_ACCESS_TOKEN"), Web: settings}
-	if u.Host != "github.com" {
+	options := github.Options{Token: githubToken(u.Host), Web: settings}
+	if u.Host != gitHub {
 		if settings.PlainHTTP {
 			u.Scheme = "http"
 		}
 		options.APIURL = u.Scheme + "://" + u.Host + "/api/v3/"
 	}
 	return github.New(owner, repository, options)
+}
+
+const gitHub = "github.com"
+
+// githubToken returns the token for a host, empty if it is for another one. Whoever mistypes a registry shall not show it
+// the token.
+func githubToken(host string) string {
+	if meant := cmp.Or(env("GIT_HOST"), gitHub); meant != host {
+		return ""
+	}
+	return env("GIT_ACCESS_TOKEN")
 }
 
 // env reads a variable of the environment. Many a value ends with a line break.

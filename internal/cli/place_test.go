@@ -6,6 +6,8 @@ package cli
 import (
 	"errors"
 	"fmt"
+	"net/http"
+	"net/http/httptest"
 	"os"
 	"path/filepath"
 	"strings"
@@ -177,6 +179,7 @@ func TestPlacesOfAllKindsGiveTheirReleases(t *testing.T) {
 	forge := githubtest.Start(t)
 	forge.Publish(placeTag, releasetest.Multistage(placeTag))
 	t.Setenv("GIT_ACCESS_TOKEN", githubtest.Token)
+	t.Setenv("GIT_HOST", strings.TrimPrefix(forge.URL(), "http://"))
 	folder := writeFiles(t, filepath.Join(t.TempDir(), placeTag), releasetest.Multistage(placeTag))
 	for name, text := range map[string]string{
 		"Registry": "oci://" + r.Host + "/stacks:" + placeTag,
@@ -212,5 +215,38 @@ func TestADigestThatWasNamedIsDemanded(t *testing.T) {
 	must(t, err)
 	if err := p.with(t.Context(), func(fetched) error { return nil }); !errors.Is(err, source.ErrNotFound) {
 		t.Errorf("got %v", err)
+	}
+}
+
+// A registry that was written with https:// in place of oci:// is asked like a GitHub.
+func TestTheTokenOfGitHubIsShownToNoOtherHost(t *testing.T) {
+	t.Setenv("GIT_ACCESS_TOKEN", "secret")
+	for name, tt := range map[string]struct{ host, meant, want string }{
+		"GitHub":     {"github.com", "", "secret"},
+		"Registry":   {"registry.example.org", "", ""},
+		"Enterprise": {"git.example.org", "git.example.org", "secret"},
+		"Another":    {"github.com", "git.example.org", ""},
+	} {
+		t.Run(name, func(t *testing.T) {
+			t.Setenv("GIT_HOST", tt.meant)
+			if got := githubToken(tt.host); got != tt.want {
+				t.Errorf("%s is shown %q, want %q", tt.host, got, tt.want)
+			}
+		})
+	}
+	asked := make(chan string, 10)
+	server := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		asked <- r.Header.Get("Authorization")
+		http.NotFound(w, r)
+	}))
+	defer server.Close()
+	flags := placeFlags{plainHTTP: true}
+	p, err := flags.open(t.Context(), server.URL+"/kaas/stacks")
+	must(t, err)
+	if _, err := p.source.List(t.Context()); err == nil {
+		t.Error("a server that is no GitHub has releases")
+	}
+	if got := <-asked; got != "" {
+		t.Errorf("it was shown %q", got)
 	}
 }

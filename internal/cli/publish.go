@@ -86,7 +86,13 @@ func publishFolder(ctx context.Context, folder, to string, flags placeFlags, tel
 	if from.kind != placeFolder || from.release == (release.Name{}) {
 		return publishedRelease{}, fmt.Errorf("%s is not the folder of a release, which is called like it and has a %s", folder, release.MetadataFile)
 	}
-	files := os.DirFS(filepath.Join(from.location, from.release.String()))
+	// Links that lead out of the folder are not followed: what they lead to is not meant for others.
+	root, err := os.OpenRoot(filepath.Join(from.location, from.release.String()))
+	if err != nil {
+		return publishedRelease{}, err
+	}
+	defer func() { _ = root.Close() }() // only read from
+	files := root.FS()
 	rel, err := release.Open(files, from.release)
 	if err != nil {
 		return publishedRelease{}, err

@@ -82,6 +82,10 @@ func New(owner, repository string, o Options) (*Source, error) {
 		if base, err = base.WithEnterpriseURLs(o.APIURL, uploadURL(o.APIURL)); err != nil || base.BaseURL.Host == "" {
 			return nil, fmt.Errorf("%q is not the URL of a GitHub API", o.APIURL)
 		}
+		// The library adds to it what only Enterprise Servers have.
+		if base.UploadURL, err = url.Parse(uploadURL(o.APIURL)); err != nil {
+			return nil, fmt.Errorf("%q is not the URL of a GitHub API", o.APIURL)
+		}
 	}
 	client.Transport = &token{next: client.Transport, token: o.Token, api: base.BaseURL, uploads: base.UploadURL}
 	api.Transport = &memory{next: client.Transport}
