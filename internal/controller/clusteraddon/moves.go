@@ -538,9 +538,6 @@ func (w *work) deleteStage(ctx context.Context, stage release.Stage) error {
 	if err := w.rebuild(ctx); err != nil {
 		return err
 	}
-	if err := w.inherit(ctx, func(addon string) bool { return addon == stage.Name }, w.beside()); err != nil {
-		return w.blame(stage.Name, v1alpha1.FailedToDeleteObjectsReason, err)
-	}
 	keep := func(id apply.ID) bool {
 		entry, _ := w.inventory.Get(id)
 		return entry.Set != stage.Name
@@ -621,10 +618,6 @@ func (w *work) pruneInventory(ctx context.Context, addons, behind []string) ([]s
 	keep, err := w.keeps(ctx, addons, behind)
 	if err != nil {
 		return nil, err
-	}
-	goes := func(addon string) bool { return !slices.Contains(addons, addon) && !slices.Contains(behind, addon) }
-	if err := w.inherit(ctx, goes, addons); err != nil {
-		return nil, step.Because(v1alpha1.RenderFailedReason, err)
 	}
 	report, err := w.conn.applier.Prune(ctx, w.inventory, keep, w.journal)
 	w.resources(report)

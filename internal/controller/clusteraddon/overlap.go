@@ -10,7 +10,6 @@ import (
 	"slices"
 	"strings"
 
-	"k8s.io/apimachinery/pkg/api/equality"
 	"k8s.io/apimachinery/pkg/apis/meta/v1/unstructured"
 	"k8s.io/apimachinery/pkg/runtime/schema"
 
@@ -45,9 +44,6 @@ func (e *overlapError) Permanent() bool { return true }
 // other's work for ever, and whoever is deleted first would take it from the other. No object of either is sent: each
 // is asked about before it is applied for the first time.
 //
-// Only a Namespace that is the same in both, to the last field, may be in several: many a chart brings along the one that
-// it is made for. It is that of whoever has applied it last, and whoever stays inherits it.
-//
 // An addon that cannot be rendered is not compared; nothing of it is applied. Neither is one that asks what the
 // cluster serves, before it is its turn: what stands before it may define that.
 func (w *work) alone(ctx context.Context, addon string, others []string) error {
@@ -67,7 +63,7 @@ func (w *work) alone(ctx context.Context, addon string, others []string) error {
 		case err != nil:
 			continue // its stage reports it
 		}
-		both, err := w.inBoth(ctx, withoutShared(mine, theirs), objectsOf(theirs))
+		both, err := w.inBoth(ctx, objectsOf(mine), objectsOf(theirs))
 		if err != nil {
 			return err
 		}
@@ -84,44 +80,6 @@ func objectsOf(rendered *render.Result) []*unstructured.Unstructured {
 		objects = append(objects, hook.Object)
 	}
 	return objects
-}
-
-var namespaceKind = schema.GroupKind{Kind: "Namespace"}
-
-// withoutShared returns the objects of an addon without the Namespaces that are the same in another one.
-func withoutShared(mine, theirs *render.Result) []*unstructured.Unstructured {
-	return slices.DeleteFunc(objectsOf(mine), func(obj *unstructured.Unstructured) bool {
-		return obj.GroupVersionKind().GroupKind() == namespaceKind && slices.ContainsFunc(theirs.Objects, func(other *unstructured.Unstructured) bool {
-			return equality.Semantic.DeepEqual(obj.Object, other.Object)
-		})
-	})
-}
-
-// inherit makes Namespaces those of the addons that stay and have them, if they are entered as those of an addon that
-// goes. It has to be done before that one's objects are deleted: the inventory names one addon for each.
-func (w *work) inherit(ctx context.Context, goes func(addon string) bool, stay []string) error {
-	left := slices.DeleteFunc(w.inventory.Entries(), func(e apply.Entry) bool {
-		return e.GroupKind() != namespaceKind || e.Hook != "" || !goes(e.Set)
-	})
-	if len(left) == 0 {
-		return nil
-	}
-	for _, addon := range stay {
-		rendered, err := w.render(ctx, w.release, addon)
-		if err != nil {
-			return fmt.Errorf("addon %s, which may need the same Namespace: %w", addon, err)
-		}
-		for _, e := range left {
-			if slices.ContainsFunc(rendered.Objects, func(obj *unstructured.Unstructured) bool {
-				return obj.GroupVersionKind().GroupKind() == namespaceKind && obj.GetName() == e.Name
-			}) {
-				e.Set = addon
-				w.inventory.Put(e)
-				w.unsaved = true
-			}
-		}
-	}
-	return nil
 }
 
 // inBoth returns what is in both lists. Only the cluster knows which objects have a namespace; it is asked about those

@@ -28,7 +28,6 @@ import (
 
 	"github.com/clusterstacks/cluster-stack-operator/api/v1alpha1"
 	"github.com/clusterstacks/cluster-stack-operator/internal/apitest"
-	"github.com/clusterstacks/cluster-stack-operator/internal/apply"
 	"github.com/clusterstacks/cluster-stack-operator/internal/controller/releases"
 	"github.com/clusterstacks/cluster-stack-operator/internal/release"
 	"github.com/clusterstacks/cluster-stack-operator/internal/store"
@@ -76,7 +75,6 @@ func TestReconcile(t *testing.T) {
 		"FindsItsOwnerAgain":            testFindsItsOwnerAgain,
 		"LetsGoInTheMiddle":             testLetsGoInTheMiddle,
 		"RefusesOneObjectOfTwoAddons":   testRefusesOneObjectOfTwoAddons,
-		"SharesEqualNamespaces":         testSharesEqualNamespaces,
 		"RunsHooksOfARollBack":          testRunsHooksOfARollBack,
 		"RunsAHookThatFailedAgain":      testRunsAHookThatFailedAgain,
 		"AsksWhatTheClusterServes":      testAsksWhatTheClusterServes,
@@ -1203,74 +1201,6 @@ func testRefusesOneObjectOfTwoAddons(e *env) {
 	if e.uid("same") != uid {
 		e.Error("the object was made anew")
 	}
-}
-
-// A Namespace that charts bring along alike is no quarrel, and stays as long as one of them does.
-func testSharesEqualNamespaces(e *env) {
-	namespace := func(labels string) string {
-		return "---\napiVersion: v1\nkind: Namespace\nmetadata: {name: \"{{ .Values.cluster }}-shared\", labels: {" + labels + "}}\n"
-	}
-	same := namespace("team: network")
-	charts := func(text string) addons {
-		return addons{"cni": object("cni", text) + same, "csi": object("csi", text) + same, "metrics": object("metrics", text) + namespace("team: other")}
-	}
-	e.publish(v1, both("cni", "csi", "metrics"), charts("1"))
-	e.publish(v2, map[release.Point][]string{
-		release.AfterControlPlaneInitialized: {"-csi", "cni"}, release.BeforeClusterUpgrade: {"-csi", "cni"},
-	}, charts("2"))
-	e.running(v1, k135)
-	o := e.start()
-	o.settle()
-	// One that differs is one.
-	e.wantObjects()
-	e.wantCondition(v1alpha1.HelmChartAppliedCondition, "False", v1alpha1.ConflictReason, "stage metrics: addon cni has Namespace "+e.key.Name+"-shared, too")
-
-	id := apply.ID{Kind: "Namespace", Name: e.key.Name + "-shared"}
-	off := func(names ...string) {
-		e.Helper()
-		var spec v1alpha1.ClusterAddonSettingsSpec
-		for _, name := range names {
-			spec.Addons = append(spec.Addons, v1alpha1.AddonSettings{Name: name, Disabled: true})
-		}
-		e.settings(spec)
-		o.settle()
-		e.wantReady()
-	}
-	shared := func(set string) {
-		e.Helper()
-		if entry, known := e.inventory().Get(id); !known || entry.Set != set {
-			e.Errorf("the Namespace is entered as that of %q, want %q", entry.Set, set)
-		}
-		namespace := &corev1.Namespace{}
-		if err := e.workload.Get(e.Context(), client.ObjectKey{Name: id.Name}, namespace); err != nil || !namespace.DeletionTimestamp.IsZero() {
-			e.Errorf("the Namespace is gone: %v", err)
-		}
-	}
-	off("metrics")
-	e.wantObjects("cni: 1", "csi: 1")
-	shared("csi")
-	before := e.versions()
-	e.clock.Step(o.options.Recheck * 2)
-	e.start().settle()
-	if after := e.versions(); after["addon"] != before["addon"] {
-		e.Error("written at rest")
-	}
-
-	off("metrics", "csi")
-	e.wantObjects("cni: 1")
-	shared("cni")
-	if c := e.addon().Status.Conditions.Get(v1alpha1.LeftoversPrunedCondition); strings.Contains(c.Message, "left of earlier releases:") {
-		e.Errorf("says %q of what the release has", c.Message)
-	}
-	off("metrics")
-	shared("csi")
-
-	// A stage that deletes one of them leaves it to the other one, too.
-	e.use(v2, k135)
-	o.settle()
-	e.wantReady()
-	e.wantObjects("cni: 2")
-	shared("cni")
 }
 
 // hookOf is a ConfigMap that a chart's hook makes.
