@@ -58,6 +58,9 @@ func (w *work) observe(ctx context.Context) error {
 	return nil
 }
 
+// relist is how soon it is looked whether a source that never answered has a lister.
+const relist = time.Minute
+
 // list reports what the source offers. It asks nothing: the lister does, for all ClusterStacks.
 func (w *work) list(ctx context.Context) (step.Outcome, error) {
 	listing := w.listing
@@ -65,11 +68,11 @@ func (w *work) list(ctx context.Context) (step.Outcome, error) {
 		return step.Wait(v1alpha1.WaitingReason, "the source has not been asked for its releases yet"), nil
 	}
 	if listing.Err != nil {
-		// Not an error of ours to retry: the lister asks again and wakes us.
+		// Not an error of ours to retry: the lister asks again and wakes us, if there is one by now.
 		if !listing.At.IsZero() {
 			return step.Wait(v1alpha1.FailedToSyncReason, "%v; nothing changes until it answers again, as it did last at %s", listing.Err, listing.At.UTC().Format(time.RFC3339)), nil
 		}
-		return step.Wait(v1alpha1.FailedToSyncReason, "%v", listing.Err), nil
+		return step.Wait(v1alpha1.FailedToSyncReason, "%v", listing.Err).LookAgain(relist), nil
 	}
 	p, err := w.plan(ctx)
 	switch {

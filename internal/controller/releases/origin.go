@@ -86,6 +86,9 @@ func (r *Releases) Of(stack *v1alpha1.ClusterStack) Origin {
 		o.Key += " of Secret " + stack.Namespace + "/" + spec.SecretRef.Name
 		if in := r.incarnations.of(stack); in != "" {
 			o.Key += " in namespace " + string(in)
+		} else if r.options.Namespace != nil {
+			// Nothing was ever fetched under this key.
+			o.Key += " in a namespace that is not known yet"
 		}
 	}
 	if spec.Timeout != nil {
@@ -189,7 +192,7 @@ type incarnations struct {
 }
 
 // maxIncarnations bounds the memory for ClusterStacks that are long gone.
-const maxIncarnations = 10_000
+const maxIncarnations = 100_000
 
 func (i *incarnations) of(stack *v1alpha1.ClusterStack) types.UID {
 	i.mu.Lock()
@@ -200,8 +203,14 @@ func (i *incarnations) of(stack *v1alpha1.ClusterStack) types.UID {
 func (i *incarnations) note(stack *v1alpha1.ClusterStack, namespace types.UID) {
 	i.mu.Lock()
 	defer i.mu.Unlock()
-	if i.known == nil || len(i.known) >= maxIncarnations {
+	if i.known == nil {
 		i.known = map[types.UID]types.UID{}
+	}
+	if len(i.known) >= maxIncarnations {
+		for any := range i.known {
+			delete(i.known, any) // it is found out again where it is needed
+			break
+		}
 	}
 	i.known[stack.UID] = namespace
 }
