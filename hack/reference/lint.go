@@ -21,6 +21,13 @@ fails for some or costs later, an info is good to know.
 A finding that is meant to stay is silenced in "csctl.yaml" of the stack, with a reason:
 
 """yaml
+# csctl.yaml
+apiVersion: csctl.clusterstack.x-k8s.io/v1alpha1
+config:
+  kubernetesVersion: v1.35.4
+  clusterStackName: mystack
+  provider:
+    type: docker
 lint:
   ignore:
     - id: image-unpinned
