@@ -103,9 +103,8 @@ func readValues(ctx context.Context, live client.Reader, settings *v1alpha1.Clus
 	return values, nil
 }
 
-// maxValues is how much text the values of one Cluster may have together, each time that it is named: all of it is parsed
-// in each pass, and kept for each addon.
-const maxValues = 2 << 20
+// maxValues is how much text the values of one Cluster may have together: all of it is read and parsed in each pass.
+const maxValues = 4 << 20
 
 // valuesReader reads each reference once in a pass, however often it is named.
 type valuesReader struct {
@@ -118,7 +117,6 @@ type valuesReader struct {
 type valuesRead struct {
 	values  map[string]any
 	version string
-	size    int // of the text
 	err     error
 }
 
@@ -126,11 +124,8 @@ func (r *valuesReader) read(ctx context.Context, ref v1alpha1.ValuesReference) (
 	ref.Optional = false // the same object
 	was, is := r.known[ref]
 	if !is {
-		was.values, was.version, was.size, was.err = r.readReference(ctx, ref)
+		was.values, was.version, was.err = r.readReference(ctx, ref)
 		r.known[ref] = was
-	}
-	if r.left -= was.size; r.left < 0 {
-		return nil, "", r.tooMuch()
 	}
 	// Others are laid over it.
 	return runtime.DeepCopyJSON(was.values), was.version, was.err
@@ -145,14 +140,11 @@ type valuesError struct {
 func (e *valuesError) Error() string   { return e.what }
 func (e *valuesError) Permanent() bool { return true }
 
-func (r *valuesReader) tooMuch() error {
-	return &valuesError{what: fmt.Sprintf("the values that ClusterAddonSettings %s names have more than %d MiB together", r.settings.Name, maxValues>>20)}
-}
-
-// readReference returns the values of a ConfigMap or Secret, what identifies them, and how much text they are.
-func (r *valuesReader) readReference(ctx context.Context, ref v1alpha1.ValuesReference) (values map[string]any, version string, size int, err error) {
+// readReference returns the values of a ConfigMap or Secret, and what identifies them.
+func (r *valuesReader) readReference(ctx context.Context, ref v1alpha1.ValuesReference) (values map[string]any, version string, err error) {
+	tooMuch := &valuesError{what: fmt.Sprintf("the values that ClusterAddonSettings %s names have more than %d MiB together", r.settings.Name, maxValues>>20)}
 	if r.left < 0 {
-		return nil, "", 0, r.tooMuch()
+		return nil, "", tooMuch
 	}
 	key := client.ObjectKey{Namespace: r.settings.Namespace, Name: ref.Name}
 	at := ref.Key
@@ -180,31 +172,31 @@ func (r *valuesReader) readReference(ctx context.Context, ref v1alpha1.ValuesRef
 	}
 	switch {
 	case apierrors.IsNotFound(err):
-		return nil, "", 0, &valuesError{what: fmt.Sprintf("%s %s with values is missing: create it, or make the reference in ClusterAddonSettings %s optional", ref.Kind, ref.Name, r.settings.Name), absent: true}
+		return nil, "", &valuesError{what: fmt.Sprintf("%s %s with values is missing: create it, or make the reference in ClusterAddonSettings %s optional", ref.Kind, ref.Name, r.settings.Name), absent: true}
 	case err != nil:
-		return nil, "", 0, fmt.Errorf("get %s %s with values: %w", ref.Kind, ref.Name, err)
+		return nil, "", fmt.Errorf("get %s %s with values: %w", ref.Kind, ref.Name, err)
 	case !has:
-		return nil, "", 0, &valuesError{what: fmt.Sprintf("%s %s has no key %s with values", ref.Kind, ref.Name, at), absent: true}
+		return nil, "", &valuesError{what: fmt.Sprintf("%s %s has no key %s with values", ref.Kind, ref.Name, at), absent: true}
 	}
-	if size = len(text); size > r.left {
-		return nil, "", size, nil // whoever asked for it sees that
+	if r.left -= len(text); r.left < 0 {
+		return nil, "", tooMuch
 	}
 	// What a parser says may quote the text.
 	malformed := &valuesError{what: fmt.Sprintf("key %s of %s %s is not a map in YAML", at, ref.Kind, ref.Name)}
 	document, err := foreignyaml.YAMLToJSON(text)
 	if err != nil {
-		return nil, "", size, malformed
+		return nil, "", malformed
 	}
 	if err := json.Unmarshal(document, new(map[string]any)); err != nil {
-		return nil, "", size, malformed
+		return nil, "", malformed
 	}
 	if err := utiljson.Unmarshal(document, &values); err != nil {
-		return nil, "", size, malformed
+		return nil, "", malformed
 	}
 	if err := utiljson.ConvertMapNumbers(values, 0); err != nil {
-		return nil, "", size, malformed
+		return nil, "", malformed
 	}
-	return values, version, size, nil
+	return values, version, nil
 }
 
 // overlay returns values with over laid over them: maps are merged, everything else is replaced.

@@ -159,7 +159,7 @@ func testBoundsValues(e *env) {
 	}
 	e.set(spec)
 	_, _ = o.once()
-	e.wantCondition(v1alpha1.HelmChartAppliedCondition, "False", v1alpha1.ValuesNotFoundReason, "have more than 2 MiB together")
+	e.wantCondition(v1alpha1.HelmChartAppliedCondition, "False", v1alpha1.ValuesNotFoundReason, "have more than 4 MiB together")
 	e.wantObjects("cni: 1 2", "csi: 1 1")
 }
 
