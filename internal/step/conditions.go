@@ -15,8 +15,9 @@ import (
 )
 
 // conditions returns the whole list that follows from the results of a run. Times of transition are
-// taken over from the stored list where the status did not change.
-func conditions(stored Object, results []result, now time.Time) v1alpha1.Conditions {
+// taken over from the stored list where the status did not change. The generation is that of the object as
+// the run left it: nobody else has changed the spec by then, or the status is not written.
+func conditions(stored Object, generation int64, results []result, now time.Time) v1alpha1.Conditions {
 	ready := v1alpha1.Condition{
 		Type:    v1alpha1.ReadyCondition,
 		Status:  metav1.ConditionTrue,
@@ -41,7 +42,7 @@ func conditions(stored Object, results []result, now time.Time) v1alpha1.Conditi
 	before := byType(stored.GetConditions())
 	for i := range list {
 		c := &list[i]
-		c.ObservedGeneration = stored.GetGeneration()
+		c.ObservedGeneration = generation
 		c.LastTransitionTime = metav1.NewTime(now.Truncate(time.Second))
 		if old, ok := before[c.Type]; ok && old.Status == c.Status && !old.LastTransitionTime.IsZero() {
 			c.LastTransitionTime = old.LastTransitionTime

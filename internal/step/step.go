@@ -206,7 +206,7 @@ func Run(ctx context.Context, c client.Client, obj Object, parts ...Part) (ctrl.
 	}
 
 	count(obj, results)
-	obj.SetConditions(conditions(stored, results, p.clock.Now()))
+	obj.SetConditions(conditions(stored, obj.GetGeneration(), results, p.clock.Now()))
 	changed := transitions(stored.GetConditions(), obj.GetConditions())
 	if gone(obj) {
 		// The last finalizer was removed: there is no object left to report on.

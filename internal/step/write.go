@@ -9,6 +9,7 @@ import (
 	"slices"
 
 	corev1 "k8s.io/api/core/v1"
+	"k8s.io/apimachinery/pkg/api/equality"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/apis/meta/v1/unstructured"
 	"k8s.io/apimachinery/pkg/runtime"
@@ -25,11 +26,11 @@ import (
 func Patch(ctx context.Context, c client.Client, obj client.Object, change func()) error {
 	before := obj.DeepCopyObject().(client.Object)
 	change()
-	patch := client.MergeFromWithOptions(before, client.MergeFromWithOptimisticLock{})
-	// The lock alone makes the patch differ, so whether there is something to send is asked without it.
-	if data, err := client.MergeFrom(before).Data(obj); err != nil || string(data) == "{}" {
-		return err
+	// Mostly there is nothing to send. The lock alone would make the patch differ.
+	if equality.Semantic.DeepEqual(before, obj) {
+		return nil
 	}
+	patch := client.MergeFromWithOptions(before, client.MergeFromWithOptimisticLock{})
 	sent := obj.DeepCopyObject().(client.Object)
 	if err := c.Patch(ctx, sent, patch); err != nil {
 		return err

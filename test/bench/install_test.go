@@ -38,8 +38,9 @@ import (
 )
 
 // rounds is how often the operator and the bare applies take turns, after one turn that warms both up and is not counted:
-// an operator reads charts and what clusters serve once in its life.
-const rounds = 4
+// an operator reads charts and what clusters serve once in its life. How long it takes to find a key is a matter of luck, of
+// which there has to be enough for both.
+const rounds = 8
 
 // installs measures what it takes to install the addons into all clusters at once, in turns with bare applies.
 //

@@ -169,7 +169,15 @@ func TestEvents(t *testing.T) {
 		after     object
 		want      bool
 	}{
-		"OurRecord":      {othersChanges(), addon(func(*v1alpha1.ClusterAddon) {}), addon(func(a *v1alpha1.ClusterAddon) { a.Annotations[v1alpha1.RolloutAnnotation] = "{.}" }), false},
+		"OurRecord": {othersChanges(), addon(func(*v1alpha1.ClusterAddon) {}), addon(func(a *v1alpha1.ClusterAddon) { a.Annotations[v1alpha1.RolloutAnnotation] = "{.}" }), false},
+		"OurFinish": {othersChanges(), addon(func(a *v1alpha1.ClusterAddon) { a.Annotations[v1alpha1.LifecyclePointAnnotation] = "x" }), addon(func(a *v1alpha1.ClusterAddon) {
+			a.Annotations[v1alpha1.RolloutAnnotation], a.Generation, a.Spec.Version = "{.}", 2, "v1"
+		}), false},
+		"AskedMeanwhile": {othersChanges(), addon(func(a *v1alpha1.ClusterAddon) { a.Annotations[v1alpha1.LifecyclePointAnnotation] = "x" }), addon(func(a *v1alpha1.ClusterAddon) {
+			a.Annotations[v1alpha1.RolloutAnnotation], a.Annotations[v1alpha1.LifecyclePointAnnotation] = "{.}", "y"
+		}), true},
+		"AskTakenBack":   {othersChanges(), addon(func(a *v1alpha1.ClusterAddon) { a.Annotations[v1alpha1.LifecyclePointAnnotation] = "x" }), addon(func(*v1alpha1.ClusterAddon) {}), true},
+		"SpecByHand":     {othersChanges(), addon(func(*v1alpha1.ClusterAddon) {}), addon(func(a *v1alpha1.ClusterAddon) { a.Generation = 2 }), true},
 		"OurStatus":      {othersChanges(), addon(func(*v1alpha1.ClusterAddon) {}), addon(func(a *v1alpha1.ClusterAddon) { a.Status.Ready = true }), false},
 		"RecordGone":     {othersChanges(), addon(func(*v1alpha1.ClusterAddon) {}), addon(func(a *v1alpha1.ClusterAddon) { a.Annotations = nil }), true},
 		"Asked":          {othersChanges(), addon(func(*v1alpha1.ClusterAddon) {}), addon(func(a *v1alpha1.ClusterAddon) { a.Annotations[v1alpha1.LifecyclePointAnnotation] = "x" }), true},

@@ -44,15 +44,19 @@ func othersChanges() predicate.Predicate {
 			return true
 		}
 		before, after := maps.Clone(e.ObjectOld.GetAnnotations()), maps.Clone(e.ObjectNew.GetAnnotations())
+		recordBefore, recordAfter := before[v1alpha1.RolloutAnnotation], after[v1alpha1.RolloutAnnotation]
+		// The write that ends a rollout takes what was asked for away, and says in the spec what is applied.
+		ours := recordAfter != "" && recordAfter != recordBefore
+		if ours && after[v1alpha1.LifecyclePointAnnotation] == "" {
+			delete(before, v1alpha1.LifecyclePointAnnotation)
+		}
 		for _, annotations := range []map[string]string{before, after} {
 			delete(annotations, v1alpha1.ClusterAddonStageAnnotation)
+			delete(annotations, v1alpha1.RolloutAnnotation)
 		}
-		recordBefore, recordAfter := before[v1alpha1.RolloutAnnotation], after[v1alpha1.RolloutAnnotation]
-		delete(before, v1alpha1.RolloutAnnotation)
-		delete(after, v1alpha1.RolloutAnnotation)
 		// A record that is gone was not taken away by us.
 		return !maps.Equal(before, after) || recordBefore != "" && recordAfter == "" ||
-			e.ObjectOld.GetGeneration() != e.ObjectNew.GetGeneration() ||
+			!ours && e.ObjectOld.GetGeneration() != e.ObjectNew.GetGeneration() ||
 			!equality.Semantic.DeepEqual(e.ObjectOld.GetFinalizers(), e.ObjectNew.GetFinalizers())
 	}}
 }

@@ -206,6 +206,7 @@ func (w *work) save(ctx context.Context, record rollout.Record, change func()) e
 		return err
 	}
 	w.record = record
+	w.addon.Status.ObservedGeneration = w.addon.Generation // which this write may have raised
 	return nil
 }
 
