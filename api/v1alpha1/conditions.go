@@ -8,9 +8,11 @@ const (
 	// ReadyCondition sums up all other conditions of an object.
 	ReadyCondition = "Ready"
 
-	// AssetsClientAPIAvailableCondition of a ClusterStack: its source of releases answers.
+	// AssetsClientAPIAvailableCondition of a ClusterStack that subscribes: its source can be used, as far as settings
+	// and credentials go. Whether it answers is said by ReleasesSynced. It has no part in Ready.
 	AssetsClientAPIAvailableCondition = "AssetsClientAPIAvailable"
-	// ReleasesSyncedCondition of a ClusterStack: the list of releases at the source was read.
+	// ReleasesSyncedCondition of a ClusterStack that subscribes: the list of releases at the source was read, and is no
+	// older than what came from there. It has no part in Ready.
 	ReleasesSyncedCondition = "ReleasesSynced"
 	// ProviderClusterStackReleasesSyncedCondition of a ClusterStack: the objects of the provider
 	// integration exist for all its releases.
@@ -68,7 +70,8 @@ const (
 
 // Reasons of ClusterStack.
 const (
-	// FailedCreateAssetsClientReason: the source cannot be used. Check its settings and credentials.
+	// FailedCreateAssetsClientReason: the source cannot be used, or does not accept the credentials. Check spec.source,
+	// the Secret that it names, and the flags and the environment of the operator.
 	FailedCreateAssetsClientReason = "FailedCreateAssetsClient"
 	// FailedToSyncReason: the list of releases could not be read; releases that are there stay. Check
 	// that the source is reachable.
@@ -147,9 +150,6 @@ const (
 
 // Reasons of ClusterAddon.
 const (
-	// ClusterNotFoundReason: the Cluster of the ClusterAddon does not exist. Delete the ClusterAddon, unless
-	// the Cluster is about to be restored.
-	ClusterNotFoundReason = "ClusterNotFound"
 	// NotAClusterStackReason: the Cluster no longer uses a release of a cluster stack; its addons are
 	// left as they are. Nothing to do, unless that is a mistake: then name the class of a release.
 	NotAClusterStackReason = "NotAClusterStack"

@@ -139,7 +139,7 @@ func (r *Reconciler) Reconcile(ctx context.Context, stack *v1alpha1.ClusterStack
 	}
 	parts := []step.Part{step.Begin(w.summarize), step.Tell(r.recorder)}
 	if stack.Spec.AutoSubscribe {
-		parts = append(parts, step.Beside(v1alpha1.ReleasesSyncedCondition, w.list))
+		parts = append(parts, step.Beside(v1alpha1.AssetsClientAPIAvailableCondition, w.reach), step.Beside(v1alpha1.ReleasesSyncedCondition, w.list))
 	}
 	if !stack.Spec.NoProvider {
 		parts = append(parts, step.On(v1alpha1.ProviderClusterStackReleasesSyncedCondition, w.provide))

@@ -245,7 +245,18 @@ func TestFailedListingChangesNothing(t *testing.T) {
 	stack := w.run("s")
 	w.wantReleases(v1, v2)
 	is(t, stack, v1alpha1.ReleasesSyncedCondition, "False", v1alpha1.FailedToSyncReason, "connection refused")
+	is(t, stack, v1alpha1.AssetsClientAPIAvailableCondition, "True", v1alpha1.DoneReason, "can be used")
 	is(t, stack, v1alpha1.ReadyCondition, "True", v1alpha1.DoneReason, "")
+
+	// That is told apart from a source that nobody could ask.
+	for _, err := range []error{fmt.Errorf("%w: 401", source.ErrUnauthorized), &releases.UnusableError{Err: errors.New("no certificate in ca.crt")}} {
+		w.offers.listing.Err = err
+		stack = w.run("s")
+		w.wantReleases(v1, v2)
+		is(t, stack, v1alpha1.AssetsClientAPIAvailableCondition, "False", v1alpha1.FailedCreateAssetsClientReason, err.Error())
+		is(t, stack, v1alpha1.ReleasesSyncedCondition, "False", v1alpha1.FailedToSyncReason, err.Error())
+		is(t, stack, v1alpha1.ReadyCondition, "True", v1alpha1.DoneReason, "")
+	}
 }
 
 func TestRestartWritesNothing(t *testing.T) {

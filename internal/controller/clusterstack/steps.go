@@ -58,6 +58,18 @@ func (w *work) observe(ctx context.Context) error {
 	return nil
 }
 
+// reach reports whether the source can be used at all, whatever it answers.
+func (w *work) reach(context.Context) (step.Outcome, error) {
+	var unusable *releases.UnusableError
+	switch err := w.listing.Err; {
+	case !w.listing.Asked:
+		return step.Wait(v1alpha1.WaitingReason, "the source has not been asked for its releases yet"), nil
+	case errors.As(err, &unusable), errors.Is(err, source.ErrUnauthorized):
+		return step.Wait(v1alpha1.FailedCreateAssetsClientReason, "%v", err), nil
+	}
+	return step.Done().Saying("the source can be used"), nil
+}
+
 // relist is how soon it is looked whether a source that never answered has a lister.
 const relist = time.Minute
 

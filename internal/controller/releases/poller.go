@@ -214,7 +214,9 @@ func (p *poller) ask(ctx context.Context, users []v1alpha1.ClusterStack) (string
 	began := time.Now()
 	src, version, err := p.releases.source(ctx, p.origin)
 	var offers []source.Offer
-	if err == nil {
+	if err != nil {
+		err = &UnusableError{err}
+	} else {
 		if offers, err = src.List(ctx); err == nil {
 			offers, err = p.date(ctx, src, offers, users)
 		}
@@ -237,6 +239,14 @@ func (p *poller) ask(ctx context.Context, users []v1alpha1.ClusterStack) (string
 	}
 	return version, err
 }
+
+// UnusableError is why a source cannot even be asked: its settings or its credentials are missing or wrong.
+type UnusableError struct{ Err error }
+
+func (e *UnusableError) Error() string { return e.Err.Error() }
+
+// Unwrap returns what is missing or wrong.
+func (e *UnusableError) Unwrap() error { return e.Err }
 
 func (p *poller) tell(ctx context.Context, err error, offers int) {
 	log := ctrl.LoggerFrom(ctx).WithValues("source", p.origin.Location)

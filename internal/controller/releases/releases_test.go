@@ -333,6 +333,43 @@ func TestRefusedCredentialsAreTriedAgainWhenTheyChange(t *testing.T) {
 	})
 }
 
+// Whoever has to correct settings is told so, and not that a server does not answer.
+func TestSourceThatCannotBeUsedIsToldFromOneThatDoesNotAnswer(t *testing.T) {
+	st := openStore(t)
+	synctest.Test(t, func(t *testing.T) {
+		var mem sourcetest.Memory
+		mem.Break(errors.New("connection refused"))
+		c := &cluster{}
+		key := client.ObjectKey{Namespace: "a", Name: "creds"}
+		c.setSecret(key, "1", "wrong")
+		r := releases.NewWith(c, st, nil, "", releases.Options{
+			Poll:   time.Minute,
+			Secret: c.secret,
+			Build: func(_ v1alpha1.ReleaseSource, secret map[string][]byte) (source.Source, error) {
+				if string(secret["token"]) == "wrong" {
+					return nil, errors.New("key ca.crt: no certificate in it")
+				}
+				return &mem, nil
+			},
+		})
+		stack := newStack("a", "scs", registry("r.example.org/private", "creds"))
+		c.setStacks(stack)
+		defer run(t, r)()
+		r.Listing(t.Context(), stack)
+		synctest.Wait()
+		var unusable *releases.UnusableError
+		if err := r.Listing(t.Context(), stack).Err; !errors.As(err, &unusable) || !strings.Contains(err.Error(), "key ca.crt: no certificate in it") {
+			t.Errorf("a source that cannot be made: %v", err)
+		}
+		c.setSecret(key, "2", "right")
+		time.Sleep(2 * time.Minute)
+		synctest.Wait()
+		if err := r.Listing(t.Context(), stack).Err; err == nil || errors.As(err, &unusable) {
+			t.Errorf("a source that does not answer: %v", err)
+		}
+	})
+}
+
 func TestSourceThatWantsToBeLeftAloneIs(t *testing.T) {
 	st := openStore(t)
 	synctest.Test(t, func(t *testing.T) {
