@@ -6,14 +6,21 @@ package config_test
 import (
 	"encoding/json"
 	"fmt"
+	"os"
+	"path/filepath"
 	"strings"
 	"testing"
 
 	"github.com/google/go-cmp/cmp"
+	appsv1 "k8s.io/api/apps/v1"
 	apiextensionsv1 "k8s.io/apiextensions-apiserver/pkg/apis/apiextensions/v1"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/apis/meta/v1/unstructured"
+	"k8s.io/apimachinery/pkg/runtime"
+	"k8s.io/apimachinery/pkg/types"
+	"k8s.io/utils/ptr"
 	"sigs.k8s.io/controller-runtime/pkg/client"
+	"sigs.k8s.io/yaml"
 
 	"github.com/clusterstacks/cluster-stack-operator/internal/apitest/kinds"
 	"github.com/clusterstacks/cluster-stack-operator/internal/sandbox/sandboxtest"
@@ -175,6 +182,64 @@ func TestRules(t *testing.T) {
 	}
 }
 
+// What a user changes later is judged as well. The existing operator did that in a webhook, and not for all of it: a
+// ClusterStack that lost its provider crashed it.
+func TestChangesAreJudged(t *testing.T) {
+	c := kinds.Client(t, sandboxtest.APIServer(t))
+	namespace := kinds.Namespace(t, c)
+	create := func(name, text string) *unstructured.Unstructured {
+		t.Helper()
+		obj := &unstructured.Unstructured{}
+		if err := json.Unmarshal([]byte(text), &obj.Object); err != nil {
+			t.Fatal(err)
+		}
+		obj.SetAPIVersion("clusterstack.x-k8s.io/v1alpha1")
+		obj.SetNamespace(namespace)
+		obj.SetName(name)
+		if err := c.Create(t.Context(), obj); err != nil {
+			t.Fatal(err)
+		}
+		return obj
+	}
+	ref := `"providerRef": {"apiVersion": "infrastructure.clusterstack.x-k8s.io/v1alpha1", "kind": "FooClusterStackReleaseTemplate", "name": "t"}`
+	none := create("none", `{"kind": "ClusterStack", "spec": {"provider": "docker", "name": "scs", "kubernetesVersion": "1.36", "noProvider": true, "versions": ["v1"]}}`)
+	some := create("some", `{"kind": "ClusterStack", "spec": {"provider": "docker", "name": "scs", "kubernetesVersion": "1.36", `+ref+`}}`)
+	addon := create("addon", `{"kind": "ClusterAddon", "spec": {"clusterRef": {"kind": "Cluster", "name": "c"}}}`)
+	for name, tc := range map[string]struct {
+		of    *unstructured.Unstructured
+		patch string // of the spec
+		want  string // part of the refusal, empty if it is accepted
+	}{
+		"Provider":              {none, `{"provider": "openstack"}`, "provider cannot be changed"},
+		"Stack":                 {none, `{"name": "other"}`, "name cannot be changed"},
+		"Minor":                 {none, `{"kubernetesVersion": "1.37"}`, "make another ClusterStack for another minor version"},
+		"Channel":               {none, `{"channel": "custom"}`, "channel cannot be changed"},
+		"ChannelTakenOut":       {none, `{"channel": null}`, ""}, // it was the default
+		"Versions":              {none, `{"versions": ["v1", "v2"]}`, ""},
+		"VersionOfOtherForm":    {none, `{"versions": ["v1", "v0-sha.abc"]}`, "versions of the channel stable have the form v1"},
+		"VersionThatIsNone":     {none, `{"versions": ["2"]}`, "should match"},
+		"ProviderWithoutRef":    {none, `{"noProvider": false}`, "providerRef is required unless noProvider is true"},
+		"ProviderWithRef":       {none, `{"noProvider": false, ` + ref + `}`, ""},
+		"RefTakenOut":           {some, `{"providerRef": null}`, "providerRef is required unless noProvider is true"},
+		"RefTakenOutWithReason": {some, `{"providerRef": null, "noProvider": true}`, ""},
+		"RefToOtherKind":        {some, `{"providerRef": {"kind": "Secret"}}`, "a kind that ends in Template"},
+		"RefToOtherTemplate":    {some, `{"providerRef": {"name": "other"}}`, ""},
+		"AddonOfOtherCluster":   {addon, `{"clusterRef": {"name": "other"}}`, "clusterRef.name cannot be changed"},
+		"AddonOfOtherKind":      {addon, `{"clusterRef": {"kind": "Pod"}}`, "clusterRef must refer to a Cluster"},
+		"AddonOfSameCluster":    {addon, `{"clusterRef": {"uid": "1"}}`, ""},
+	} {
+		t.Run(name, func(t *testing.T) {
+			err := c.Patch(t.Context(), tc.of.DeepCopy(), client.RawPatch(types.MergePatchType, []byte(`{"spec": `+tc.patch+`}`)), client.DryRunAll)
+			switch {
+			case tc.want == "" && err != nil:
+				t.Errorf("refused: %v", err)
+			case tc.want != "" && (err == nil || !strings.Contains(err.Error(), tc.want)):
+				t.Errorf("got %v, want a refusal that says %q", err, tc.want)
+			}
+		})
+	}
+}
+
 // Scripts read what kubectl prints.
 func TestColumnsAndShortNames(t *testing.T) {
 	c := kinds.Client(t, sandboxtest.APIServer(t))
@@ -199,5 +264,62 @@ func TestColumnsAndShortNames(t *testing.T) {
 		if diff := cmp.Diff(want, got); diff != "" {
 			t.Errorf("%s (-want +got):\n%s", plural, diff)
 		}
+	}
+}
+
+// Manifests of people, their alerts and their scripts name what an installation consists of, and the Secret with the
+// settings of its source is there already.
+func TestAnInstallationKeepsItsNames(t *testing.T) {
+	objects := map[string]bool{}
+	variables := map[string]string{}
+	for _, folder := range []string{"manager", "webhook", "extension"} {
+		files, err := filepath.Glob(filepath.Join(folder, "*.yaml"))
+		if err != nil || len(files) == 0 {
+			t.Fatal(err)
+		}
+		for _, file := range files {
+			text, err := os.ReadFile(file)
+			if err != nil {
+				t.Fatal(err)
+			}
+			for document := range strings.SplitSeq(string(text), "\n---\n") {
+				obj := &unstructured.Unstructured{}
+				if err := yaml.Unmarshal([]byte(document), &obj.Object); err != nil {
+					t.Fatalf("%s: %v", file, err)
+				}
+				objects[strings.Trim(obj.GetKind()+" "+obj.GetNamespace()+"/"+obj.GetName(), "/")] = true
+				if obj.GetKind() != "Deployment" {
+					continue
+				}
+				deployment := &appsv1.Deployment{}
+				if err := runtime.DefaultUnstructuredConverter.FromUnstructured(obj.Object, deployment); err != nil {
+					t.Fatal(err)
+				}
+				for _, variable := range deployment.Spec.Template.Spec.Containers[0].Env {
+					if from := variable.ValueFrom; from != nil && from.SecretKeyRef != nil {
+						variables[variable.Name] = fmt.Sprintf("%s %s, optional %t", from.SecretKeyRef.Name, from.SecretKeyRef.Key, ptr.Deref(from.SecretKeyRef.Optional, false))
+					}
+				}
+			}
+		}
+	}
+	for _, want := range []string{
+		"Namespace /cso-system", "Deployment cso-system/cso-controller-manager", "Service cso-system/cso-webhook-service", "Service cso-system/cso-hook-server-svc",
+		"ValidatingWebhookConfiguration /cso-validating-webhook-configuration", "ExtensionConfig /cso-hook-server-extensionconfig",
+	} {
+		if !objects[want] {
+			t.Errorf("there is no %s", want)
+		}
+	}
+	want := map[string]string{}
+	for name, key := range map[string]string{
+		"GIT_PROVIDER": "git-provider", "GIT_ORG_NAME": "git-org-name", "GIT_REPOSITORY_NAME": "git-repo-name", "GIT_ACCESS_TOKEN": "git-access-token",
+		"OCI_REGISTRY": "oci-registry", "OCI_REPOSITORY": "oci-repository", "OCI_ACCESS_TOKEN": "oci-access-token",
+		"OCI_USERNAME": "oci-username", "OCI_PASSWORD": "oci-password",
+	} {
+		want[name] = "cso-cluster-stack-variables " + key + ", optional true"
+	}
+	if diff := cmp.Diff(want, variables); diff != "" {
+		t.Errorf("variables from Secrets (-want +got):\n%s", diff)
 	}
 }
