@@ -150,6 +150,34 @@ func TestWebhooks(t *testing.T) {
 		}
 	})
 
+	t.Run("HashInUseStays", func(t *testing.T) {
+		n := namespace(t, c)
+		stack := &v1alpha1.ClusterStack{
+			ObjectMeta: metav1.ObjectMeta{Namespace: n, Name: "s"},
+			Spec:       v1alpha1.ClusterStackSpec{Provider: "docker", Name: "starter", KubernetesVersion: "1.35", Channel: v1alpha1.ChannelCustom, NoProvider: true},
+		}
+		create(t, c, stack)
+		rel := apitest.ClusterStackRelease(n, "docker-starter-1-35-v0-sha-abc1234")
+		rel.OwnerReferences = []metav1.OwnerReference{{APIVersion: v1alpha1.GroupVersion.String(), Kind: v1alpha1.ClusterStackKind, Name: stack.Name, UID: stack.UID}}
+		create(t, c, rel)
+		rel.Status.KubernetesVersion, rel.Status.Ready = "v1.35.4", true
+		if err := c.Status().Update(t.Context(), rel); err != nil {
+			t.Fatal(err)
+		}
+		cluster := apitest.Cluster(n, "c", "docker-starter-1-35-v0-sha.abc1234", "")
+		create(t, c, cluster)
+		for _, obj := range []client.Object{stack, rel} {
+			if err := c.Delete(t.Context(), obj); err == nil || !strings.Contains(err.Error(), "release "+rel.Name+" is used by Cluster "+n+"/c") {
+				t.Errorf("delete %T in use: %v", obj, err)
+			}
+		}
+		// A class that nobody can read is somebody else's, and takes nothing from this.
+		create(t, c, apitest.Cluster(n, "odd", "docker-x", "v1.35.4"))
+		if err := c.Delete(t.Context(), rel); err == nil {
+			t.Error("a release in use went because of another Cluster's class")
+		}
+	})
+
 	// The last one, since nobody answers any more.
 	t.Run("OperatorIsDown", func(t *testing.T) {
 		n := namespace(t, c)

@@ -147,8 +147,10 @@ func TestWatchesWakeTheControllers(t *testing.T) {
 		ready := obj.(*v1alpha1.ClusterStack).Status.Conditions.Get(v1alpha1.ReadyCondition)
 		return ready != nil && ready.Reason == v1alpha1.InvalidSpecReason
 	})
-	if code, err := readiness(t.Context(), s); err != nil || code != http.StatusOK {
-		t.Errorf("readyz answers %d, %v", code, err)
+	for _, path := range []string{"/readyz", "/readyz/caches", "/readyz/hooks", "/readyz/webhooks", "/healthz", "/healthz/watchdog"} {
+		if code, err := probe(t.Context(), s, path); err != nil || code != http.StatusOK {
+			t.Errorf("%s answers %d, %v", path, code, err)
+		}
 	}
 }
 
@@ -298,7 +300,12 @@ func start(t *testing.T, c client.Client, settings operator.Config) {
 
 // readiness asks an operator whether it is ready.
 func readiness(ctx context.Context, settings operator.Config) (int, error) {
-	request, err := http.NewRequestWithContext(ctx, http.MethodGet, "http://"+settings.HealthAddress+"/readyz", http.NoBody)
+	return probe(ctx, settings, "/readyz")
+}
+
+// probe asks an operator as a kubelet does, or for a part of what a kubelet asks.
+func probe(ctx context.Context, settings operator.Config, path string) (int, error) {
+	request, err := http.NewRequestWithContext(ctx, http.MethodGet, "http://"+settings.HealthAddress+path, http.NoBody)
 	if err != nil {
 		return 0, err
 	}

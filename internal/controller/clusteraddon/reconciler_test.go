@@ -63,8 +63,10 @@ func TestReconcile(t *testing.T) {
 		"StartsAnewWithoutARecord":      testStartsAnewWithoutARecord,
 		"ConnectsAgain":                 testConnectsAgain,
 		"AppliesAReleaseWithoutStages":  testAppliesALegacyRelease,
+		"UpgradesReleasesWithoutStages": testUpgradesLegacyReleases,
 		"AppliesAReleaseWithoutObjects": testAppliesNothing,
 		"PrunesWhatMoved":               testPrunesWhatMoved,
+		"PrunesNothingThatIsTheSame":    testPrunesNothingThatIsTheSame,
 		"ForgetsNoDrift":                testForgetsNoDrift,
 		"LetsGoOfAnotherCluster":        testLetsGoOfAnotherCluster,
 		"PrunesNothingWithoutMemory":    testPrunesNothingWithoutMemory,
@@ -864,6 +866,52 @@ func testAppliesALegacyRelease(e *env) {
 	}
 }
 
+// Releases that are a single chart: objects that are there already change with the next one. One for another minor of
+// Kubernetes has addons of the same version, and the upgrade is let go on all the same.
+func testUpgradesLegacyReleases(e *env) {
+	first, next := object("cni", "1")+object("old", "1"), object("cni", "2")+object("young", "2")
+	e.publishLegacy(v1, first)
+	e.publishLegacy(v2, next)
+	e.publishLegacy(up, first)
+	e.running(v1, k135)
+	o := e.start()
+	o.settle()
+	e.wantReady()
+	e.wantObjects("cni: 1", "old: 1")
+	uid := e.uid("cni")
+	e.use(v2, k135)
+	o.settle()
+	e.wantReady()
+	e.wantObjects("cni: 2", "young: 2")
+	e.use(v1, k135)
+	o.settle()
+	e.wantReady()
+	e.wantObjects("cni: 1", "old: 1")
+
+	_, before, _ := o.faults.counts()
+	version := e.addon().Spec.Version
+	e.use(up, k136)
+	ask := e.ask(up, k135, k136)
+	if e.record().Proves(ask) {
+		e.Error("proven before anything was compared")
+	}
+	o.settle()
+	e.wantReady()
+	e.wantCondition(v1alpha1.HelmChartAppliedCondition, "True", v1alpha1.DoneReason, up)
+	if !e.record().Proves(ask) {
+		e.Errorf("the upgrade is held for ever: %s", e.record())
+	}
+	if got := e.addon().Spec; got.Version != version || got.ClusterStack != up {
+		e.Errorf("the addons are %s of %s; the test is about the same version in another release", got.Version, got.ClusterStack)
+	}
+	if _, after, _ := o.faults.counts(); after != before {
+		e.Errorf("%d writes to the cluster for addons that are the same", after-before)
+	}
+	if e.uid("cni") != uid {
+		e.Error("an object that all releases have was deleted and made anew")
+	}
+}
+
 func testAppliesNothing(e *env) {
 	e.publish(v1, both("cni"), addons{"cni": "# nothing\n"})
 	e.running(v1, k135)
@@ -926,6 +974,46 @@ func testPrunesWhatMoved(e *env) {
 	}
 	if got := e.record().Applied; !slices.Equal(got.Addons, []string{"cni", "monitoring"}) || !got.Pruned {
 		e.Errorf("applied is %+v", got)
+	}
+}
+
+// The next release says in full where an object is, and brings one of another kind with the same name.
+func testPrunesNothingThatIsTheSame(e *env) {
+	inFull := strings.Replace(object("cni", "2"), "metadata:\n", "metadata:\n  namespace: kube-system\n", 1)
+	account := "---\napiVersion: v1\nkind: ServiceAccount\nmetadata:\n  name: \"{{ .Values.cluster }}-cni\"\n"
+	e.publish(v1, both("cni"), addons{"cni": object("cni", "1")})
+	e.publish(v2, both("cni"), addons{"cni": account + inFull})
+	e.publish(v3, both("cni"), addons{"cni": account})
+	e.running(v1, k135)
+	o := e.start()
+	o.settle()
+	uid := e.uid("cni")
+	is := func(kind client.Object) error {
+		return e.workload.Get(e.Context(), client.ObjectKey{Namespace: "kube-system", Name: e.key.Name + "-cni"}, kind)
+	}
+	e.use(v2, k135)
+	o.settle()
+	e.wantReady()
+	e.wantObjects("cni: 2")
+	if e.uid("cni") != uid {
+		e.Error("an object whose namespace is said in full was deleted and made anew")
+	}
+	if err := is(&corev1.ServiceAccount{}); err != nil {
+		e.Errorf("what has the name of an object that was there before was not made: %v", err)
+	}
+	e.use(v3, k135)
+	o.settle()
+	e.wantReady()
+	e.wantObjects()
+	if err := is(&corev1.ServiceAccount{}); err != nil {
+		e.Errorf("it went with an object of another kind: %v", err)
+	}
+	e.use(v1, k135)
+	o.settle()
+	e.wantReady()
+	e.wantObjects("cni: 1")
+	if err := is(&corev1.ServiceAccount{}); !apierrors.IsNotFound(err) {
+		e.Errorf("it stays because of an object of another kind: %v", err)
 	}
 }
 
