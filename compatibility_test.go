@@ -58,6 +58,20 @@ var compatibility = map[string][]string{
 	"csctl create and its exit codes":                 {"cmd/csctl TestScripts", "internal/build TestNextVersions", "internal/build TestNoChange"},
 	"signatures that both demand":                     {"internal/controller/releases TestWhoseSignatureIsWanted"},
 	"one lease for both operators":                    {"internal/operator TestOnlyTheLeaderChangesAnything"},
+
+	"sources of all kinds, and what both producers publish": {
+		"internal/source/oci TestBothProducersAreRead", "internal/source/github TestTagsDecideAndDraftsDoNotExist", "internal/source/dir TestSharedBehaviour",
+		"test/operator/sources TestReleasesFromRegistries",
+	},
+	"charts that a release does not bring along": {
+		"internal/store TestMissingChartsAreFetchedOnEntryOnly", "internal/store TestMissingChartsStayInTheStore", "internal/chartrepo TestMirrorTakesThePlaceOfARepository",
+	},
+	"environment variables":                            {"internal/operator TestEnvironmentOfExistingInstallations"},
+	"names of an installation, and its Secret":         {"config TestAnInstallationKeepsItsNames"},
+	"classes in v1beta1 and v1beta2":                   {"test/operator/lifecycle TestClassesOfTheOlderVersion"},
+	"clusters that the existing operator has finished": {"internal/controller/clusteraddon TestReconcile/TakesOver", "internal/controller/clusteraddon TestReconcile/TakesOverInTheMiddle"},
+	"conditions that keep their names":                 {"internal/controller/clusterstack TestFailedListingChangesNothing", "internal/controller/clusteraddon TestReconcile/Creates"},
+	"upgrades of releases that are a single chart":     {"internal/controller/clusteraddon TestReconcile/UpgradesReleasesWithoutStages"},
 }
 
 func TestCompatibilityIsHeldByTests(t *testing.T) {

@@ -10,10 +10,10 @@ import (
 	"testing"
 )
 
-// TestFaultsAreHeldByTests looks for the tests that the lists of faults and of threats name, and for rows that name none and
-// do not say why.
+// TestFaultsAreHeldByTests looks for the tests that the lists of faults, threats and defects name, and for rows that name
+// none and do not say why.
 func TestFaultsAreHeldByTests(t *testing.T) {
-	for _, list := range []string{"faults", "threats"} {
+	for _, list := range []string{"faults", "threats", "defects"} {
 		t.Run(list, func(t *testing.T) { rowsAreHeldByTests(t, "docs/contributing/"+list+".md") })
 	}
 }
@@ -26,7 +26,7 @@ func rowsAreHeldByTests(t *testing.T, list string) {
 	test := regexp.MustCompile("`([a-z/]+) (Test[A-Za-z0-9]+)(?:/([A-Za-z0-9]+))?`")
 	untested := regexp.MustCompile(`\| none: \S.* \|\n?$`) // said honestly
 	for line := range strings.Lines(string(page)) {
-		if !strings.HasPrefix(line, "|") || strings.HasPrefix(line, "|---") || strings.HasPrefix(line, "| fault ") || strings.HasPrefix(line, "| attack ") {
+		if !strings.HasPrefix(line, "|") || strings.HasPrefix(line, "|---") || strings.HasPrefix(line, "| fault ") || strings.HasPrefix(line, "| attack ") || strings.HasPrefix(line, "| defect |") {
 			continue
 		}
 		fault, _, _ := strings.Cut(strings.TrimPrefix(line, "| "), " |")

@@ -73,6 +73,8 @@ type flow struct {
 	instance *sandboxtest.Instance
 	releases string
 	name     string
+	// template of the cluster class of what is published.
+	template string
 }
 
 // world prepares what all tests share: the management cluster with the operator, and the folder where it finds releases.
@@ -106,7 +108,7 @@ func join(t *testing.T, name string) *flow {
 		}
 	}
 	instance := sandboxtest.Management(t, sandboxtest.WithOperator(program, world.releases), sandboxtest.WithLite(), sandboxtest.WithAudit("system:authenticated"))
-	f := &flow{T: t, Management: clustertest.New(t, instance), instance: instance, releases: world.releases, name: name}
+	f := &flow{T: t, Management: clustertest.New(t, instance), instance: instance, releases: world.releases, name: name, template: class}
 	if fresh {
 		// A hook can get lost in many ways. This one is in our hands.
 		hooks := &runtimev1.ExtensionConfig{ObjectMeta: metav1.ObjectMeta{Name: "cso-hook-server-extensionconfig"}}
@@ -162,7 +164,7 @@ func (f *flow) publish(version string, at stages, addons ...addon) {
 	files[releasetest.AddonPackage(tag)] = &fstest.MapFile{Data: releasetest.Archive(charts)}
 	files[releasetest.ClassPackage(tag)] = &fstest.MapFile{Data: releasetest.Archive(map[string]string{
 		"c/Chart.yaml":           releasetest.Chart(name.Prefix()+"-cluster-class", name.Version.String()),
-		"c/templates/class.yaml": class,
+		"c/templates/class.yaml": f.template,
 	})}
 	aside, err := os.MkdirTemp(f.releases, ".")
 	if err != nil {
