@@ -264,6 +264,17 @@ func TestColumnsAndShortNames(t *testing.T) {
 		if diff := cmp.Diff(want, got); diff != "" {
 			t.Errorf("%s (-want +got):\n%s", plural, diff)
 		}
+		// By which `kubectl get cluster-api` and clusterctl find them.
+		if diff := cmp.Diff([]string{"cluster-api", "cluster-stack"}, crd.Spec.Names.Categories); diff != "" {
+			t.Errorf("categories of %s (-want +got):\n%s", plural, diff)
+		}
+		for label, want := range map[string]string{
+			"cluster.x-k8s.io/provider": "cluster-stack-operator", "cluster.x-k8s.io/v1beta1": "v1beta1", "clusterctl.cluster.x-k8s.io": "",
+		} {
+			if got, has := crd.Labels[label]; !has || got != want {
+				t.Errorf("label %s of %s is %q, want %q", label, plural, got, want)
+			}
+		}
 	}
 }
 

@@ -412,11 +412,26 @@ func TestReleaseOfAnEarlierClusterStackOfThisName(t *testing.T) {
 
 func TestInvalidSpecIsReported(t *testing.T) {
 	w := newWorld(t)
-	w.create("s", func(s *v1alpha1.ClusterStackSpec) { s.KubernetesVersion = "1.07" })
-	if _, err := w.reconcile.Reconcile(t.Context(), w.get("s")); err == nil {
-		t.Error("want an error for the log")
+	for name, tc := range map[string]struct {
+		minor, version string
+		want           string
+	}{
+		"minor":     {"1.07", "", "docker-starter-1-07-v1"},
+		"uppercase": {"1.35", "v0-custom.ABC_d", "ABC_d"}, // no object can be called so
+		"word":      {"1.35", "v1-stable.3", "v1-stable.3"},
+	} {
+		w.create(name, func(s *v1alpha1.ClusterStackSpec) {
+			s.KubernetesVersion, s.AutoSubscribe = tc.minor, false
+			if tc.version != "" {
+				s.Channel, s.Versions = v1alpha1.ChannelCustom, []string{"v0-sha.abc1234", tc.version}
+			}
+		})
+		if _, err := w.reconcile.Reconcile(t.Context(), w.get(name)); err == nil {
+			t.Errorf("%s: want an error for the log", name)
+		}
+		is(t, w.get(name), v1alpha1.ReadyCondition, "False", "InvalidSpec", tc.want)
 	}
-	is(t, w.get("s"), v1alpha1.ReadyCondition, "False", "InvalidSpec", "docker-starter-1-07-v1")
+	w.wantReleases()
 }
 
 func TestProvider(t *testing.T) {

@@ -295,6 +295,9 @@ func (f *flow) foreignClusters() {
 		}
 		before[cluster.Name] = cluster.ResourceVersion
 	}
+	// By the time that a Cluster of ours, which was made later, has its addons, these have been seen.
+	f.publish("1-35-v1", addon("cni", "1"))
+	f.begins([]string{"v1"}, "cni: 1")
 	for _, cluster := range []*clusterv1.Cluster{plain, foreign, alike} {
 		hold, err := f.operator.AskFor(f.Context(), cluster, k135, k136)
 		if err != nil || hold != "" {
