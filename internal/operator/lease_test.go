@@ -10,17 +10,17 @@ import (
 	"testing"
 	"time"
 
-	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/client-go/tools/leaderelection/resourcelock"
 
+	"github.com/clusterstacks/cluster-stack-operator/internal/apitest/kinds"
 	"github.com/clusterstacks/cluster-stack-operator/internal/sandbox/sandboxtest"
 )
 
 // TestOnlyTheLeaderChangesAnything takes, renews and loses a lease at a real API server, by a clock of the test.
 func TestOnlyTheLeaderChangesAnything(t *testing.T) {
 	c := Defaults()
-	c.LeaderElectNamespace = metav1.NamespaceDefault
 	cfg := sandboxtest.APIServer(t)
+	c.LeaderElectNamespace = kinds.Namespace(t, kinds.Client(t, cfg))
 	ours, err := newLease(cfg, c)
 	if err != nil {
 		t.Fatal(err)
