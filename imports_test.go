@@ -52,6 +52,7 @@ var layers = map[string]layer{
 	"internal/lint":                     workshop,
 	"internal/observe":                  edge,
 	"internal/operator":                 driver,
+	"internal/panicked":                 domain,
 	"internal/preview":                  driver,
 	"internal/release":                  domain,
 	"internal/render":                   domain,

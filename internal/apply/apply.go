@@ -9,7 +9,6 @@ import (
 	"errors"
 	"fmt"
 	"net/http"
-	"runtime/debug"
 	"slices"
 	"strconv"
 	"strings"
@@ -20,6 +19,8 @@ import (
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/apis/meta/v1/unstructured"
 	"k8s.io/apimachinery/pkg/runtime/schema"
+
+	"github.com/clusterstacks/cluster-stack-operator/internal/panicked"
 )
 
 // Set is a group of objects that are applied together, such as one addon.
@@ -513,16 +514,14 @@ func (r *run) each(n int, work func(int)) {
 			break
 		}
 		wg.Go(func() {
-			defer func() {
-				if cause := recover(); cause != nil {
-					// In a goroutine of ours it would end the process, and with it the work for all other clusters.
-					r.mu.Lock()
-					r.stop(&PanicError{Value: cause, Stack: debug.Stack()})
-					r.mu.Unlock()
-				}
-				<-slots
-			}()
-			work(i)
+			defer func() { <-slots }()
+			if err := func() (err error) {
+				defer panicked.Into(&err)
+				work(i)
+				return nil
+			}(); err != nil {
+				r.halt(err)
+			}
 		})
 	}
 	wg.Wait()

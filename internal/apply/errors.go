@@ -21,6 +21,8 @@ import (
 
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+
+	"github.com/clusterstacks/cluster-stack-operator/internal/panicked"
 )
 
 // IncompleteError says that not all objects are as wanted. The operation did
@@ -38,19 +40,6 @@ type WaitingError struct {
 }
 
 func (e *WaitingError) Error() string { return fmt.Sprintf("hook %s has not ended yet", e.ID) }
-
-// PanicError is a defect of ours that came to light with one cluster. Stack is for the log.
-type PanicError struct {
-	Value any
-	Stack []byte
-}
-
-func (e *PanicError) Error() string {
-	return "a defect of the operator; please report what its log says about it"
-}
-
-// Panicked returns what there was a panic with, which may be anything, a secret too, and where.
-func (e *PanicError) Panicked() (with any, stack []byte) { return e.Value, e.Stack }
 
 // shown is how many objects an error names one by one.
 const shown = 5
@@ -192,6 +181,10 @@ func requestError(ctx context.Context, err error, secret bool) *RequestError {
 		// The caller's own deadline is to be told from that of one request.
 		if ctx.Err() != nil {
 			e.cause = ctx.Err()
+		}
+		var defect *panicked.Error
+		if errors.As(err, &defect) {
+			e.cause = defect // the log wants to know where it was
 		}
 		return e
 	}

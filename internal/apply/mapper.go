@@ -7,6 +7,7 @@ import (
 	"context"
 	"crypto/sha256"
 	"encoding/json"
+	"errors"
 	"fmt"
 	"slices"
 	"strings"
@@ -19,6 +20,8 @@ import (
 	"k8s.io/apimachinery/pkg/runtime/schema"
 	"k8s.io/client-go/discovery"
 	"k8s.io/client-go/rest"
+
+	"github.com/clusterstacks/cluster-stack-operator/internal/panicked"
 )
 
 // resource is where the objects of a kind are found.
@@ -294,6 +297,7 @@ func (m *mapper) discoverByGroup(ctx context.Context) (*kinds, error) {
 
 	var mu sync.Mutex
 	lists, failed := map[schema.GroupVersion]*metav1.APIResourceList{}, map[string]bool{}
+	var defect *panicked.Error
 	asking := make(chan struct{}, discoveries)
 	var wg sync.WaitGroup
 	for _, group := range groups {
@@ -311,9 +315,13 @@ func (m *mapper) discoverByGroup(ctx context.Context) (*kinds, error) {
 			wg.Go(func() {
 				defer func() { <-asking }()
 				list := &metav1.APIResourceList{}
-				err := m.read(ctx, where, list, &total)
+				err := func() (err error) {
+					defer panicked.Into(&err)
+					return m.read(ctx, where, list, &total)
+				}()
 				mu.Lock()
 				defer mu.Unlock()
+				errors.As(err, &defect)
 				if lists[gv] = list; err != nil {
 					delete(lists, gv)
 					failed[gv.Group] = true
@@ -322,6 +330,9 @@ func (m *mapper) discoverByGroup(ctx context.Context) (*kinds, error) {
 		}
 	}
 	wg.Wait()
+	if defect != nil {
+		return nil, defect
+	}
 	if total.Load() > maxDiscovery {
 		return nil, errTooManyKinds
 	}

@@ -26,6 +26,8 @@ import (
 	"k8s.io/apimachinery/pkg/runtime/schema"
 	"k8s.io/client-go/rest"
 	"sigs.k8s.io/structured-merge-diff/v6/fieldpath"
+
+	"github.com/clusterstacks/cluster-stack-operator/internal/panicked"
 )
 
 // Asking for the kinds group by group takes no context, so its client is what keeps a cluster that answers half
@@ -142,6 +144,42 @@ func TestWhatAClusterSaysThatItServesIsBounded(t *testing.T) {
 			}
 		})
 	}
+}
+
+// What a cluster says brings a defect to light: the others, and the process, go on.
+func TestPanicOfADiscoveryIsAnError(t *testing.T) {
+	server := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		w.Header().Set("Content-Type", "application/json")
+		switch r.URL.Path {
+		case "/api":
+			_, _ = io.WriteString(w, `{"kind":"APIVersions","versions":["v1","v2"]}`)
+		case "/apis":
+			_, _ = io.WriteString(w, `{"kind":"APIGroupList","groups":[]}`)
+		default:
+			_, _ = io.WriteString(w, `{"kind":"APIResourceList"}`)
+		}
+	}))
+	t.Cleanup(server.Close)
+	config := &rest.Config{Host: server.URL}
+	config.Wrap(func(next http.RoundTripper) http.RoundTripper { return faulty{next} })
+	a, err := New(config, Options{})
+	if err != nil {
+		t.Fatal(err)
+	}
+	var defect *panicked.Error
+	if _, _, err := a.mapper.kinds(t.Context()); !errors.As(err, &defect) || strings.Contains(err.Error(), "hunter2") {
+		t.Errorf("got %v", err)
+	}
+}
+
+// faulty panics over what one version of the API is asked.
+type faulty struct{ http.RoundTripper }
+
+func (f faulty) RoundTrip(r *http.Request) (*http.Response, error) {
+	if r.URL.Path == "/api/v2" {
+		panic("hunter2")
+	}
+	return f.RoundTripper.RoundTrip(r)
 }
 
 // A server that knows only the older form and stops answering holds nobody for longer than he wants to wait.

@@ -187,7 +187,7 @@ func Run(ctx context.Context, c client.Client, obj Object, parts ...Part) (ctrl.
 		}
 		results[i].reached = true
 		results[i].outcome, results[i].err = s.try(ctx)
-		trace(ctx, s.condition, results[i].err)
+		Trace(ctx, s.condition, results[i].err)
 		if results[i].err == nil && results[i].outcome.answer == none {
 			results[i].err = fmt.Errorf("step %s neither finished, nor waited, nor failed", s.condition)
 		}
@@ -247,22 +247,22 @@ func (s step) try(ctx context.Context) (o Outcome, err error) {
 	return s.run(ctx)
 }
 
-// trace logs where an error comes from that was a panic in a goroutine of the step. Its text, which is for people who
-// use the object, does not tell.
-func trace(ctx context.Context, condition string, err error) {
+// Trace logs where an error comes from that was a panic in a goroutine of the given step, or of something beside the steps.
+// Its text, which is for people who use the object, does not tell.
+func Trace(ctx context.Context, step string, err error) {
 	var panicked interface {
 		Panicked() (with any, stack []byte)
 	}
 	if errors.As(err, &panicked) {
 		with, stack := panicked.Panicked()
-		logPanic(ctx, condition, with, stack)
+		logPanic(ctx, step, with, stack)
 	}
 }
 
-func logPanic(ctx context.Context, condition string, with any, stack []byte) {
+func logPanic(ctx context.Context, step string, with any, stack []byte) {
 	// What was panicked with may be anything, a secret too; what the language itself says is harmless.
 	what, _ := with.(goruntime.Error)
-	ctrl.LoggerFrom(ctx).Error(what, "The step panicked", "step", condition, "with", fmt.Sprintf("%T", with), "stack", string(stack))
+	ctrl.LoggerFrom(ctx).Error(what, "The step panicked", "step", step, "with", fmt.Sprintf("%T", with), "stack", string(stack))
 }
 
 // restart is how long a run waits that saw an old state of its object. The watch that brings the

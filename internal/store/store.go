@@ -29,6 +29,7 @@ import (
 	"syscall"
 	"time"
 
+	"github.com/clusterstacks/cluster-stack-operator/internal/panicked"
 	"github.com/clusterstacks/cluster-stack-operator/internal/release"
 	"github.com/clusterstacks/cluster-stack-operator/internal/verify"
 )
@@ -325,8 +326,11 @@ func (s *Store) start(want Want) (flight, *result) {
 	f := &result{began: time.Now(), over: make(chan struct{}), awaited: true, turn: newTurn(want.Tenant)}
 	s.flights[id] = f
 	s.fetches.Go(func() {
-		// Not the caller's context: others may wait for the same release.
-		got, err := s.obtain(s.running, want, f.turn)
+		got, err := func() (got Got, err error) {
+			defer panicked.Into(&err)
+			// Not the caller's context: others may wait for the same release.
+			return s.obtain(s.running, want, f.turn)
+		}()
 		s.mu.Lock()
 		f.got, f.err, f.overAt = got, err, time.Now()
 		awaited := f.awaited

@@ -21,6 +21,7 @@ import (
 	"testing/fstest"
 	"weak"
 
+	"github.com/clusterstacks/cluster-stack-operator/internal/panicked"
 	"github.com/clusterstacks/cluster-stack-operator/internal/release"
 	"github.com/clusterstacks/cluster-stack-operator/internal/release/releasetest"
 	"github.com/clusterstacks/cluster-stack-operator/internal/source"
@@ -504,4 +505,29 @@ func walk(t *testing.T, root string) (files []string) {
 		t.Fatal(err)
 	}
 	return files
+}
+
+// faulty is a source whose library panics.
+type faulty struct{}
+
+func (faulty) Fetch(context.Context, release.Name, *os.Root) (string, error) { panic("hunter2") }
+
+// A panic is an error of the release that it came to light with. The process and all other releases go on, and the next try
+// begins anew.
+func TestPanicIsAnErrorOfTheRelease(t *testing.T) {
+	s := open(t, t.TempDir())
+	ask := func(context.Context) (string, error) { panic("hunter2") }
+	for about, want := range map[string]store.Want{
+		"Fetching": {Key: key, Name: name(t), From: faulty{}},
+		"Asking":   {Key: key, Name: name(t), From: published(releasetest.Multistage(tag)), Offered: ask},
+	} {
+		for range 2 * 16 { // more often than there are turns
+			_, err := s.Get(t.Context(), want)
+			var defect *panicked.Error
+			if !errors.As(err, &defect) || strings.Contains(err.Error(), "hunter2") || len(defect.Stack) == 0 {
+				t.Fatalf("%s: got %v", about, err)
+			}
+		}
+	}
+	get(t, s, "", published(releasetest.Multistage(tag)))
 }

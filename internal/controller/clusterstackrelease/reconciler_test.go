@@ -12,10 +12,12 @@ import (
 	"net/http"
 	"slices"
 	"strings"
+	"sync"
 	"testing"
 	"testing/fstest"
 	"time"
 
+	"github.com/go-logr/logr/funcr"
 	"github.com/google/go-cmp/cmp"
 	corev1 "k8s.io/api/core/v1"
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
@@ -453,6 +455,54 @@ func TestMovedTagOfASlowSourceIsToldLater(t *testing.T) {
 			t.Fatal("that the tag has moved is never told")
 		}
 	}
+}
+
+// faulty has a library that panics.
+type faulty struct{ clusterstackrelease.Releases }
+
+func (faulty) Offered(context.Context, releases.Origin, release.Name) (string, error) {
+	panic("hunter2")
+}
+
+// What asks a source panics: that is logged, and nothing else comes of it.
+func TestPanicOfASourceChangesNothing(t *testing.T) {
+	w := newWorld(t)
+	w.around = func(r clusterstackrelease.Releases) clusterstackrelease.Releases { return faulty{r} }
+	w.restart()
+	w.publish(nil)
+	w.create(nil)
+	log := &syncedLog{}
+	_, err := w.reconcile.Reconcile(ctrl.LoggerInto(t.Context(), funcr.New(func(_, args string) { log.add(args) }, funcr.Options{})), w.get())
+	w.must(err)
+	obj := w.get()
+	is(t, obj, v1alpha1.SourceUnchangedCondition, v1alpha1.DoneReason, "")
+	is(t, obj, v1alpha1.ReadyCondition, v1alpha1.DoneReason, "")
+	for deadline := time.Now().Add(time.Minute); !strings.Contains(log.String(), "faulty.Offered"); time.Sleep(time.Millisecond) {
+		if time.Now().After(deadline) {
+			t.Fatalf("the log does not say where it was: %s", log)
+		}
+	}
+	if strings.Contains(log.String(), "hunter2") {
+		t.Errorf("the log is %s", log)
+	}
+}
+
+// syncedLog is what several write to.
+type syncedLog struct {
+	mu   sync.Mutex
+	text strings.Builder
+}
+
+func (l *syncedLog) add(line string) {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	l.text.WriteString(line + "\n")
+}
+
+func (l *syncedLog) String() string {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	return l.text.String()
 }
 
 func TestUnsignedReleaseIsNotUsed(t *testing.T) {

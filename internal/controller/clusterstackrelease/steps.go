@@ -28,6 +28,7 @@ import (
 	"github.com/clusterstacks/cluster-stack-operator/internal/apply"
 	"github.com/clusterstacks/cluster-stack-operator/internal/controller/releases"
 	"github.com/clusterstacks/cluster-stack-operator/internal/ledger"
+	"github.com/clusterstacks/cluster-stack-operator/internal/panicked"
 	"github.com/clusterstacks/cluster-stack-operator/internal/release"
 	"github.com/clusterstacks/cluster-stack-operator/internal/render"
 	"github.com/clusterstacks/cluster-stack-operator/internal/source"
@@ -150,7 +151,9 @@ func (w *work) compareSource(ctx context.Context) (step.Outcome, error) {
 		defer w.asking.Delete(id)
 		ctx, cancel := context.WithTimeout(ctx, compareTimeout)
 		defer cancel()
-		answer := compared{id, w.compare(w.releases.Offered(ctx, w.origin, w.release.Name)), time.Now()}
+		offered, err := w.offered(ctx)
+		step.Trace(ctx, v1alpha1.SourceUnchangedCondition, err)
+		answer := compared{id, w.compare(offered, err), time.Now()}
 		w.compared.Store(id.key, answer)
 		answered <- answer
 	}()
@@ -163,6 +166,12 @@ func (w *work) compareSource(ctx context.Context) (step.Outcome, error) {
 	case <-ctx.Done():
 	}
 	return later, nil
+}
+
+// offered asks the source what it has now under the name of the release.
+func (w *work) offered(ctx context.Context) (digest string, err error) {
+	defer panicked.Into(&err)
+	return w.releases.Offered(ctx, w.origin, w.release.Name)
 }
 
 // asBefore is what was said of the source last.

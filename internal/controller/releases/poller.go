@@ -18,8 +18,10 @@ import (
 	"sigs.k8s.io/controller-runtime/pkg/event"
 
 	"github.com/clusterstacks/cluster-stack-operator/api/v1alpha1"
+	"github.com/clusterstacks/cluster-stack-operator/internal/panicked"
 	"github.com/clusterstacks/cluster-stack-operator/internal/release"
 	"github.com/clusterstacks/cluster-stack-operator/internal/source"
+	"github.com/clusterstacks/cluster-stack-operator/internal/step"
 )
 
 // Listing is what a source had to offer when it was asked last.
@@ -212,15 +214,7 @@ func (p *poller) sleep(ctx context.Context, pause time.Duration, version string,
 // ask asks the source now and returns the version of the credentials that it was asked with.
 func (p *poller) ask(ctx context.Context, users []v1alpha1.ClusterStack) (string, error) {
 	began := time.Now()
-	src, version, err := p.releases.source(ctx, p.origin)
-	var offers []source.Offer
-	if err != nil {
-		err = &UnusableError{err}
-	} else {
-		if offers, err = src.List(ctx); err == nil {
-			offers, err = p.date(ctx, src, offers, users)
-		}
-	}
+	offers, version, err := p.list(ctx, users)
 	if ctx.Err() != nil {
 		return version, ctx.Err() // being stopped says nothing about the source
 	}
@@ -248,9 +242,24 @@ func (e *UnusableError) Error() string { return e.Err.Error() }
 // Unwrap returns what is missing or wrong.
 func (e *UnusableError) Unwrap() error { return e.Err }
 
+// list asks the source for its releases, and returns the version of the credentials that it was asked with.
+func (p *poller) list(ctx context.Context, users []v1alpha1.ClusterStack) (offers []source.Offer, version string, err error) {
+	defer panicked.Into(&err)
+	src, version, err := p.releases.source(ctx, p.origin)
+	if err != nil {
+		return nil, version, &UnusableError{err}
+	}
+	if offers, err = src.List(ctx); err != nil {
+		return nil, version, err
+	}
+	offers, err = p.date(ctx, src, offers, users)
+	return offers, version, err
+}
+
 func (p *poller) tell(ctx context.Context, err error, offers int) {
 	log := ctrl.LoggerFrom(ctx).WithValues("source", p.origin.Location)
 	if err != nil {
+		step.Trace(ctrl.LoggerInto(ctx, log), "list", err)
 		log.Error(err, "Listing the releases of a source failed")
 	} else {
 		log.Info("A source offers other releases than before", "releases", offers)

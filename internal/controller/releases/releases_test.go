@@ -16,15 +16,18 @@ import (
 	"testing/synctest"
 	"time"
 
+	"github.com/go-logr/logr/funcr"
 	corev1 "k8s.io/api/core/v1"
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/runtime/schema"
 	"k8s.io/apimachinery/pkg/types"
+	ctrl "sigs.k8s.io/controller-runtime"
 	"sigs.k8s.io/controller-runtime/pkg/client"
 
 	"github.com/clusterstacks/cluster-stack-operator/api/v1alpha1"
 	"github.com/clusterstacks/cluster-stack-operator/internal/controller/releases"
+	"github.com/clusterstacks/cluster-stack-operator/internal/panicked"
 	"github.com/clusterstacks/cluster-stack-operator/internal/release"
 	"github.com/clusterstacks/cluster-stack-operator/internal/release/releasetest"
 	"github.com/clusterstacks/cluster-stack-operator/internal/source"
@@ -251,6 +254,40 @@ func TestOutageKeepsWhatIsKnown(t *testing.T) {
 		time.Sleep(70 * time.Second)
 		synctest.Wait()
 		expect("up again", v1+" "+v2, false, true)
+	})
+}
+
+// faulty is a source whose library panics.
+type faulty struct{ source.Source }
+
+func (faulty) List(context.Context) ([]source.Offer, error) { panic("hunter2") }
+
+func TestPanicIsAnErrorOfTheSource(t *testing.T) {
+	st := openStore(t)
+	synctest.Test(t, func(t *testing.T) {
+		var log strings.Builder
+		ctx := ctrl.LoggerInto(t.Context(), funcr.New(func(_, args string) { log.WriteString(args + "\n") }, funcr.Options{}))
+		c := &cluster{}
+		stack := newStack("a", "scs", nil)
+		c.setStacks(stack)
+		r := releases.NewWith(c, st, faulty{}, "memory", releases.Options{DefaultPoll: time.Minute})
+		r.Listing(ctx, stack)
+		ctx, stop := context.WithCancel(ctx)
+		ended := make(chan error, 1)
+		go func() { ended <- r.Start(ctx) }()
+		time.Sleep(5 * time.Minute)
+		synctest.Wait()
+		var defect *panicked.Error
+		if err := r.Listing(ctx, stack).Err; !errors.As(err, &defect) {
+			t.Errorf("the source is said to have the error %v", err)
+		}
+		stop()
+		if err := <-ended; err != nil {
+			t.Error(err)
+		}
+		if strings.Count(log.String(), "faulty.List") != 1 || strings.Contains(log.String(), "hunter2") {
+			t.Errorf("the log, which says once where it was, is %s", log.String())
+		}
 	})
 }
 
