@@ -401,6 +401,25 @@ func TestMovedTagIsTold(t *testing.T) {
 		t.Errorf("digest %s was %s", obj.Status.Digest, first.Status.Digest)
 	}
 
+	// What the source does not say changes nothing about that, nor does a store that is lost.
+	w.source.Break(errors.New("connection refused"))
+	for range 2 {
+		w.restart()
+		obj, _, err = w.run()
+		w.must(err)
+		is(t, obj, v1alpha1.SourceUnchangedCondition, v1alpha1.ReleaseMovedReason, "published again")
+		is(t, obj, v1alpha1.ReadyCondition, v1alpha1.DoneReason, "")
+		w.storeDir = t.TempDir()
+	}
+
+	// Until it has an answer again.
+	w.source.Break(nil)
+	w.publish(nil)
+	w.restart()
+	obj, _, err = w.run()
+	w.must(err)
+	is(t, obj, v1alpha1.SourceUnchangedCondition, v1alpha1.DoneReason, "")
+
 	w.source.Withdraw(tag)
 	w.restart()
 	obj, _, err = w.run()

@@ -134,15 +134,19 @@ func (w *work) pin(ctx context.Context, pinned releases.Pinned) error {
 
 // compareSource tells when the source has something else than what is in use. Nothing is done about it.
 func (w *work) compareSource(ctx context.Context) (step.Outcome, error) {
+	before, warned := w.asBefore()
 	if w.release == nil {
-		return step.Wait(v1alpha1.NotOfferedReason, "the release cannot be opened at present"), nil
+		if warned {
+			return before, nil
+		}
+		return step.Wait(v1alpha1.NotOfferedReason, unopened), nil
 	}
 	id := comparison{client.ObjectKeyFromObject(w.obj), w.pinned}
 	if last, ok := w.compared.Load(id.key); ok && last.(compared).comparison == id && time.Since(last.(compared).at) < w.options.Recheck*9/10 {
 		return last.(compared).outcome, nil
 	}
 	// A source that hangs must not hold up the releases that come after this one: it is asked beside us.
-	later := w.asBefore().LookAgain(compareTimeout + time.Second)
+	later := before.LookAgain(compareTimeout + time.Second)
 	if _, asking := w.asking.LoadOrStore(id, true); asking {
 		return later, nil
 	}
@@ -153,7 +157,7 @@ func (w *work) compareSource(ctx context.Context) (step.Outcome, error) {
 		defer cancel()
 		offered, err := w.offered(ctx)
 		step.Trace(ctx, v1alpha1.SourceUnchangedCondition, err)
-		answer := compared{id, w.compare(offered, err), time.Now()}
+		answer := compared{id, w.compare(offered, err, before), time.Now()}
 		w.compared.Store(id.key, answer)
 		answered <- answer
 	}()
@@ -174,13 +178,22 @@ func (w *work) offered(ctx context.Context) (digest string, err error) {
 	return w.releases.Offered(ctx, w.origin, w.release.Name)
 }
 
-// asBefore is what was said of the source last.
-func (w *work) asBefore() step.Outcome {
+// unopened is said of the source of a release that cannot be opened, as long as nothing else was.
+const unopened = "the release cannot be opened at present"
+
+// asBefore is what was said of the source last, and whether that was that it has something else, or nothing. It holds until
+// the source has said otherwise.
+func (w *work) asBefore() (before step.Outcome, warned bool) {
 	stored := w.obj.Status.Conditions.Get(v1alpha1.SourceUnchangedCondition)
-	if stored != nil && stored.Status == metav1.ConditionFalse && (stored.Reason == v1alpha1.NotOfferedReason || stored.Reason == v1alpha1.ReleaseMovedReason) {
-		return step.Wait(stored.Reason, "%s", stored.Message)
+	if stored != nil && stored.Status == metav1.ConditionFalse && stored.Message != unopened &&
+		(stored.Reason == v1alpha1.NotOfferedReason || stored.Reason == v1alpha1.ReleaseMovedReason) {
+		return step.Wait(stored.Reason, "%s", stored.Message), true
 	}
-	return w.compare("", nil)
+	return unchanged(), false
+}
+
+func unchanged() step.Outcome {
+	return step.Done().Saying("the source was not seen to offer anything else")
 }
 
 const (
@@ -204,16 +217,19 @@ type (
 	}
 )
 
-func (w *work) compare(offered string, err error) step.Outcome {
+// compare tells what a source's answer means for the release. That a source cannot be asked is told by those who ask it
+// for new releases, and says nothing about this one.
+func (w *work) compare(offered string, err error, before step.Outcome) step.Outcome {
 	switch {
 	case errors.Is(err, source.ErrNotFound):
 		return step.Wait(v1alpha1.NotOfferedReason, "%s no longer has the release; the operator keeps it", w.origin.Location)
 	case err == nil && offered != "" && offered != w.pinned.Digest:
 		moved := &store.MovedError{Source: w.origin.Location, Name: w.release.Name, Pinned: w.pinned.Digest, Offered: offered}
 		return step.Wait(v1alpha1.ReleaseMovedReason, "%v", moved)
+	case err != nil:
+		return before
 	}
-	// That a source cannot be asked is told by those who ask it for new releases, and says nothing about this one.
-	return step.Done().Saying("the source was not seen to offer anything else")
+	return unchanged()
 }
 
 // awaitProvider waits until the provider integration has done its work for the release.
