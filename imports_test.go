@@ -45,6 +45,7 @@ var layers = map[string]layer{
 	"internal/cli":                      driver,
 	"internal/compare":                  domain,
 	"internal/controller":               driver,
+	"internal/fair":                     edge, // it makes others wait
 	"internal/foreignyaml":              domain,
 	"internal/glance":                   edge,
 	"internal/hookserver":               driver,
@@ -79,7 +80,7 @@ var layers = map[string]layer{
 }
 
 // common are edges that other edges stand on.
-var common = []string{"internal/web"}
+var common = []string{"internal/fair", "internal/web"}
 
 // families are edges of more than one package: the members may import the root of their family.
 var families = []string{"internal/source"}

@@ -29,6 +29,7 @@ import (
 	"syscall"
 	"time"
 
+	"github.com/clusterstacks/cluster-stack-operator/internal/fair"
 	"github.com/clusterstacks/cluster-stack-operator/internal/panicked"
 	"github.com/clusterstacks/cluster-stack-operator/internal/release"
 	"github.com/clusterstacks/cluster-stack-operator/internal/verify"
@@ -115,7 +116,7 @@ type Store struct {
 	running context.Context //nolint:containedctx // fetches outlive the calls that ask for them
 	stop    context.CancelFunc
 	fetches sync.WaitGroup
-	turns   turns
+	turns   *fair.Queue
 	// discards keeps two from taking the same release out, and from counting it twice.
 	discards sync.Mutex
 
@@ -151,7 +152,7 @@ type result struct {
 	err     error
 	overAt  time.Time
 	awaited bool // somebody waits for it
-	turn    *turn
+	turn    *fair.Turn
 }
 
 // entry is a release in memory.
@@ -178,6 +179,10 @@ const refusalKept = time.Minute
 // maxOpened bounds the memory for parsed releases, in bytes. A release is some megabytes as a rule, so this
 // holds all that are in use at a time; but one may be a hundred times as large.
 const maxOpened = 64 << 20
+
+// fetches bounds what all sources together cost: connections, memory and room. Sources that do not answer keep nobody else
+// waiting, as long as not that many namespaces have such.
+var fetches = fair.Limits{All: 16, One: 4, First: 32}
 
 // resultKept is how long the error of a fetch is kept for whoever wanted it, who may have gone.
 const resultKept = 10 * time.Minute
@@ -224,7 +229,7 @@ func Open(root string, o Options) (*Store, error) {
 	if err := os.MkdirAll(filepath.Join(root, "releases"), 0o755); err != nil {
 		return nil, fmt.Errorf("open store: %w", err)
 	}
-	s := &Store{root: root, options: o, flights: map[flight]*result{}, used: map[string]time.Time{}, began: time.Now()}
+	s := &Store{root: root, options: o, flights: map[flight]*result{}, used: map[string]time.Time{}, began: time.Now(), turns: fair.New(fetches)}
 	var err error
 	if s.tmp, err = newTempFolder(filepath.Join(root, "tmp")); err != nil && !noSpace(err) {
 		return nil, fmt.Errorf("open store %s: %w", root, err)
@@ -320,10 +325,10 @@ func (s *Store) start(want Want) (flight, *result) {
 		}
 	}
 	if f, busy := s.flights[id]; busy {
-		s.turns.join(f.turn, want.Tenant)
+		s.turns.Join(f.turn, want.Tenant)
 		return id, f
 	}
-	f := &result{began: time.Now(), over: make(chan struct{}), awaited: true, turn: newTurn(want.Tenant)}
+	f := &result{began: time.Now(), over: make(chan struct{}), awaited: true, turn: fair.For(want.Tenant)}
 	s.flights[id] = f
 	s.fetches.Go(func() {
 		got, err := func() (got Got, err error) {
@@ -344,7 +349,7 @@ func (s *Store) start(want Want) (flight, *result) {
 }
 
 // obtain returns a release from disk or from its source.
-func (s *Store) obtain(ctx context.Context, want Want, turn *turn) (Got, error) {
+func (s *Store) obtain(ctx context.Context, want Want, turn *fair.Turn) (Got, error) {
 	if want.Offered != nil {
 		digest, err := want.Offered(ctx)
 		if err != nil {
@@ -481,8 +486,8 @@ func (s *Store) firstDigest(r ref) (string, error) {
 }
 
 // fetch brings a release in when it is its turn.
-func (s *Store) fetch(ctx context.Context, want Want, turn *turn) (*entry, error) {
-	done, err := s.turns.wait(ctx, turn)
+func (s *Store) fetch(ctx context.Context, want Want, turn *fair.Turn) (*entry, error) {
+	done, err := s.turns.Wait(ctx, turn)
 	if err != nil {
 		return nil, err
 	}

@@ -1,7 +1,7 @@
 // Copyright The Cluster Stack Operator Authors.
 // SPDX-License-Identifier: Apache-2.0
 
-package store
+package fair
 
 import (
 	"context"
@@ -12,7 +12,7 @@ import (
 )
 
 // hasTurn tells whether it is somebody's turn.
-func hasTurn(turn *turn) bool {
+func hasTurn(turn *Turn) bool {
 	select {
 	case <-turn.granted:
 		return true
@@ -21,41 +21,44 @@ func hasTurn(turn *turn) bool {
 	}
 }
 
-// enter puts a fetch for somebody in the queue.
-func enter(ts *turns, tenant string) *turn {
-	turn := newTurn(tenant)
-	ts.enter(turn)
+// limits are those of fetches.
+var limits = Limits{All: 16, One: 4, First: 32}
+
+// enter has somebody wait for a turn.
+func enter(q *Queue, tenant string) *Turn {
+	turn := For(tenant)
+	q.enter(turn)
 	return turn
 }
 
 func TestTurnsAreShared(t *testing.T) {
-	ts := &turns{}
-	// Four namespaces have more to fetch than there are turns. Others come late.
-	var greedy []*turn
+	q := New(limits)
+	// Four namespaces want more than there are turns. Others come late.
+	var greedy []*Turn
 	granted := 0
 	for i := range 40 {
-		greedy = append(greedy, enter(ts, fmt.Sprintf("greedy-%d", i%4)))
+		greedy = append(greedy, enter(q, fmt.Sprintf("greedy-%d", i%4)))
 		if hasTurn(greedy[i]) {
 			granted++
 		}
 	}
-	if granted != fetchesAtATime {
-		t.Fatalf("%d fetch at a time, want %d", granted, fetchesAtATime)
+	if granted != limits.All {
+		t.Fatalf("%d have a turn, want %d", granted, limits.All)
 	}
 	// They have all that they may have; it has none yet.
-	for i := range firstFetches - fetchesAtATime {
-		if !hasTurn(enter(ts, fmt.Sprintf("late-%d", i))) {
-			t.Fatalf("%d namespaces that have nothing wait for four that have much", firstFetches-fetchesAtATime-i)
+	for i := range limits.First - limits.All {
+		if !hasTurn(enter(q, fmt.Sprintf("late-%d", i))) {
+			t.Fatalf("%d namespaces that have nothing wait for four that have much", limits.First-limits.All-i)
 		}
 	}
-	if hasTurn(enter(ts, "late-0")) {
+	if hasTurn(enter(q, "late-0")) {
 		t.Error("a second one is begun although there are as many as may be")
 	}
-	last := enter(ts, "last")
+	last := enter(q, "last")
 	if hasTurn(last) {
-		t.Fatal("more fetch than may")
+		t.Fatal("more have a turn than may")
 	}
-	ts.leave(greedy[0])
+	q.leave(greedy[0])
 	if !hasTurn(last) {
 		t.Error("others came first who have more already")
 	}
@@ -63,15 +66,15 @@ func TestTurnsAreShared(t *testing.T) {
 
 // What two want does not wait behind what only one of them waits for.
 func TestTurnOfWhatSeveralWant(t *testing.T) {
-	ts := &turns{}
-	for range fetchesForOne {
-		enter(ts, "a")
+	q := New(limits)
+	for range limits.One {
+		enter(q, "a")
 	}
-	both := enter(ts, "a")
+	both := enter(q, "a")
 	if hasTurn(both) {
 		t.Fatal("one namespace has more turns than it may")
 	}
-	ts.join(both, "b")
+	q.Join(both, "b")
 	if !hasTurn(both) {
 		t.Error("it waits for those of the first one")
 	}
@@ -79,17 +82,17 @@ func TestTurnOfWhatSeveralWant(t *testing.T) {
 
 // Whatever happens, no turn is lost and none is had twice.
 func TestTurnsAreGivenBack(t *testing.T) {
-	ts := &turns{}
+	q := New(limits)
 	var all sync.WaitGroup
 	for i := range 300 {
 		ctx, cancel := context.WithCancel(t.Context())
-		turn := newTurn(fmt.Sprint(i % 7))
+		turn := For(fmt.Sprint(i % 7))
 		all.Go(func() {
 			if rand.IntN(2) == 0 {
 				cancel()
 			}
-			ts.join(turn, fmt.Sprint(i%5))
-			done, err := ts.wait(ctx, turn)
+			q.Join(turn, fmt.Sprint(i%5))
+			done, err := q.Wait(ctx, turn)
 			if err == nil {
 				done()
 			}
@@ -97,7 +100,7 @@ func TestTurnsAreGivenBack(t *testing.T) {
 		})
 	}
 	all.Wait()
-	if ts.running != 0 || len(ts.waiting) != 0 || len(ts.of) != 0 {
-		t.Errorf("left are %d running of %v, %d waiting", ts.running, ts.of, len(ts.waiting))
+	if q.running != 0 || len(q.waiting) != 0 || len(q.of) != 0 {
+		t.Errorf("left are %d running of %v, %d waiting", q.running, q.of, len(q.waiting))
 	}
 }
