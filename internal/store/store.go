@@ -658,7 +658,12 @@ func (s *Store) verify(ctx context.Context, want Want, e *entry) (*verify.Signer
 
 // askAgain asks the source for newer signatures of a release that was refused.
 func (s *Store) askAgain(ctx context.Context, want Want, e *entry, rec *record, refused error) (*verify.Signer, error) {
+	done, err := s.turns.Wait(ctx, fair.For(want.Tenant))
+	if err != nil {
+		return nil, err
+	}
 	signatures, err := want.Signatures(ctx, want.Name, e.ref.digest)
+	done()
 	if err != nil && refused != nil {
 		return nil, fmt.Errorf("%w; asking for newer signatures: %w", refused, err)
 	}

@@ -62,7 +62,8 @@ type Releases interface {
 	Origin(ctx context.Context, namespace string, name release.Name) (releases.Origin, *v1alpha1.ClusterStackRelease, error)
 	// OpenFrom opens a release. What the pin leaves open may be anything.
 	OpenFrom(ctx context.Context, origin releases.Origin, name release.Name, pin store.Pin) (releases.Opened, error)
-	// Offered returns the digest of what the source has now under the name, or nothing when it cannot tell.
+	// Offered returns the digest of what the source has now under the name, or nothing when it cannot tell. It comes to an
+	// end, whatever the source does.
 	Offered(ctx context.Context, origin releases.Origin, name release.Name) (string, error)
 }
 

@@ -146,15 +146,13 @@ func (w *work) compareSource(ctx context.Context) (step.Outcome, error) {
 		return last.(compared).outcome, nil
 	}
 	// A source that hangs must not hold up the releases that come after this one: it is asked beside us.
-	later := before.LookAgain(compareTimeout + time.Second)
+	later := before.LookAgain(compareAgain)
 	if _, asking := w.asking.LoadOrStore(id, true); asking {
 		return later, nil
 	}
 	answered := make(chan compared, 1)
 	go func() {
 		defer w.asking.Delete(id)
-		ctx, cancel := context.WithTimeout(ctx, compareTimeout)
-		defer cancel()
 		offered, err := w.offered(ctx)
 		step.Trace(ctx, v1alpha1.SourceUnchangedCondition, err)
 		answer := compared{id, w.compare(offered, err, before), time.Now()}
@@ -197,8 +195,8 @@ func unchanged() step.Outcome {
 }
 
 const (
-	// compareTimeout is enough for one small request.
-	compareTimeout = 5 * time.Second
+	// compareAgain is how soon it is looked whether the source has answered: as a rule it has, or has let it be, by then.
+	compareAgain = 6 * time.Second
 	// comparePatience is for how long a worker waits for it.
 	comparePatience = 500 * time.Millisecond
 )

@@ -18,6 +18,7 @@ import (
 	"sigs.k8s.io/controller-runtime/pkg/event"
 
 	"github.com/clusterstacks/cluster-stack-operator/api/v1alpha1"
+	"github.com/clusterstacks/cluster-stack-operator/internal/fair"
 	"github.com/clusterstacks/cluster-stack-operator/internal/panicked"
 	"github.com/clusterstacks/cluster-stack-operator/internal/release"
 	"github.com/clusterstacks/cluster-stack-operator/internal/source"
@@ -213,6 +214,11 @@ func (p *poller) sleep(ctx context.Context, pause time.Duration, version string,
 
 // ask asks the source now and returns the version of the credentials that it was asked with.
 func (p *poller) ask(ctx context.Context, users []v1alpha1.ClusterStack) (string, error) {
+	done, err := p.turn(ctx, users)
+	if err != nil {
+		return "", err // being stopped
+	}
+	defer done()
 	began := time.Now()
 	offers, version, err := p.list(ctx, users)
 	if ctx.Err() != nil {
@@ -241,6 +247,22 @@ func (e *UnusableError) Error() string { return e.Err.Error() }
 
 // Unwrap returns what is missing or wrong.
 func (e *UnusableError) Unwrap() error { return e.Err }
+
+// turn waits until the source may be asked on behalf of whoever wants to know.
+func (p *poller) turn(ctx context.Context, users []v1alpha1.ClusterStack) (done func(), err error) {
+	var namespaces []string
+	for i := range users {
+		namespaces = append(namespaces, users[i].Namespace)
+	}
+	p.mu.Lock()
+	queue := p.releases.questions.lists
+	if p.last.Err != nil {
+		queue = p.releases.questions.doubtful
+	}
+	p.mu.Unlock()
+	slices.Sort(namespaces)
+	return queue.Wait(ctx, fair.For(slices.Compact(namespaces)...))
+}
 
 // list asks the source for its releases, and returns the version of the credentials that it was asked with.
 func (p *poller) list(ctx context.Context, users []v1alpha1.ClusterStack) (offers []source.Offer, version string, err error) {

@@ -57,6 +57,7 @@ type Releases struct {
 	options       Options
 	changes       chan event.GenericEvent
 	incarnations  incarnations
+	questions     *questions
 
 	mu      sync.Mutex
 	built   map[string]built
@@ -84,7 +85,7 @@ func NewWith(reader client.Reader, st *store.Store, src source.Source, key strin
 		}
 	}
 	r := &Releases{
-		reader: reader, store: st, fixed: src, key: key, location: o.Location, options: o,
+		reader: reader, store: st, fixed: src, key: key, location: o.Location, options: o, questions: newQuestions(),
 		// One pending change is enough: who is told looks at the newest answers.
 		changes: make(chan event.GenericEvent, 1),
 		built:   map[string]built{}, pollers: map[string]*poller{}, broken: map[broken]malformed{}, fetched: map[broken]string{},
@@ -143,8 +144,6 @@ func (r *Releases) OpenFrom(ctx context.Context, o Origin, name release.Name, pi
 	if known, malformed := r.isBroken(which); malformed || pin.Digest == "" {
 		// The store may have an earlier content of that name, which was deleted because it was corrected.
 		want.Offered = func(ctx context.Context) (string, error) {
-			ctx, cancel := context.WithTimeout(ctx, offerTimeout)
-			defer cancel()
 			digest, err := r.Offered(ctx, o, name)
 			if err != nil {
 				return "", nil //nolint:nilerr // whoever fetches it is told
@@ -189,9 +188,6 @@ func (r *Releases) OpenFrom(ctx context.Context, o Origin, name release.Name, pi
 	}, nil
 }
 
-// offerTimeout is enough for one small request. A source that hangs shall not hold up what the store has.
-const offerTimeout = 5 * time.Second
-
 // signs reports whether the source of an origin keeps signatures apart from the files of releases.
 func (r *Releases) signs(o Origin) bool {
 	switch {
@@ -205,8 +201,15 @@ func (r *Releases) signs(o Origin) bool {
 }
 
 // Offered returns the digest of what the source of an origin has now under a name. It is empty when the source
-// cannot tell without being asked for all of it.
+// cannot tell without being asked for all of it. It waits for its turn, and then for so long as one small request takes.
 func (r *Releases) Offered(ctx context.Context, o Origin, name release.Name) (string, error) {
+	done, err := r.questions.wait(ctx, o)
+	if err != nil {
+		return "", err
+	}
+	defer done()
+	ctx, cancel := context.WithTimeout(ctx, offerTimeout)
+	defer cancel()
 	src, _, err := r.source(ctx, o)
 	if err != nil {
 		return "", err

@@ -11,6 +11,7 @@ import (
 	"slices"
 	"strings"
 	"sync"
+	"sync/atomic"
 	"testing"
 	"testing/fstest"
 	"testing/synctest"
@@ -255,6 +256,128 @@ func TestOutageKeepsWhatIsKnown(t *testing.T) {
 		synctest.Wait()
 		expect("up again", v1+" "+v2, false, true)
 	})
+}
+
+// mute is a source that never answers. It counts who waits for it.
+type mute struct {
+	source.Source
+	waiting *atomic.Int64
+	most    *atomic.Int64
+}
+
+func (s mute) wait(ctx context.Context) error {
+	now := s.waiting.Add(1)
+	defer s.waiting.Add(-1)
+	for most := s.most.Load(); now > most && !s.most.CompareAndSwap(most, now); most = s.most.Load() {
+	}
+	<-ctx.Done()
+	return ctx.Err()
+}
+
+func (s mute) Resolve(ctx context.Context, _ release.Name) (string, error) { return "", s.wait(ctx) }
+
+func (s mute) List(ctx context.Context) ([]source.Offer, error) {
+	ctx, cancel := context.WithTimeout(ctx, 10*time.Minute)
+	defer cancel()
+	return nil, s.wait(ctx)
+}
+
+// A namespace whose ClusterStacks name a hundred sources that do not answer has so many of them asked at a time, and keeps no
+// other namespace waiting, nor itself for one that answers.
+func TestSourcesThatDoNotAnswerAreAskedSoManyAtATime(t *testing.T) {
+	const many = 100
+	type ask func(ctx context.Context, r *releases.Releases, stack *v1alpha1.ClusterStack) (offered string)
+	offered := func(ctx context.Context, r *releases.Releases, stack *v1alpha1.ClusterStack) string {
+		digest, err := r.Offered(ctx, r.Of(stack), name(t, v1))
+		if err != nil {
+			return err.Error()
+		}
+		algorithm, _, _ := strings.Cut(digest, ":")
+		return algorithm
+	}
+	listing := func(ctx context.Context, r *releases.Releases, stack *v1alpha1.ClusterStack) string {
+		return tags(r.Listing(ctx, stack))
+	}
+	for about, test := range map[string]struct {
+		most  int64
+		begin ask
+		end   ask
+		want  string
+	}{
+		"ForOneRelease": {4, offered, offered, "sha256"},
+		"ForItsReleases": {16, listing, func(ctx context.Context, r *releases.Releases, stack *v1alpha1.ClusterStack) string {
+			_ = listing(ctx, r, stack)
+			synctest.Wait()
+			return listing(ctx, r, stack)
+		}, v1},
+	} {
+		t.Run(about, func(t *testing.T) {
+			st := openStore(t)
+			synctest.Test(t, func(t *testing.T) {
+				var mem sourcetest.Memory
+				mem.Publish(v1, releasetest.Multistage(v1))
+				var waiting, most atomic.Int64
+				c := &cluster{}
+				r := releases.NewWith(c, st, nil, "", releases.Options{
+					Poll: 5 * time.Minute,
+					Build: func(src v1alpha1.ReleaseSource, _ map[string][]byte) (source.Source, error) {
+						if strings.Contains(src.OCI.Repository, "silent") {
+							return mute{&mem, &waiting, &most}, nil
+						}
+						return &mem, nil
+					},
+				})
+				stacks := []*v1alpha1.ClusterStack{
+					newStack("greedy", "works", registry("r.example.org/greedy", "")),
+					newStack("other", "works", registry("r.example.org/other", "")),
+					newStack("some", "works", registry("r.example.org/some", "")),
+					newStack("some", "silent", registry("r.example.org/silent/some", "")),
+				}
+				for i := range many {
+					stacks = append(stacks, newStack("greedy", fmt.Sprintf("silent-%d", i), registry(fmt.Sprintf("r.example.org/silent/%d", i), "")))
+				}
+				c.setStacks(stacks...)
+				defer run(t, r)()
+				ctx, cancel := context.WithCancel(t.Context())
+				var all sync.WaitGroup
+				defer all.Wait()
+				defer cancel()
+				for range 3 {
+					for _, stack := range stacks[3:] {
+						all.Go(func() { _ = test.begin(ctx, r, stack) })
+					}
+				}
+				// Those of one namespace, and of the other one that has a source that does not answer.
+				synctest.Wait()
+				if n := most.Load(); n > test.most+2 || n < test.most {
+					t.Errorf("%d questions at a time wait for an answer, want %d", n, test.most)
+				}
+				began := time.Now()
+				for _, stack := range stacks[1:3] {
+					if got := test.end(ctx, r, stack); got != test.want {
+						t.Errorf("%s/%s offers %q, want %q", stack.Namespace, stack.Name, got, test.want)
+					}
+				}
+				if waited := time.Since(began); waited > 0 {
+					t.Errorf("waited for %s", waited)
+				}
+				if about == "ForOneRelease" {
+					return
+				}
+				// Once it is known which ones these are.
+				time.Sleep(3 * time.Hour)
+				if got := test.end(ctx, r, stacks[0]); got != v1 {
+					t.Errorf("%s/%s offers %q", stacks[0].Namespace, stacks[0].Name, got)
+				}
+				mem.Publish(v2, releasetest.Multistage(v2))
+				time.Sleep(6 * time.Minute)
+				synctest.Wait()
+				if got := tags(r.Listing(ctx, stacks[0])); got != v1+" "+v2 {
+					t.Errorf("a source that answers waits for those that do not, and has %q", got)
+				}
+			})
+		})
+	}
 }
 
 // faulty is a source whose library panics.
