@@ -34,7 +34,7 @@ import (
 type userValues struct {
 	// of each addon, merged.
 	of map[string]map[string]any
-	// missing says why an addon cannot have them. It waits, and no other does.
+	// missing says why an addon cannot have them, with all that it lacks. It waits, and no other does.
 	missing map[string]error
 	// id changes when they change. It tells nothing about what a Secret holds.
 	id string
@@ -75,6 +75,7 @@ func readValues(ctx context.Context, live client.Reader, settings *v1alpha1.Clus
 	}
 	hash := sha256.New()
 	reader := &valuesReader{live: live, settings: settings, known: map[v1alpha1.ValuesReference]valuesRead{}, left: maxValues}
+	lacking := map[string][]error{}
 	for _, addon := range settings.Spec.Addons {
 		for _, ref := range addon.ValuesFrom {
 			content, version, err := reader.read(ctx, ref)
@@ -83,7 +84,9 @@ func readValues(ctx context.Context, live client.Reader, settings *v1alpha1.Clus
 			case errors.As(err, &unusable) && ref.Optional && unusable.absent:
 				continue
 			case errors.As(err, &unusable):
-				values.missing[addon.Name] = step.Because(v1alpha1.ValuesNotFoundReason, err)
+				if !slices.ContainsFunc(lacking[addon.Name], func(known error) bool { return known.Error() == err.Error() }) {
+					lacking[addon.Name] = append(lacking[addon.Name], err)
+				}
 				fmt.Fprintf(hash, "%s\n%v\n", addon.Name, err)
 				continue
 			case err != nil:
@@ -95,6 +98,9 @@ func readValues(ctx context.Context, live client.Reader, settings *v1alpha1.Clus
 			}
 			values.of[addon.Name] = overlay(values.of[addon.Name], content)
 		}
+	}
+	for addon, errs := range lacking {
+		values.missing[addon] = step.Because(v1alpha1.ValuesNotFoundReason, joined(errs))
 	}
 	slices.SortFunc(values.secrets, func(a, b string) int { return len(b) - len(a) })
 	if len(values.of)+len(values.missing) > 0 {

@@ -28,6 +28,7 @@ func TestSettings(t *testing.T) {
 		"BoundValues":               testBoundsValues,
 		"HideSecrets":               testHidesSecrets,
 		"WaitForValues":             testWaitsForValues,
+		"TellAllThatIsMissing":      testTellsAllThatIsMissing,
 		"SwitchOff":                 testSwitchesOff,
 		"ChangeDuringAnUpgrade":     testValuesChangeDuringAnUpgrade,
 		"FromLegacyToStagesAndBack": testFromLegacyToStagesAndBack,
@@ -233,6 +234,48 @@ func testWaitsForValues(e *env) {
 	o.settle()
 	e.wantCondition(v1alpha1.HelmChartAppliedCondition, "False", v1alpha1.ValuesNotFoundReason, "ConfigMap mine with values is missing")
 	e.wantObjects("cni: red", "csi: 1")
+}
+
+// testTellsAllThatIsMissing: a user who has forgotten several objects need not find out one after the other, and what of them
+// appears is seen.
+func testTellsAllThatIsMissing(e *env) {
+	e.publish(v1, both("cni", "csi"), addons{"cni": object("cni", "{{ .Values.colour }} {{ .Values.size }}"), "csi": object("csi", "{{ .Values.colour }}")})
+	e.running(v1, k135)
+	e.set(v1alpha1.ClusterAddonSettingsSpec{Addons: []v1alpha1.AddonSettings{
+		{Name: "cni", ValuesFrom: []v1alpha1.ValuesReference{fromConfigMap("first"), fromSecret("second"), fromConfigMap("first")}},
+		{Name: "csi", ValuesFrom: []v1alpha1.ValuesReference{fromConfigMap("third")}},
+	}})
+	o := e.start()
+	told := func(missing ...string) {
+		e.Helper()
+		o.settle()
+		message := e.addon().Status.Conditions.Get(v1alpha1.HelmChartAppliedCondition).Message
+		for _, name := range []string{"ConfigMap first", "Secret second", "ConfigMap third"} {
+			want := 0
+			if slices.Contains(missing, name) {
+				want = 1
+			}
+			if strings.Count(message, name+" with values is missing") != want {
+				e.Errorf("missing are %v, told is %s", missing, message)
+			}
+		}
+	}
+	for kind, object := range map[v1alpha1.ValuesKind]string{v1alpha1.ValuesFromConfigMap: "first", v1alpha1.ValuesFromSecret: "second"} {
+		appeared := &metav1.PartialObjectMetadata{ObjectMeta: metav1.ObjectMeta{Namespace: e.ns, Name: object}}
+		if woken := o.addonsOfValues(kind)(e.Context(), appeared); len(woken) != 1 {
+			e.Errorf("%s %s wakes %v", kind, object, woken)
+		}
+	}
+	told("ConfigMap first", "Secret second", "ConfigMap third")
+	e.putConfigMap("first", "colour: red\n")
+	told("Secret second", "ConfigMap third")
+	e.putConfigMap("third", "colour: blue\n")
+	told("Secret second")
+	e.wantObjects("csi: blue")
+	e.putSecret("second", "size: 2\n")
+	o.settle()
+	e.wantReady()
+	e.wantObjects("cni: red 2", "csi: blue")
 }
 
 func testSwitchesOff(e *env) {
