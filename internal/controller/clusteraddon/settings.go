@@ -10,12 +10,12 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
+	"maps"
 	"slices"
 	"strings"
 
 	corev1 "k8s.io/api/core/v1"
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
-	"k8s.io/apimachinery/pkg/runtime"
 	utiljson "k8s.io/apimachinery/pkg/util/json"
 	ctrl "sigs.k8s.io/controller-runtime"
 	"sigs.k8s.io/controller-runtime/pkg/client"
@@ -74,11 +74,15 @@ func readValues(ctx context.Context, live client.Reader, settings *v1alpha1.Clus
 		return values, nil
 	}
 	hash := sha256.New()
-	reader := &valuesReader{live: live, settings: settings, known: map[v1alpha1.ValuesReference]valuesRead{}, left: maxValues}
+	reader := &valuesReader{live: live, settings: settings, known: map[v1alpha1.ValuesReference]valuesRead{}, text: maxValues, memory: maxDecoded}
 	lacking := map[string][]error{}
 	for _, addon := range settings.Spec.Addons {
 		for _, ref := range addon.ValuesFrom {
 			content, version, err := reader.read(ctx, ref)
+			merged := values.of[addon.Name]
+			if err == nil {
+				merged, err = reader.overlay(merged, content)
+			}
 			var unusable *valuesError
 			switch {
 			case errors.As(err, &unusable) && ref.Optional && unusable.absent:
@@ -93,12 +97,10 @@ func readValues(ctx context.Context, live client.Reader, settings *v1alpha1.Clus
 				return nil, err
 			}
 			fmt.Fprintf(hash, "%s\n%s\n", addon.Name, version)
-			if ref.Kind == v1alpha1.ValuesFromSecret {
-				values.secrets = texts(values.secrets, content)
-			}
-			values.of[addon.Name] = overlay(values.of[addon.Name], content)
+			values.of[addon.Name] = merged
 		}
 	}
+	values.secrets = reader.secrets
 	for addon, errs := range lacking {
 		values.missing[addon] = step.Because(v1alpha1.ValuesNotFoundReason, joined(errs))
 	}
@@ -109,15 +111,25 @@ func readValues(ctx context.Context, live client.Reader, settings *v1alpha1.Clus
 	return values, nil
 }
 
-// maxValues is how much text the values of one Cluster may have together: all of it is read and parsed in each pass.
-const maxValues = 4 << 20
+const (
+	// maxValues is how much text the values of one Cluster may have together, in bytes: all of it is read and parsed in each
+	// pass.
+	maxValues = 4 << 20
+	// maxDecoded is how much memory they may take together, in bytes. A list of empty maps takes twenty times its text.
+	maxDecoded = 16 << 20
+	// maxDecoding is how much one object may seem to take before it is parsed.
+	maxDecoding = 2 * maxDecoded
+)
 
-// valuesReader reads each reference once in a pass, however often it is named.
+// valuesReader reads each reference once in a pass, however often it is named. What it returns is shared by all who name it,
+// and never changed.
 type valuesReader struct {
 	live     client.Reader
 	settings *v1alpha1.ClusterAddonSettings
 	known    map[v1alpha1.ValuesReference]valuesRead
-	left     int // of maxValues
+	secrets  []string // texts that nobody may see
+	text     int      // what is left of maxValues
+	memory   int      // what is left of maxDecoded
 }
 
 type valuesRead struct {
@@ -131,10 +143,12 @@ func (r *valuesReader) read(ctx context.Context, ref v1alpha1.ValuesReference) (
 	was, is := r.known[ref]
 	if !is {
 		was.values, was.version, was.err = r.readReference(ctx, ref)
+		if ref.Kind == v1alpha1.ValuesFromSecret {
+			r.secrets = texts(r.secrets, was.values)
+		}
 		r.known[ref] = was
 	}
-	// Others are laid over it.
-	return runtime.DeepCopyJSON(was.values), was.version, was.err
+	return was.values, was.version, was.err
 }
 
 // valuesError says why values cannot be used. Only another object cures it, whose change is watched.
@@ -149,8 +163,11 @@ func (e *valuesError) Permanent() bool { return true }
 // readReference returns the values of a ConfigMap or Secret, and what identifies them.
 func (r *valuesReader) readReference(ctx context.Context, ref v1alpha1.ValuesReference) (values map[string]any, version string, err error) {
 	tooMuch := &valuesError{what: fmt.Sprintf("the values that ClusterAddonSettings %s names have more than %d MiB together", r.settings.Name, maxValues>>20)}
-	if r.left < 0 {
+	switch {
+	case r.text < 0:
 		return nil, "", tooMuch
+	case r.memory < 0:
+		return nil, "", r.tooMany()
 	}
 	key := client.ObjectKey{Namespace: r.settings.Namespace, Name: ref.Name}
 	at := ref.Key
@@ -184,8 +201,11 @@ func (r *valuesReader) readReference(ctx context.Context, ref v1alpha1.ValuesRef
 	case !has:
 		return nil, "", &valuesError{what: fmt.Sprintf("%s %s has no key %s with values", ref.Kind, ref.Name, at), absent: true}
 	}
-	if r.left -= len(text); r.left < 0 {
+	if r.text -= len(text); r.text < 0 {
 		return nil, "", tooMuch
+	}
+	if decoding(text) > maxDecoding {
+		return nil, "", r.tooMany()
 	}
 	// What a parser says may quote the text.
 	malformed := &valuesError{what: fmt.Sprintf("key %s of %s %s is not a map in YAML", at, ref.Kind, ref.Name)}
@@ -202,22 +222,84 @@ func (r *valuesReader) readReference(ctx context.Context, ref v1alpha1.ValuesRef
 	if err := utiljson.ConvertMapNumbers(values, 0); err != nil {
 		return nil, "", malformed
 	}
+	if r.memory -= decoded(values); r.memory < 0 {
+		return nil, "", r.tooMany()
+	}
 	return values, version, nil
 }
 
-// overlay returns values with over laid over them: maps are merged, everything else is replaced.
-func overlay(values, over map[string]any) map[string]any {
-	if values == nil {
-		return over
+func (r *valuesReader) tooMany() error {
+	return &valuesError{what: fmt.Sprintf("the values that ClusterAddonSettings %s names have so many entries that they take more than %d MiB of memory together", r.settings.Name, maxDecoded>>20)}
+}
+
+// overlay returns values with over laid over them: maps are merged, everything else is replaced. Neither is changed, as
+// others have them, too.
+func (r *valuesReader) overlay(values, over map[string]any) (map[string]any, error) {
+	if len(values) == 0 {
+		return over, nil
 	}
+	if r.memory -= decodedMap(len(values) + len(over)); r.memory < 0 {
+		return nil, r.tooMany()
+	}
+	merged := maps.Clone(values)
 	for key, value := range over {
 		below, isMap := value.(map[string]any)
 		if was, wasMap := values[key].(map[string]any); isMap && wasMap {
-			value = overlay(was, below)
+			both, err := r.overlay(was, below)
+			if err != nil {
+				return nil, err
+			}
+			value = both
 		}
-		values[key] = value
+		merged[key] = value
 	}
-	return values
+	return merged, nil
+}
+
+// decoded returns about how much memory a value takes, in bytes.
+func decoded(value any) int {
+	size := 0
+	switch v := value.(type) {
+	case map[string]any:
+		size = decodedMap(len(v))
+		for key, below := range v {
+			size += len(key) + decoded(below)
+		}
+	case []any:
+		size = 24 + 24*len(v)
+		for _, below := range v {
+			size += decoded(below)
+		}
+	case string:
+		size = 16 + len(v)
+	default:
+		size = 8
+	}
+	return size
+}
+
+// decodedMap is what a map of so many entries takes besides their contents: it has room for eight from the first on, and for
+// up to twice as many as it has.
+func decodedMap(entries int) int {
+	if entries == 0 {
+		return 48
+	}
+	return 48 + 33*max(8, 2*entries)
+}
+
+// decoding returns how much memory a document takes at most once it is parsed, as far as that can be told without parsing it:
+// each of these characters may begin a map, or be text after all.
+func decoding(document []byte) int {
+	size := len(document)
+	for _, c := range document {
+		switch c {
+		case '{', ':', '?':
+			size += 48 + 33*8
+		case ',', '-', '[', '\n':
+			size += 48
+		}
+	}
+	return size
 }
 
 // texts appends the texts in a value that are long enough to be recognized.

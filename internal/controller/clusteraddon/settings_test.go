@@ -4,8 +4,10 @@
 package clusteraddon
 
 import (
+	"context"
 	"encoding/json"
 	"fmt"
+	"runtime"
 	"slices"
 	"strings"
 	"testing"
@@ -162,6 +164,96 @@ func testBoundsValues(e *env) {
 	_, _ = o.once()
 	e.wantCondition(v1alpha1.HelmChartAppliedCondition, "False", v1alpha1.ValuesNotFoundReason, "have more than 4 MiB together")
 	e.wantObjects("cni: 1 2", "csi: 1 1")
+}
+
+// oneConfigMap is a management cluster in which all ConfigMaps are alike.
+type oneConfigMap struct {
+	client.Reader
+	text string
+}
+
+func (c oneConfigMap) Get(_ context.Context, key client.ObjectKey, obj client.Object, _ ...client.GetOption) error {
+	into, ok := obj.(*corev1.ConfigMap)
+	if !ok {
+		return fmt.Errorf("no %T here", obj)
+	}
+	into.Name = key.Name
+	into.Data = map[string]string{v1alpha1.DefaultValuesKey: c.text}
+	if key.Name == "small" {
+		into.Data[v1alpha1.DefaultValuesKey] = "small: {a: 1}\n"
+	}
+	return nil
+}
+
+// A user names as many objects for as many addons as he may, and has each say as much as it can. None of it takes more memory
+// than there is for one cluster, neither while it is read nor afterwards.
+func TestValuesTakeSoMuchMemory(t *testing.T) {
+	const addons = 64
+	var keys strings.Builder
+	for i := range 30_000 {
+		fmt.Fprintf(&keys, "%x:\n", i)
+	}
+	one := func(int) []v1alpha1.ValuesReference { return []v1alpha1.ValuesReference{fromConfigMap("one")} }
+	for name, test := range map[string]struct {
+		why, text string
+		refs      func(addon int) []v1alpha1.ValuesReference
+		refused   string
+	}{
+		"OneObjectForAll": {
+			why: "it is shared", text: "list: [" + strings.Repeat("{},", 50_000) + "]\n", refs: one,
+		},
+		"OneObjectWithSomethingLaidOverIt": {
+			why: "maps that are merged are copied", text: keys.String(), refused: "so many entries that they take more than 16 MiB",
+			refs: func(int) []v1alpha1.ValuesReference {
+				return []v1alpha1.ValuesReference{fromConfigMap("one"), fromConfigMap("small")}
+			},
+		},
+		"AnObjectForEach": {
+			why: "a list of empty maps takes twenty times its text", text: "list: [" + strings.Repeat("{},", 20_000) + "]\n", refused: "so many entries that they take more than 16 MiB",
+			refs: func(addon int) []v1alpha1.ValuesReference {
+				return []v1alpha1.ValuesReference{fromConfigMap(fmt.Sprintf("one-%d", addon))}
+			},
+		},
+		"OneObjectOfMapsOnly": {
+			why: "to parse it would take a hundred times its text", text: "list: [" + strings.Repeat("{a},", 250_000) + "]\n", refs: one,
+			refused: "so many entries that they take more than 16 MiB",
+		},
+		"OneLongText": {
+			why: "it is no entry", text: "text: |\n" + strings.Repeat("  {\"some key\": \"some text, and more\"}\n", 20_000), refs: one,
+		},
+	} {
+		t.Run(name, func(t *testing.T) {
+			settings := &v1alpha1.ClusterAddonSettings{}
+			for i := range addons {
+				settings.Spec.Addons = append(settings.Spec.Addons, v1alpha1.AddonSettings{Name: fmt.Sprint(i), ValuesFrom: test.refs(i)})
+			}
+			var before, after runtime.MemStats
+			runtime.GC()
+			runtime.ReadMemStats(&before)
+			values, err := readValues(t.Context(), oneConfigMap{text: test.text}, settings)
+			if err != nil {
+				t.Fatal(err)
+			}
+			runtime.GC()
+			runtime.ReadMemStats(&after)
+			// Each reading copies the text of the ConfigMap a few times, and that of a version too.
+			const kept, taken = 24 << 20, 200 << 20
+			if n := int64(after.HeapAlloc) - int64(before.HeapAlloc); n > kept {
+				t.Errorf("%s: keeps %d MiB", test.why, n>>20)
+			}
+			if n := after.TotalAlloc - before.TotalAlloc; n > taken {
+				t.Errorf("%s: took %d MiB", test.why, n>>20)
+			}
+			refused := values.missing[fmt.Sprint(addons-1)]
+			if (refused == nil) != (test.refused == "") || refused != nil && !strings.Contains(refused.Error(), test.refused) {
+				t.Errorf("%s: refused with %v, want %q", test.why, refused, test.refused)
+			}
+			if refused == nil && len(values.of) != addons {
+				t.Errorf("%d addons have values", len(values.of))
+			}
+			runtime.KeepAlive(values)
+		})
+	}
 }
 
 func testHidesSecrets(e *env) {
