@@ -75,6 +75,32 @@ func (q *Queue) Wait(ctx context.Context, turn *Turn) (done func(), err error) {
 	}
 }
 
+// Try takes a turn for a tenant, if there is one at once for which nobody waits. The function that it returns ends it.
+func (q *Queue) Try(tenant string) (done func(), ok bool) {
+	turn := For(tenant)
+	q.enter(turn)
+	select {
+	case <-turn.granted:
+		return func() { q.leave(turn) }, true
+	default:
+		q.leave(turn)
+		return nil, false
+	}
+}
+
+// With returns a context for what is done for a tenant.
+func With(ctx context.Context, tenant string) context.Context {
+	return context.WithValue(ctx, tenantKey{}, tenant)
+}
+
+// Tenant returns the tenant for whom something is done, who is called "" if nobody has said.
+func Tenant(ctx context.Context) string {
+	tenant, _ := ctx.Value(tenantKey{}).(string)
+	return tenant
+}
+
+type tenantKey struct{}
+
 func (q *Queue) enter(turn *Turn) {
 	q.mu.Lock()
 	defer q.mu.Unlock()

@@ -236,7 +236,7 @@ func (c *Config) AddFlags(fs *pflag.FlagSet) {
 	fs.StringSliceVar(&c.ProviderGroups, "provider-api-groups", c.ProviderGroups, "API groups that spec.providerRef of a ClusterStack or ClusterStackRelease may name. The ClusterRole of the operator has to allow them, too.")
 	fs.StringSliceVar(&c.ClassGroups, "class-api-groups", c.ClassGroups, "API groups, or kinds as group/Kind, of which a cluster class may have objects in the management cluster. The ClusterRole of the operator has to allow them, too.")
 
-	fs.IntVar(&c.RenderWorkers, "render-workers", c.RenderWorkers, "Charts rendered at a time, each in a process of its own. Default: as many as there are cores, and at least two.")
+	fs.IntVar(&c.RenderWorkers, "render-workers", c.RenderWorkers, "Charts rendered at a time, each in a process of its own, and one more for a namespace that has none while all are taken. Default: as many as there are cores, and at least two.")
 	fs.DurationVar(&c.RenderCPULimit, "render-cpu-limit", c.RenderCPULimit, "Processor time that rendering one chart may take.")
 	fs.Var(quantity{&c.RenderMemoryLimit}, "render-memory-limit", "Memory that a process that renders charts may use. The limit of the Pod has to leave room for all of them.")
 

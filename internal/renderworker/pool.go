@@ -8,16 +8,19 @@ import (
 	"errors"
 	"fmt"
 	"runtime"
+	"slices"
 	"sync"
 	"time"
 
+	"github.com/clusterstacks/cluster-stack-operator/internal/fair"
 	"github.com/clusterstacks/cluster-stack-operator/internal/render"
 )
 
 // Options are settings whose zero value works.
 type Options struct {
 	// Workers is how many renders there are at a time: as many as there are cores by default, and at least
-	// two, so that a chart that takes long does not hold up the others.
+	// two, so that a chart that takes long does not hold up the others. When all of them are taken there is one more
+	// for a tenant who has none.
 	Workers int
 	// CPU is how much processor time a render may take, 15 seconds by default.
 	CPU time.Duration
@@ -117,13 +120,14 @@ func (p *Pool) Close() {
 	close(p.start)
 }
 
-// Render does what in.Render does. The chart must not be changed afterwards.
+// Render does what in.Render does. The chart must not be changed afterwards. Of several tenants, as package fair has them
+// from ctx, it is the turn of whoever has the fewest renders.
 //
 // An error that a release or a Cluster is to blame for is a *render.InvalidError; so is one that says that
 // the render takes too much time or memory. All others are worth another try.
 func (p *Pool) Render(ctx context.Context, in render.Input) (*render.Result, error) {
 	chart := p.digests.Of(in.Chart)
-	done, err := p.queue.wait(ctx, chart)
+	done, err := p.queue.wait(ctx, fair.Tenant(ctx), chart)
 	if err != nil {
 		return nil, err
 	}
@@ -276,17 +280,19 @@ func (p *Pool) workers() []int {
 	return ids
 }
 
-// queue hands out the right to use a worker, in the order of asking. Charts that have overstayed lately
-// share half of the workers among them, so that the others go on.
+// queue hands out the right to use a worker to the tenant who has the fewest, and else in the order of asking. Charts that
+// have overstayed lately share half of the workers among them, so that the others go on.
 type queue struct {
 	mu       sync.Mutex
-	free     int
+	free     int // of the workers; -1 when there is one more at work for a tenant who had none
 	doubtful int // how many may be used by suspects
+	of       map[string]int
 	waiting  []*ticket
 	suspects map[render.Digest]time.Time
 }
 
 type ticket struct {
+	tenant  string
 	chart   render.Digest
 	granted chan struct{}
 	// suspect says that it counts as one as long as it is used.
@@ -294,12 +300,12 @@ type ticket struct {
 }
 
 func newQueue(workers int) *queue {
-	return &queue{free: workers, doubtful: workers / 2, suspects: map[render.Digest]time.Time{}}
+	return &queue{free: workers, doubtful: workers / 2, of: map[string]int{}, suspects: map[render.Digest]time.Time{}}
 }
 
 // wait waits for a turn. The function that it returns ends it.
-func (q *queue) wait(ctx context.Context, chart render.Digest) (done func(), err error) {
-	t := &ticket{chart: chart, granted: make(chan struct{})}
+func (q *queue) wait(ctx context.Context, tenant string, chart render.Digest) (done func(), err error) {
+	t := &ticket{tenant: tenant, chart: chart, granted: make(chan struct{})}
 	q.mu.Lock()
 	q.waiting = append(q.waiting, t)
 	q.grant()
@@ -327,6 +333,9 @@ func (q *queue) wait(ctx context.Context, chart render.Digest) (done func(), err
 
 func (q *queue) giveBack(t *ticket) {
 	q.free++
+	if q.of[t.tenant]--; q.of[t.tenant] == 0 {
+		delete(q.of, t.tenant)
+	}
 	if t.suspect {
 		q.doubtful++
 	}
@@ -335,21 +344,29 @@ func (q *queue) giveBack(t *ticket) {
 
 // grant gives free workers to those who wait.
 func (q *queue) grant() {
-	left := q.waiting[:0]
-	for _, t := range q.waiting {
-		t.suspect = time.Since(q.suspects[t.chart]) < suspicion
-		if q.free == 0 || t.suspect && q.doubtful == 0 {
-			left = append(left, t)
-			continue
+	for q.free >= 0 {
+		next := -1
+		for i, t := range q.waiting {
+			has := q.of[t.tenant]
+			if q.free == 0 && has > 0 || next >= 0 && has >= q.of[q.waiting[next].tenant] {
+				continue
+			}
+			if t.suspect = time.Since(q.suspects[t.chart]) < suspicion; !t.suspect || q.doubtful > 0 {
+				next = i
+			}
 		}
+		if next < 0 {
+			return
+		}
+		t := q.waiting[next]
+		q.waiting = slices.Delete(q.waiting, next, next+1)
 		q.free--
+		q.of[t.tenant]++
 		if t.suspect {
 			q.doubtful--
 		}
 		close(t.granted)
 	}
-	clear(q.waiting[len(left):])
-	q.waiting = left
 }
 
 // suspect notes that a chart has overstayed.

@@ -14,12 +14,14 @@ import (
 	"slices"
 	"strings"
 	"sync"
+	"sync/atomic"
 	"syscall"
 	"testing"
 	"time"
 
 	"github.com/google/go-cmp/cmp"
 
+	"github.com/clusterstacks/cluster-stack-operator/internal/fair"
 	"github.com/clusterstacks/cluster-stack-operator/internal/release"
 	"github.com/clusterstacks/cluster-stack-operator/internal/render"
 )
@@ -109,6 +111,37 @@ func TestWhatAWorkerGeneratesIsNotRemembered(t *testing.T) {
 	in := input("x", configMap("{{ randAlphaNum 30 }}"))
 	if one, two := mustRender(t, p, in), mustRender(t, p, in); cmp.Equal(one.Record, two.Record) {
 		t.Error("two clusters share a generated value")
+	}
+}
+
+// A namespace with many charts that take long, none of which is known to, holds up itself. Others have a worker at once, one
+// after the other.
+func TestOneNamespaceDoesNotHoldUpOthers(t *testing.T) {
+	p := newPool(t, Options{Workers: 2})
+	ctx, cancel := context.WithCancel(t.Context())
+	var bombs sync.WaitGroup
+	defer bombs.Wait()
+	defer cancel()
+	var over atomic.Int64
+	for i := range 20 {
+		bombs.Go(func() {
+			_, _ = p.Render(fair.With(ctx, "greedy"), input(fmt.Sprintf("bomb-%d", i), loop, configMap(fmt.Sprint(i))))
+			over.Add(1)
+		})
+	}
+	for waiting, running := p.Load(); waiting+running < 20; waiting, running = p.Load() {
+		<-time.After(time.Millisecond)
+	}
+	for i := range 10 {
+		if _, err := p.Render(fair.With(t.Context(), fmt.Sprintf("other-%d", i)), input("good", configMap(fmt.Sprint(i)))); err != nil {
+			t.Fatal(err)
+		}
+	}
+	if n := over.Load(); n > 0 {
+		t.Errorf("%d charts of another namespace had to end first", n)
+	}
+	if n := len(p.workers()); n > 3 {
+		t.Errorf("%d workers", n)
 	}
 }
 

@@ -36,6 +36,8 @@ type connection struct {
 	// inputs are those that a release has with certain facts about the Cluster.
 	inputs   string
 	inputsAt [sha256.Size]byte
+	// slow are the renders that took long the last time, by their subjects.
+	slow map[string]bool
 	// recheck is when to compare again at rest, and last when that was done.
 	recheck, last time.Time
 	// reported is how many changes a watch has reported.
@@ -140,6 +142,26 @@ func (c *connection) hasInputs(facts [sha256.Size]byte, inputs string) {
 	c.state.Lock()
 	defer c.state.Unlock()
 	c.inputs, c.inputsAt = inputs, facts
+}
+
+// rendersSlowly tells whether it took long when that was rendered last.
+func (c *connection) rendersSlowly(subject string) bool {
+	c.state.Lock()
+	defer c.state.Unlock()
+	return c.slow[subject]
+}
+
+func (c *connection) hasRendered(subject string, slowly bool) {
+	c.state.Lock()
+	defer c.state.Unlock()
+	switch {
+	case !slowly:
+		delete(c.slow, subject)
+	case c.slow == nil:
+		c.slow = map[string]bool{subject: true}
+	default:
+		c.slow[subject] = true
+	}
 }
 
 // untilRecheck returns how long it is until the next comparison at rest, 0 when it is due.

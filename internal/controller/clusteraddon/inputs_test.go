@@ -11,6 +11,7 @@ import (
 	"testing/fstest"
 	"time"
 
+	"github.com/clusterstacks/cluster-stack-operator/api/v1alpha1"
 	"github.com/clusterstacks/cluster-stack-operator/internal/apitest"
 	"github.com/clusterstacks/cluster-stack-operator/internal/release"
 	"github.com/clusterstacks/cluster-stack-operator/internal/release/releasetest"
@@ -46,7 +47,7 @@ func TestValuesTemplatesRunWhereChartsDo(t *testing.T) {
 			}
 			return &render.Result{}, answer
 		}}},
-		cluster: apitest.Cluster("default", "a", tag, "v1.35.4"), release: rel, digest: "sha256:1",
+		addon: &v1alpha1.ClusterAddon{}, cluster: apitest.Cluster("default", "a", tag, "v1.35.4"), release: rel, digest: "sha256:1",
 		conn: &connection{}, turn: &turn{}, facts: render.Facts{Cluster: map[string]any{"metadata": map[string]any{"name": "a"}}},
 	}
 	answer = errors.New("the renderer ended without an answer")

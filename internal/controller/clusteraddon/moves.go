@@ -24,6 +24,7 @@ import (
 
 	"github.com/clusterstacks/cluster-stack-operator/api/v1alpha1"
 	"github.com/clusterstacks/cluster-stack-operator/internal/apply"
+	"github.com/clusterstacks/cluster-stack-operator/internal/fair"
 	"github.com/clusterstacks/cluster-stack-operator/internal/ledger"
 	"github.com/clusterstacks/cluster-stack-operator/internal/observe"
 	"github.com/clusterstacks/cluster-stack-operator/internal/release"
@@ -696,11 +697,27 @@ func (w *work) identifyInputs(ctx context.Context) (string, error) {
 }
 
 // renderPatiently renders. While that takes long, as it does where charts wait for one another that overstay, others
-// have the turn.
+// have the turn; at once, if that took long the last time. Where too many wait like that, it is given up.
 func (w *work) renderPatiently(ctx context.Context, in render.Input) (*render.Result, error) {
-	aside := time.AfterFunc(longRender, func() { w.turn.stepAside() })
-	defer aside.Stop()
-	return w.options.Render(ctx, in)
+	ctx, giveUp := context.WithCancelCause(fair.With(ctx, w.addon.Namespace))
+	defer giveUp(nil)
+	if w.conn.rendersSlowly(in.Subject) && !w.turn.stepAside() {
+		return nil, fmt.Errorf("render %s: %w", in.Subject, errCrowded)
+	}
+	aside := time.AfterFunc(longRender, func() {
+		w.conn.hasRendered(in.Subject, true)
+		if !w.turn.stepAside() {
+			giveUp(errCrowded)
+		}
+	})
+	result, err := w.options.Render(ctx, in)
+	if aside.Stop() {
+		w.conn.hasRendered(in.Subject, false)
+	}
+	if err != nil && errors.Is(context.Cause(ctx), errCrowded) {
+		return nil, fmt.Errorf("render %s: %w", in.Subject, errCrowded)
+	}
+	return result, err
 }
 
 // bequeath makes the Cluster the owner of the Secrets that the ClusterAddon owns.

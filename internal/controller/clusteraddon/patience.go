@@ -11,13 +11,16 @@ import (
 	"os"
 	"sync"
 	"time"
+
+	"github.com/clusterstacks/cluster-stack-operator/internal/fair"
 )
 
 // An API server that accepts requests and never answers must cost the other clusters nothing. Three things see to
 // that. A pass works on its turn, of which there are as many as objects worked on at a time; one that waits for an
 // answer for a while gives its turn to another, and goes on waiting beside it. Only so many may wait like that; what
 // comes beyond is given up at once. And a pass whose request was not answered in time is given up as a whole, and its
-// cluster left alone for a while, which doubles each time.
+// cluster left alone for a while, which doubles each time. So it is with charts that take long. Turns and places beside them
+// are shared out among namespaces: one whose clusters or charts hang, however many, holds up itself.
 const (
 	// stall is for how long a pass waits for an answer on its turn.
 	stall = 500 * time.Millisecond
@@ -35,32 +38,38 @@ const (
 
 // turns are what passes work on. Nil is as many as there are.
 type turns struct {
-	free    chan struct{}
-	waiting chan struct{}
+	working *fair.Queue
+	waiting *fair.Queue
 }
 
 func newTurns(n int) *turns {
-	return &turns{free: make(chan struct{}, n), waiting: make(chan struct{}, n*(waiters-1))}
+	all := n * (waiters - 1)
+	return &turns{
+		working: fair.New(fair.Limits{All: n, One: n}),
+		waiting: fair.New(fair.Limits{All: all * 3 / 4, One: all / 2, First: all}),
+	}
 }
 
-// take waits for a turn.
-func (t *turns) take(ctx context.Context) (*turn, error) {
+// take waits for a turn of a namespace.
+func (t *turns) take(ctx context.Context, namespace string) (*turn, error) {
 	if t == nil {
 		return &turn{}, nil
 	}
-	select {
-	case t.free <- struct{}{}:
-		return &turn{turns: t}, nil
-	case <-ctx.Done():
-		return nil, ctx.Err()
+	done, err := t.working.Wait(ctx, fair.For(namespace))
+	if err != nil {
+		return nil, err
 	}
+	return &turn{turns: t, namespace: namespace, done: done}, nil
 }
 
 // turn is that of one pass.
 type turn struct {
-	turns *turns
+	turns     *turns
+	namespace string
 
-	mu    sync.Mutex
+	mu sync.Mutex
+	// done ends the turn, or the wait beside it.
+	done  func()
 	aside bool
 	over  bool
 }
@@ -72,32 +81,29 @@ func (t *turn) stepAside() bool {
 	if t.turns == nil || t.aside || t.over {
 		return true
 	}
-	select {
-	case t.turns.waiting <- struct{}{}:
-		<-t.turns.free
-		t.aside = true
-		return true
-	default:
-		return false
+	waited, may := t.turns.waiting.Try(t.namespace)
+	if may {
+		t.done()
+		t.done, t.aside = waited, true
 	}
+	return may
 }
 
 // end is called when the pass is over.
 func (t *turn) end() {
 	t.mu.Lock()
 	defer t.mu.Unlock()
-	switch {
-	case t.turns == nil || t.over:
-	case t.aside:
-		<-t.turns.waiting
-	default:
-		<-t.turns.free
+	if t.turns != nil && !t.over {
+		t.done()
 	}
 	t.over = true
 }
 
 // errSilent ends a pass whose cluster does not answer.
 var errSilent = errors.New("the API server of the cluster does not answer in time")
+
+// errCrowded ends a render for which there is no place.
+var errCrowded = errors.New("it takes long, as do so many others of this namespace that it has to wait for them; find out which charts these are, and what they do")
 
 // patience is that with one API server.
 type patience struct {

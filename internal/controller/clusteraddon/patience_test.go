@@ -9,6 +9,7 @@ import (
 	"fmt"
 	"net"
 	"net/http"
+	"sync/atomic"
 	"testing"
 	"testing/synctest"
 	"time"
@@ -27,6 +28,8 @@ import (
 	"github.com/clusterstacks/cluster-stack-operator/internal/apitest"
 	"github.com/clusterstacks/cluster-stack-operator/internal/apitest/kinds"
 	"github.com/clusterstacks/cluster-stack-operator/internal/controller/releases"
+	"github.com/clusterstacks/cluster-stack-operator/internal/fair"
+	"github.com/clusterstacks/cluster-stack-operator/internal/render"
 	"github.com/clusterstacks/cluster-stack-operator/internal/sandbox/sandboxtest"
 	"github.com/clusterstacks/cluster-stack-operator/internal/sandbox/standin"
 	"github.com/clusterstacks/cluster-stack-operator/internal/workload"
@@ -173,7 +176,7 @@ func TestASilentClusterIsLeftAlone(t *testing.T) {
 		}))
 		pass := func() error {
 			turns := newTurns(1)
-			mine, err := turns.take(t.Context())
+			mine, err := turns.take(t.Context(), "namespace")
 			if err != nil {
 				t.Fatal(err)
 			}
@@ -182,7 +185,7 @@ func TestASilentClusterIsLeftAlone(t *testing.T) {
 			defer end()
 			freed := make(chan time.Time, 1)
 			go func() {
-				other, err := turns.take(t.Context())
+				other, err := turns.take(t.Context(), "namespace")
 				if err != nil {
 					t.Error(err)
 					return
@@ -232,23 +235,38 @@ func TestASilentClusterIsLeftAlone(t *testing.T) {
 func TestOnlySoManyWaitBesideTheOthers(t *testing.T) {
 	turns := newTurns(2)
 	var waiting []*turn
-	for range 2 * (waiters - 1) {
-		mine, err := turns.take(t.Context())
-		if err != nil {
-			t.Fatal(err)
+	wait := func(namespace string, want int) (last *turn) {
+		t.Helper()
+		for n := 0; ; n++ {
+			mine, err := turns.take(t.Context(), namespace)
+			if err != nil {
+				t.Fatal(err)
+			}
+			first := mine.stepAside()
+			if first != mine.stepAside() {
+				t.Fatal("asked twice, it is answered differently")
+			}
+			if !first {
+				if n != want {
+					t.Fatalf("%d passes of one namespace may wait, want %d", n, want)
+				}
+				return mine
+			}
+			waiting = append(waiting, mine)
 		}
-		first := mine.stepAside()
-		if again := mine.stepAside(); !first || !again {
-			t.Fatalf("only %d passes may wait", len(waiting))
+	}
+	// One namespace does not take all, nor do two; a third one has a place.
+	const all = 2 * (waiters - 1)
+	last := wait("first", all/2)
+	wait("second", all/4).end()
+	for i := range all / 4 {
+		wait(fmt.Sprint(i), 1).end()
+	}
+	wait("late", 0).end()
+	for _, mine := range waiting {
+		if mine.namespace != "first" {
+			mine.end()
 		}
-		waiting = append(waiting, mine)
-	}
-	last, err := turns.take(t.Context())
-	if err != nil {
-		t.Fatal(err)
-	}
-	if last.stepAside() {
-		t.Error("too many passes wait")
 	}
 	waiting[0].end()
 	waiting[0].end()
@@ -258,8 +276,104 @@ func TestOnlySoManyWaitBesideTheOthers(t *testing.T) {
 	for _, mine := range append(waiting, last) {
 		mine.end()
 	}
-	if len(turns.free)+len(turns.waiting) != 0 {
-		t.Errorf("%d turns and %d places are still taken", len(turns.free), len(turns.waiting))
+	for _, mine := range waiting {
+		again, err := turns.take(t.Context(), mine.namespace)
+		if err != nil || !again.stepAside() {
+			t.Errorf("turns or places are still taken: %v", err)
+		}
+		defer again.end()
+	}
+}
+
+// TestChartsThatHangHoldUpNobody has a namespace with more clusters than may wait at a time, whose charts take long, and
+// another one with a cluster that works.
+func TestChartsThatHangHoldUpNobody(t *testing.T) {
+	greedy, other := newEnv(t, nil), newEnv(t, nil)
+	const atATime, hang = 2, time.Minute
+	standins, err := standin.Listen()
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { _ = standins.Close() })
+	all := manyClusters{}
+	create := func(e *env, name string) {
+		t.Helper()
+		standIn, err := standins.Add(name, k135)
+		if err != nil {
+			t.Fatal(err)
+		}
+		if all[name], err = standIn.Config(); err != nil {
+			t.Fatal(err)
+		}
+		cluster := apitest.Cluster(e.ns, name, v1, k135)
+		if err := e.client.Create(t.Context(), cluster); err != nil {
+			t.Fatal(err)
+		}
+		apitest.Initialize(cluster)
+		if err := e.client.Status().Update(t.Context(), cluster); err != nil {
+			t.Fatal(err)
+		}
+	}
+	// All that are worked on, or wait beside them, at a time.
+	charts := addons{"cni": object("cni", "1")}
+	greedy.publish(v1, both("cni"), charts)
+	if err := other.client.Create(t.Context(), apitest.ClusterStackRelease(other.ns, v1)); err != nil {
+		t.Fatal(err)
+	}
+	for i := range atATime*waiters + 1 {
+		create(greedy, fmt.Sprintf("hangs-%d", i))
+	}
+
+	yes, grace := true, time.Second
+	api := rest.CopyConfig(sandboxtest.APIServer(t))
+	api.QPS = -1
+	mgr, err := ctrl.NewManager(api, ctrl.Options{
+		Scheme: kinds.Scheme(t), Metrics: metricsserver.Options{BindAddress: "0"}, Cache: cache.Options{DefaultNamespaces: map[string]cache.Config{greedy.ns: {}, other.ns: {}}},
+		Controller: config.Controller{SkipNameValidation: &yes}, GracefulShutdownTimeout: &grace,
+	})
+	if err != nil {
+		t.Fatal(err)
+	}
+	began := time.Now()
+	var rendering atomic.Int64
+	r := New(mgr.GetClient(), mgr.GetAPIReader(), all, releases.New(mgr.GetClient(), greedy.store, greedy.source, "memory"), greedy.recorder, Options{
+		Render: func(ctx context.Context, in render.Input) (*render.Result, error) {
+			if fair.Tenant(ctx) == greedy.ns {
+				rendering.Add(1)
+				defer rendering.Add(-1)
+				select {
+				case <-time.After(hang - time.Since(began)):
+				case <-ctx.Done():
+					return nil, ctx.Err()
+				}
+			}
+			return in.Render()
+		},
+	})
+	if err := r.SetupWithManager(mgr, Setup{Controller: controller.Options{MaxConcurrentReconciles: atATime}}); err != nil {
+		t.Fatal(err)
+	}
+	ctx, cancel := context.WithCancel(t.Context())
+	ended := make(chan error, 1)
+	go func() { ended <- mgr.Start(ctx) }()
+	t.Cleanup(func() {
+		cancel()
+		<-ended
+	})
+	for rendering.Load() < atATime {
+		time.Sleep(10 * time.Millisecond)
+	}
+	create(other, "works")
+	for {
+		addon := &v1alpha1.ClusterAddon{}
+		err := other.client.Get(t.Context(), client.ObjectKey{Namespace: other.ns, Name: v1alpha1.ClusterAddonName("works")}, addon)
+		if err == nil && addon.Status.Ready {
+			return
+		}
+		if time.Since(began) > hang {
+			t.Fatalf("the cluster of another namespace waits until charts that hang are done: %v", err)
+		}
+		time.Sleep(100 * time.Millisecond)
 	}
 }
 

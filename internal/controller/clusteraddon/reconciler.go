@@ -235,7 +235,7 @@ func (r *Reconciler) Reconcile(ctx context.Context, addon *v1alpha1.ClusterAddon
 		// to connect tells us, if it succeeds.
 		return ctrl.Result{RequeueAfter: spread(r.options.GatePoll)}, nil
 	}
-	if w.turn, err = r.turns.take(ctx); err != nil {
+	if w.turn, err = r.turns.take(ctx, addon.Namespace); err != nil {
 		return ctrl.Result{}, err
 	}
 	defer w.turn.end()

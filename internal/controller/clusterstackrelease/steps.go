@@ -27,6 +27,7 @@ import (
 	"github.com/clusterstacks/cluster-stack-operator/api/v1alpha1"
 	"github.com/clusterstacks/cluster-stack-operator/internal/apply"
 	"github.com/clusterstacks/cluster-stack-operator/internal/controller/releases"
+	"github.com/clusterstacks/cluster-stack-operator/internal/fair"
 	"github.com/clusterstacks/cluster-stack-operator/internal/ledger"
 	"github.com/clusterstacks/cluster-stack-operator/internal/panicked"
 	"github.com/clusterstacks/cluster-stack-operator/internal/release"
@@ -342,6 +343,7 @@ func Set(rendered *render.Result, namespace string) apply.Set {
 // before anything is applied, and repeated by each later render.
 func (w *work) render(ctx context.Context) (*render.Result, error) {
 	in := Input(w.release, w.obj.Namespace)
+	ctx = fair.With(ctx, w.obj.Namespace)
 	result, err := w.options.Render(ctx, in)
 	if err != nil {
 		return nil, step.Because(v1alpha1.RenderFailedReason, err)
