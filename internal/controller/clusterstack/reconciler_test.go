@@ -21,6 +21,7 @@ import (
 	clusterv1 "sigs.k8s.io/cluster-api/api/core/v1beta2"
 	clusterctlv1 "sigs.k8s.io/cluster-api/cmd/clusterctl/api/v1alpha3"
 	"sigs.k8s.io/controller-runtime/pkg/client"
+	"sigs.k8s.io/controller-runtime/pkg/client/interceptor"
 	"sigs.k8s.io/controller-runtime/pkg/event"
 
 	"github.com/clusterstacks/cluster-stack-operator/api/v1alpha1"
@@ -674,4 +675,47 @@ func TestProviderOfAForeignGroup(t *testing.T) {
 	}
 	is(t, w.get("s"), v1alpha1.ReadyCondition, "False", v1alpha1.InvalidSpecReason, `"example.com" is not one of a provider integration; allowed by --provider-api-groups: infrastructure.clusterstack.x-k8s.io`)
 	w.wantReleases()
+}
+
+// The cache does not know yet that a release was made a moment ago: that is no error, and it is told once.
+func TestReleaseThatTheCacheDoesNotKnowYet(t *testing.T) {
+	w := newWorld(t)
+	recorder := events.NewFakeRecorder(1000)
+	behind := interceptor.NewClient(w.WithWatch, interceptor.Funcs{
+		List: func(ctx context.Context, c client.WithWatch, list client.ObjectList, opts ...client.ListOption) error {
+			if _, is := list.(*v1alpha1.ClusterStackReleaseList); is {
+				return nil
+			}
+			return c.List(ctx, list, opts...)
+		},
+	})
+	w.reconcile = clusterstack.New(behind, w, w.offers, recorder, clusterstack.Options{})
+	only := func(spec *v1alpha1.ClusterStackSpec) { spec.AutoSubscribe, spec.Versions = false, []string{"v1"} }
+	w.create("mine", only)
+	w.create("other", only)
+	const tag = "docker-starter-1-35-v1"
+	for range 2 {
+		w.run("mine")
+		w.wantReleases(tag)
+	}
+	if owners := w.releases()[tag].OwnerReferences; len(owners) != 1 || owners[0].Name != "mine" {
+		t.Errorf("the owners are %v", owners)
+	}
+	// What somebody else has made is adopted, as ever.
+	stack := w.run("other")
+	if owners := w.releases()[tag].OwnerReferences; len(owners) != 2 || owners[1].Name != "other" {
+		t.Errorf("the owners are %v", owners)
+	}
+	if c := stack.Status.Conditions.Get(v1alpha1.ClusterStackReleasesSyncedCondition); c == nil || c.Status != metav1.ConditionTrue {
+		t.Errorf("the condition is %+v", c)
+	}
+	created := 0
+	for len(recorder.Events) > 0 {
+		if strings.Contains(<-recorder.Events, v1alpha1.ClusterStackReleaseCreatedReason) {
+			created++
+		}
+	}
+	if created != 1 {
+		t.Errorf("it is told %d times that the release was created", created)
+	}
 }

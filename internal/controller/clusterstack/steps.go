@@ -12,6 +12,7 @@ import (
 	"time"
 
 	corev1 "k8s.io/api/core/v1"
+	apierrors "k8s.io/apimachinery/pkg/api/errors"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/runtime/schema"
 	"k8s.io/klog/v2"
@@ -249,13 +250,22 @@ func (w *work) keep(ctx context.Context, name release.Name) error {
 		}
 		w.shard(rel)
 		w.date(rel, name)
-		if err := w.client.Create(ctx, rel); err != nil {
+		err := w.client.Create(ctx, rel)
+		if err == nil {
+			ctrl.LoggerFrom(ctx).Info("Created a release", "ClusterStackRelease", klog.KObj(rel))
+			w.recorder.Eventf(w.stack, rel, corev1.EventTypeNormal, v1alpha1.ClusterStackReleaseCreatedReason, "CreateClusterStackRelease", "created release %s", name)
+			w.found[name] = rel
+			return nil
+		}
+		if apierrors.IsAlreadyExists(err) {
+			// We, or somebody else, made it a moment ago, and the cache does not know yet. It is not taken for ours unseen.
+			rel = &v1alpha1.ClusterStackRelease{}
+			err = w.live.Get(ctx, client.ObjectKey{Namespace: w.stack.Namespace, Name: name.String()}, rel)
+		}
+		if err != nil {
 			return fmt.Errorf("create ClusterStackRelease %s: %w", name, err)
 		}
-		ctrl.LoggerFrom(ctx).Info("Created a release", "ClusterStackRelease", klog.KObj(rel))
-		w.recorder.Eventf(w.stack, rel, corev1.EventTypeNormal, v1alpha1.ClusterStackReleaseCreatedReason, "CreateClusterStackRelease", "created release %s", name)
 		w.found[name] = rel
-		return nil
 	}
 	if !rel.DeletionTimestamp.IsZero() {
 		return nil // made anew when it is gone; its watch wakes us
