@@ -213,6 +213,7 @@ func setUp(ctx context.Context, mgr ctrl.Manager, cfg *rest.Config, guard guard,
 	if err != nil {
 		return err
 	}
+	st.Keep(opener.InUse)
 	if err := mgr.Add(opener); err != nil {
 		return err
 	}

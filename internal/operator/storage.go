@@ -44,7 +44,6 @@ func (c *Config) openStore(mgr ctrl.Manager) (*store.Store, <-chan event.Generic
 			default: // whoever waits looks again before long
 			}
 		},
-		InUse:    releases.InUse(mgr.GetClient()),
 		Complete: charts.Complete,
 	})
 	if err != nil {

@@ -21,8 +21,19 @@ type Stored struct {
 	Name   release.Name
 	Digest string
 
+	source string // the folder of its key
 	folder string
 	used   time.Time
+}
+
+// Of tells whether the release was fetched under a key, as Want has it.
+func (s Stored) Of(key string) bool { return s.source == keyFolder(key) }
+
+// Keep has inUse say which releases must stay, in place of what the options say.
+func (s *Store) Keep(inUse func(ctx context.Context) (func(Stored) bool, error)) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.options.InUse = inUse
 }
 
 const (
@@ -46,14 +57,17 @@ func mebi(size int64) int64 { return (size + 1<<20 - 1) >> 20 }
 // collect removes releases that are not in use and were not used for a while, longest unused first, until it is
 // enough.
 func (s *Store) collect(ctx context.Context, unusedFor time.Duration, enough func() bool) (removed []Stored, err error) {
-	if s.options.InUse == nil {
+	s.mu.Lock()
+	users := s.options.InUse
+	s.mu.Unlock()
+	if users == nil {
 		return nil, nil
 	}
 	all, err := s.list()
 	if err != nil {
 		return nil, err
 	}
-	inUse, err := s.options.InUse(ctx)
+	inUse, err := users(ctx)
 	if err != nil {
 		return nil, err
 	}
@@ -104,7 +118,7 @@ func (s *Store) list() ([]Stored, error) {
 		if !known {
 			used = s.began // of another process, or before we started
 		}
-		all = append(all, Stored{Name: name, Digest: digest, folder: folder, used: used})
+		all = append(all, Stored{Name: name, Digest: digest, source: filepath.Base(filepath.Dir(filepath.Dir(folder))), folder: folder, used: used})
 	}
 	return all, nil
 }

@@ -23,6 +23,7 @@ import (
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/runtime/schema"
 	"k8s.io/apimachinery/pkg/types"
+	clusterv1 "sigs.k8s.io/cluster-api/api/core/v1beta2"
 	ctrl "sigs.k8s.io/controller-runtime"
 	"sigs.k8s.io/controller-runtime/pkg/client"
 
@@ -61,6 +62,15 @@ func (c *cluster) List(_ context.Context, list client.ObjectList, options ...cli
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	into, ok := list.(*v1alpha1.ClusterStackList)
+	switch other := list.(type) {
+	case *v1alpha1.ClusterStackReleaseList:
+		for _, rel := range c.releases {
+			other.Items = append(other.Items, rel)
+		}
+		return nil
+	case *v1alpha1.ClusterAddonList, *clusterv1.ClusterList:
+		return nil // there are none
+	}
 	if !ok {
 		return fmt.Errorf("no %T here", list)
 	}
@@ -589,6 +599,61 @@ func TestPrivateReleaseStaysWithThoseWhoHaveCredentials(t *testing.T) {
 	if _, _, err := r.Open(t.Context(), "owner", name(t, v1)); err != nil {
 		t.Error(err)
 	}
+}
+
+// What was fetched under a key that nobody has any more does not stay because the same is in use under another one.
+func TestStoreKeepsWhatCanStillBeOpened(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		var mem sourcetest.Memory
+		mem.Publish(v1, releasetest.Multistage(v1))
+		c := &cluster{}
+		uid := types.UID("first")
+		st := openStore(t)
+		r := releases.NewWith(c, st, &mem, "memory", releases.Options{
+			Secret:    c.secret,
+			Namespace: func(context.Context, string) (types.UID, error) { return uid, nil },
+			Build:     func(v1alpha1.ReleaseSource, map[string][]byte) (source.Source, error) { return &mem, nil },
+		})
+		st.Keep(r.InUse)
+		c.setSecret(client.ObjectKey{Namespace: "team", Name: "creds"}, "1", "right")
+		stack := newStack("team", "scs", registry("r.example.org/private", "creds"))
+		open := func() (digest string) {
+			t.Helper()
+			_, digest, err := r.Open(t.Context(), "team", name(t, v1))
+			if err != nil {
+				t.Fatal(err)
+			}
+			return digest
+		}
+		collect := func(want int) {
+			t.Helper()
+			time.Sleep(2 * time.Hour)
+			if removed, err := st.Collect(t.Context()); err != nil || len(removed) != want {
+				t.Errorf("removed are %v, %v; want %d", removed, err, want)
+			}
+		}
+		c.setStacks(stack)
+		digest := open()
+		rel := v1alpha1.ClusterStackRelease{ObjectMeta: metav1.ObjectMeta{Namespace: "team", Name: v1}}
+		rel.Status.Source, rel.Status.Digest = "oci://r.example.org/private", digest
+		c.releases = map[client.ObjectKey]v1alpha1.ClusterStackRelease{client.ObjectKeyFromObject(&rel): rel}
+		collect(0)
+
+		uid = "second"
+		next := stack.DeepCopy()
+		next.UID = "next"
+		c.setStacks(next)
+		open()
+		collect(1)
+		mem.Break(errors.New("refused"))
+		open()
+
+		// As long as it is in use, the ClusterStack may be made again.
+		c.setStacks()
+		collect(0)
+		c.releases = nil
+		collect(1)
+	})
 }
 
 // Whoever gets the name of a namespace that is gone gets nothing of what was fetched with its credentials, and learns
