@@ -601,6 +601,44 @@ func TestPrivateReleaseStaysWithThoseWhoHaveCredentials(t *testing.T) {
 	}
 }
 
+// A release that is in the store is opened again and again at rest. Neither its namespace nor the credentials of its source are
+// asked for then.
+func TestOpeningWhatIsThereAsksForNothing(t *testing.T) {
+	var mem sourcetest.Memory
+	mem.Publish(v1, releasetest.Multistage(v1))
+	c := &cluster{}
+	c.setSecret(client.ObjectKey{Namespace: "team", Name: "creds"}, "1", "right")
+	asked := 0
+	r := releases.NewWith(c, openStore(t), nil, "", releases.Options{
+		Secret: func(ctx context.Context, key client.ObjectKey) (*corev1.Secret, error) {
+			asked++
+			return c.secret(ctx, key)
+		},
+		Namespace: func(context.Context, string) (types.UID, error) {
+			asked++
+			return "uid", nil
+		},
+		Build: func(v1alpha1.ReleaseSource, map[string][]byte) (source.Source, error) { return &mem, nil },
+	})
+	c.setStacks(newStack("team", "scs", registry("r.example.org/private", "creds")))
+	_, digest, err := r.Open(t.Context(), "team", name(t, v1))
+	if err != nil {
+		t.Fatal(err)
+	}
+	rel := v1alpha1.ClusterStackRelease{ObjectMeta: metav1.ObjectMeta{Namespace: "team", Name: v1}}
+	rel.Status.Source, rel.Status.Digest = "oci://r.example.org/private", digest
+	c.releases = map[client.ObjectKey]v1alpha1.ClusterStackRelease{client.ObjectKeyFromObject(&rel): rel}
+	before := asked
+	for range 100 {
+		if _, _, err := r.Open(t.Context(), "team", name(t, v1)); err != nil {
+			t.Fatal(err)
+		}
+	}
+	if before == 0 || asked != before {
+		t.Errorf("%d requests for the first time, %d afterwards; want none", before, asked-before)
+	}
+}
+
 // What was fetched under a key that nobody has any more does not stay because the same is in use under another one.
 func TestStoreKeepsWhatCanStillBeOpened(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
