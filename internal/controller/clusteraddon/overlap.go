@@ -34,8 +34,15 @@ func (e *overlapError) Error() string {
 	if more := len(names) - shown; more > 0 {
 		names = append(names[:shown], fmt.Sprintf("and %d more", more))
 	}
-	return fmt.Sprintf("addon %s has %s, too; take it out of one of the two charts, or switch one addon off", e.other, strings.Join(names, ", "))
+	cure := "take it out of one of the two charts, or switch one addon off"
+	if !slices.ContainsFunc(e.objects, func(id apply.ID) bool { return id.GroupKind() != namespaceKind }) {
+		// Many charts bring along the one that they are made for.
+		cure = "leave it to the addon whose stage comes first, and take it out of the chart of the other one, which may have a value for that"
+	}
+	return fmt.Sprintf("addon %s has %s, too; %s", e.other, strings.Join(names, ", "), cure)
 }
+
+var namespaceKind = schema.GroupKind{Kind: "Namespace"}
 
 // Permanent reports that only other charts or values cure it.
 func (e *overlapError) Permanent() bool { return true }

@@ -28,6 +28,7 @@ import (
 
 	"github.com/clusterstacks/cluster-stack-operator/api/v1alpha1"
 	"github.com/clusterstacks/cluster-stack-operator/internal/apitest"
+	"github.com/clusterstacks/cluster-stack-operator/internal/apply"
 	"github.com/clusterstacks/cluster-stack-operator/internal/controller/releases"
 	"github.com/clusterstacks/cluster-stack-operator/internal/release"
 	"github.com/clusterstacks/cluster-stack-operator/internal/store"
@@ -1295,6 +1296,18 @@ func testRefusesOneObjectOfTwoAddons(e *env) {
 	e.wantObjects("cni: 2", "csi: 2", "same: 2")
 	if e.uid("same") != uid {
 		e.Error("the object was made anew")
+	}
+}
+
+func TestTwoAddonsWithOneNamespaceAreToldWhatToDo(t *testing.T) {
+	namespace, other := apply.ID{Kind: "Namespace", Name: "monitoring"}, apply.ID{Kind: "ConfigMap", Namespace: "monitoring", Name: "x"}
+	for want, objects := range map[string][]apply.ID{
+		"addon csi has Namespace monitoring, too; leave it to the addon whose stage comes first, and take it out of the chart of the other one, which may have a value for that": {namespace},
+		"addon csi has Namespace monitoring, ConfigMap monitoring/x, too; take it out of one of the two charts, or switch one addon off":                                         {namespace, other},
+	} {
+		if got := (&overlapError{other: "csi", objects: objects}).Error(); got != want {
+			t.Errorf("got  %s\nwant %s", got, want)
+		}
 	}
 }
 
