@@ -24,6 +24,8 @@ type IncompleteChart struct {
 	Folder string
 	// Metadata is the file of the chart that lists them, and Lock the one that has their exact versions, if any.
 	Metadata, Lock []byte
+	// MetadataFile and LockFile are the names of these files in the chart.
+	MetadataFile, LockFile string
 	// Missing are their names, sorted.
 	Missing []string
 }
@@ -86,8 +88,9 @@ func (c Chart) Incomplete() (IncompleteChart, error) {
 		if len(list.Dependencies) == 0 {
 			continue
 		}
-		result.Metadata = data
+		result.Metadata, result.MetadataFile = data, file.list
 		result.Lock, _ = c.File(file.lock)
+		result.LockFile = file.lock
 		for _, dependency := range list.Dependencies {
 			if !validFileName(dependency.Name) {
 				return result, fmt.Errorf("%s: %q cannot be the name of a chart", file.list, dependency.Name)
@@ -120,7 +123,7 @@ func (c Chart) has(name string) bool {
 			return foreignyaml.Unmarshal(f.Data, &header) == nil && header.Name == name || folder == name
 		}
 		version, ok := strings.CutPrefix(rest, name+"-")
-		return ok && strings.HasSuffix(version, ".tgz") && strings.IndexAny(version, "v0123456789") == 0
+		return ok && strings.HasSuffix(version, ".tgz") && strings.IndexAny(strings.TrimPrefix(version, "v"), "0123456789") == 0
 	})
 }
 

@@ -26,11 +26,12 @@ func TestIncompleteCharts(t *testing.T) {
 		"NeedsNothing":     {addon: map[string]string{"Chart.yaml": chart}},
 		"Missing":          {map[string]string{"Chart.yaml": chart + needsCNI}, incomplete(chart+needsCNI, "")},
 		"Locked":           {map[string]string{"Chart.yaml": chart + needsCNI, "Chart.lock": "x"}, incomplete(chart+needsCNI, "x")},
-		"OldFormat":        {map[string]string{"Chart.yaml": chart, "requirements.yaml": needsCNI, "requirements.lock": "x"}, incomplete(needsCNI, "x")},
+		"OldFormat":        {map[string]string{"Chart.yaml": chart, "requirements.yaml": needsCNI, "requirements.lock": "x"}, inRequirements(incomplete(needsCNI, "x"))},
 		"Packed":           {addon: map[string]string{"Chart.yaml": chart + needsCNI, "charts/cni-1.2.3.tgz": "x"}},
 		"Unpacked":         {addon: map[string]string{"Chart.yaml": chart + needsCNI, "charts/cni/Chart.yaml": "name: cni\nversion: 1.2.3\n"}},
 		"UnpackedRenamed":  {addon: map[string]string{"Chart.yaml": chart + needsCNI, "charts/x/Chart.yaml": "name: cni\nversion: 1.2.3\n"}},
 		"LongerName":       {map[string]string{"Chart.yaml": chart + needsCNI, "charts/cni-extra-1.2.3.tgz": "x"}, incomplete(chart+needsCNI, "")},
+		"LongerNameInV":    {map[string]string{"Chart.yaml": chart + needsCNI, "charts/cni-viewer-1.2.3.tgz": "x"}, incomplete(chart+needsCNI, "")},
 		"InsideOfAnother":  {map[string]string{"Chart.yaml": chart + needsCNI, "charts/x/charts/cni/Chart.yaml": "name: cni\n"}, incomplete(chart+needsCNI, "")},
 		"FileWithoutChart": {map[string]string{"Chart.yaml": chart + needsCNI, "charts/cni/README.md": "x"}, incomplete(chart+needsCNI, "")},
 	} {
@@ -52,11 +53,22 @@ func TestIncompleteCharts(t *testing.T) {
 
 // incomplete is a legacy addon that lacks cni.
 func incomplete(metadata, lock string) []release.IncompleteChart {
-	c := release.IncompleteChart{Folder: "cluster-addon/cluster-addon", Metadata: []byte(metadata), Missing: []string{"cni"}}
+	c := release.IncompleteChart{
+		Folder: "cluster-addon/cluster-addon", Metadata: []byte(metadata), Missing: []string{"cni"},
+		MetadataFile: "Chart.yaml", LockFile: "Chart.lock",
+	}
 	if lock != "" {
 		c.Lock = []byte(lock)
 	}
 	return []release.IncompleteChart{c}
+}
+
+// inRequirements says that the lists are in files of their own.
+func inRequirements(charts []release.IncompleteChart) []release.IncompleteChart {
+	for i := range charts {
+		charts[i].MetadataFile, charts[i].LockFile = "requirements.yaml", "requirements.lock"
+	}
+	return charts
 }
 
 // withAddon returns a release whose only addon is a chart with the given files.

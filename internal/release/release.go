@@ -134,6 +134,19 @@ func (o *opener) readMetadata() error {
 // A cluster's topology.version must equal this one, and Cluster API demands all of it there.
 var kubernetesForm = regexp.MustCompile(`^v[0-9]+\.[0-9]+\.[0-9]+([-+][0-9A-Za-z.+-]+)?$`)
 
+// ReadMetadata reads what the release in a folder says about itself. The rest of it need not be sound.
+func ReadMetadata(fsys fs.FS) (Metadata, error) {
+	data, err := fs.ReadFile(fsys, MetadataFile)
+	if err != nil {
+		return Metadata{}, err
+	}
+	metadata, err := parseMetadata(data)
+	if err != nil {
+		return Metadata{}, fmt.Errorf("%s: %w", MetadataFile, err)
+	}
+	return metadata, nil
+}
+
 func parseMetadata(data []byte) (Metadata, error) {
 	var file struct {
 		Versions struct {
