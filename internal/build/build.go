@@ -61,7 +61,9 @@ func (b *builder) addPackage(folder string, version release.Version) error {
 	if got, err := chartName(files["Chart.yaml"]); err != nil || got != name {
 		return errors.Join(err, fmt.Errorf("%s/Chart.yaml: the chart must be called %s, not %q: the operator finds it by that name", folder, name, got))
 	}
-	files["Chart.yaml"] = setChartVersion(files["Chart.yaml"], version)
+	if files["Chart.yaml"], err = setChartVersion(files["Chart.yaml"], version); err != nil {
+		return fmt.Errorf("%s/Chart.yaml: %w", folder, err)
+	}
 	return b.addArchive(name+"-"+version.String()+".tgz", below(name, files))
 }
 
@@ -78,7 +80,7 @@ func (b *builder) addAddons() error {
 			bundle[name] = b.stack.files[path.Join(addonDir, name)]
 		}
 	}
-	for _, addon := range b.stack.addons() {
+	for _, addon := range b.stack.Addons() {
 		files, err := b.chart(path.Join(addonDir, addon))
 		if err != nil {
 			return err

@@ -141,7 +141,9 @@ func unpack(t *testing.T, packed []byte) map[string]string {
 }
 
 func TestBuildMultistage(t *testing.T) {
-	rel := mustBuild(t, source(), versions(t, "v3", "v2", "v0-custom.img"))
+	fsys := source()
+	maps.Copy(fsys, files(map[string]string{"cluster-addon/.idea/x.xml": "of an editor"}))
+	rel := mustBuild(t, fsys, versions(t, "v3", "v2", "v0-custom.img"))
 	if rel.Name.String() != "docker-scs-1-35-v3" {
 		t.Errorf("called %s", rel.Name)
 	}
@@ -303,10 +305,11 @@ func TestReadRefuses(t *testing.T) {
 		"AbsoluteLink":      {link("x", "/etc/passwd"), "link x: /etc/passwd is outside"},
 		"LinkOutside":       {link("x", "../../etc/passwd"), "link x: ../../etc/passwd is outside"},
 		"LinkToHidden":      {link("x", "../.ssh/id_rsa"), "link x: ../.ssh/id_rsa is hidden"},
-		"LinkToItself":      {link("x", "x"), "link x: x leads over another link"},
+		"LinkToItself":      {link("x", "x"), "link x: x leads over more than 40 links"},
 		"LinkToFolderAbove": {link("cluster-class/x", ".."), "deeper than 32 folders"},
 		"LinkToNothing":     {link("x", "absent"), "link x: "},
 		"Device":            {func(fsys fstest.MapFS) { fsys["stack/x"] = &fstest.MapFile{Mode: fs.ModeDevice} }, "x is neither a file nor a folder"},
+		"NameOfTwoLines":    {func(fsys fstest.MapFS) { fsys["stack/a\nb"] = &fstest.MapFile{} }, `"stack/a\nb" cannot be the name of a file`},
 		"LargeFile":         {func(fsys fstest.MapFS) { fsys["stack/x"] = &fstest.MapFile{Data: make([]byte, 6<<20)} }, "x is larger than 5 MiB"},
 	} {
 		t.Run(name, func(t *testing.T) {
@@ -348,6 +351,98 @@ func TestLinksAreFollowed(t *testing.T) {
 	}
 }
 
+// A link may lead to another one, such as from minor version to minor version.
+func TestLinksMayLeadToLinks(t *testing.T) {
+	shared := t.TempDir()
+	if err := os.CopyFS(shared, source()); err != nil {
+		t.Fatal(err)
+	}
+	v := versions(t, "v1", "v1", "v1")
+	want := mustBuild(t, os.DirFS(shared), v)
+	for _, step := range []error{
+		os.Mkdir(filepath.Join(shared, "common"), 0o755),
+		os.Mkdir(filepath.Join(shared, "before"), 0o755),
+		os.Rename(filepath.Join(shared, "stack/cluster-addon"), filepath.Join(shared, "common/addons")),
+		os.Symlink("../common", filepath.Join(shared, "before/common")),
+		os.Symlink("common/./addons", filepath.Join(shared, "before/addons")),
+		os.Symlink("../before/addons", filepath.Join(shared, "stack/cluster-addon")),
+	} {
+		if step != nil {
+			t.Fatal(step)
+		}
+	}
+	root, err := os.OpenRoot(shared)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer func() { _ = root.Close() }()
+	if diff := cmp.Diff(want, mustBuild(t, root.FS(), v)); diff != "" {
+		t.Errorf("a link makes a difference: %s", diff)
+	}
+	// Nor does one of them lead out.
+	if err := errors.Join(os.Remove(filepath.Join(shared, "before/common")), os.Symlink("../..", filepath.Join(shared, "before/common"))); err != nil {
+		t.Fatal(err)
+	}
+	if _, err := build.Read(root.FS(), "stack"); err == nil || !strings.Contains(err.Error(), "link cluster-addon: ../before/addons is outside of the folder that holds the stack") {
+		t.Errorf("got %v", err)
+	}
+}
+
+// The name of a build must not depend on what was built before, on git or on the machine.
+func TestWhatIsThereByAccidentIsNoPartOfTheStack(t *testing.T) {
+	want, err := read(t, source()).Hash()
+	if err != nil {
+		t.Fatal(err)
+	}
+	fsys := source()
+	maps.Copy(fsys, files(map[string]string{
+		".git":                          "gitdir: /home/me/stacks/.git/worktrees/one\n",
+		"cluster-addon/cni/.git/config": "x",
+		".DS_Store":                     "x",
+		".release/docker-scs-1-35-v1/metadata.yaml": "x",
+		".release/docker-scs-1-35-v1/hashes.json":   "x",
+		"out/.docker-scs-1-35-v0-sha-abc-123/a.tgz": "x",
+	}))
+	if got, err := read(t, fsys).Hash(); err != nil || got != want {
+		t.Errorf("got %v, %v, want %v", got, err, want)
+	}
+	for _, name := range []string{".github/workflows/x.yaml", "docker-scs-1-35-v1/README.md", ".gitignore"} {
+		fsys := source()
+		maps.Copy(fsys, files(map[string]string{name: "x"}))
+		if got, err := read(t, fsys).Hash(); err != nil || got == want {
+			t.Errorf("%s does not count: %v", name, err)
+		}
+	}
+}
+
+func TestChartVersionIsWrittenHoweverTheChartIs(t *testing.T) {
+	const name = "name: docker-scs-1-35-cluster-class"
+	for test, tt := range map[string]struct{ give, want, wantErr string }{
+		"WindowsLines": {give: name + "\r\nversion: v0 # x\r\napiVersion: v2\r\n", want: name + "\r\nversion: v3\r\napiVersion: v2\r\n"},
+		"NoLastLine":   {give: name + "\nversion: v0", want: name + "\nversion: v3"},
+		"NoVersion":    {give: name, want: name + "\nversion: v3\n"},
+		"Quoted":       {give: name + "\n\"version\": v0\n", wantErr: "cluster-class/Chart.yaml: the version cannot be filled in: write it on a line of its own"},
+		"OneLine":      {give: "{" + name + ", version: v0}", wantErr: "write it on a line of its own"},
+		"TwoLines":     {give: name + "\nversion: >-\n  v0\n", wantErr: "write it on a line of its own"},
+		"Anchor":       {give: name + "\nversion: &v v0\nappVersion: *v\n", wantErr: "write it on a line of its own"},
+	} {
+		t.Run(test, func(t *testing.T) {
+			fsys := source()
+			fsys["stack/cluster-class/Chart.yaml"] = &fstest.MapFile{Data: []byte(tt.give)}
+			rel, err := read(t, fsys).Build(versions(t, "v3", "v2", "v1"))
+			if tt.wantErr != "" || err != nil {
+				if err == nil || tt.wantErr == "" || !strings.Contains(err.Error(), tt.wantErr) {
+					t.Errorf("got %v, want %q", err, tt.wantErr)
+				}
+				return
+			}
+			if got := unpack(t, rel.Files["docker-scs-1-35-cluster-class-v3.tgz"])["docker-scs-1-35-cluster-class/Chart.yaml"]; got != tt.want {
+				t.Errorf("got %q, want %q", got, tt.want)
+			}
+		})
+	}
+}
+
 func TestBuildRefuses(t *testing.T) {
 	set := func(name, data string) func(fstest.MapFS) {
 		return func(fsys fstest.MapFS) { fsys["stack/"+name] = &fstest.MapFile{Data: []byte(data)} }
@@ -386,7 +481,7 @@ func TestLatest(t *testing.T) {
 	var names []release.Name
 	for _, tag := range []string{
 		"docker-scs-1-35-v2", "docker-scs-1-35-v10", "docker-scs-1-35-v9", "docker-scs-1-36-v11", "docker-other-1-35-v12",
-		"docker-scs-1-35-v0-beta-9", "docker-scs-1-35-v0-beta-10", "docker-scs-1-35-v0-sha-abc",
+		"docker-scs-1-35-v0-beta-9", "docker-scs-1-35-v0-beta-10", "docker-scs-1-35-v0-beta-rc1", "docker-scs-1-35-v0-sha-abc",
 	} {
 		name, err := release.ParseName(tag)
 		if err != nil {
@@ -409,10 +504,17 @@ func TestNextVersions(t *testing.T) {
 		return func(fsys fstest.MapFS) { fsys["stack/"+name] = &fstest.MapFile{Data: []byte(data)} }
 	}
 	none := func(fstest.MapFS) {}
+	common := func(fsys fstest.MapFS) {
+		set("cluster-addon/cni/Chart.yaml", "apiVersion: v2\nname: cni\nversion: v1\ndependencies:\n- {name: common, version: 1.0.0, repository: file://../../common}\n")(fsys)
+		set("common/Chart.yaml", "apiVersion: v2\nname: common\nversion: 1.0.0\ndependencies:\n- {name: farther, version: 1.0.0, repository: file://../farther}\n")(fsys)
+		set("common/values.yaml", "a: b\n")(fsys)
+		set("farther/Chart.yaml", "apiVersion: v2\nname: farther\nversion: 1.0.0\n")(fsys)
+	}
 	was := [3]string{"v7", "v4", "v2"}
 	for name, tt := range map[string]struct {
 		why       string
 		was       [3]string
+		stack     func(stack fstest.MapFS) // both have it
 		change    func(stack fstest.MapFS)
 		published func(rel map[string]*fstest.MapFile)
 		want      [3]string
@@ -439,6 +541,32 @@ func TestNextVersions(t *testing.T) {
 				rel["hashes.json"] = &fstest.MapFile{Data: []byte(`{"clusterStack": "2cf24dba"}`)}
 			}, want: [3]string{"v8", "v5", "v2"},
 		},
+		"ChartBesideTheAddons": {
+			why: "a part of the addons is where file:// leads", stack: common, change: set("common/values.yaml", "a: c\n"), want: [3]string{"v8", "v5", "v2"},
+		},
+		"ChartBesideTheAddonsAndFarther": {
+			stack: common, change: set("farther/values.yaml", "a: c\n"), want: [3]string{"v8", "v5", "v2"},
+		},
+		"ChartBesideTheAddonsInAnOlderRelease": {
+			why:   "what other tools have not noted cannot be compared",
+			stack: common, change: set("cluster-class/templates/class.yaml", "x"), published: func(rel map[string]*fstest.MapFile) {
+				text := string(rel["hashes.json"].Data)
+				rel["hashes.json"] = &fstest.MapFile{Data: []byte(text[:strings.Index(text, `,
+  "clusterAddonCharts"`)] + "}")}
+			}, want: [3]string{"v8", "v5", "v2"},
+		},
+		"ClassBesideAChartOfTheAddons": {stack: common, change: set("cluster-class/templates/class.yaml", "x"), want: [3]string{"v8", "v4", "v2"}},
+		"AddonsOfAnotherNumbering": {
+			why: "somebody gave them their version by hand", was: [3]string{"v7", "v0-sha.abc", "v2"},
+			change: set("cluster-addon/cni/values.yaml", "x"), want: [3]string{"v8", "v8", "v2"},
+		},
+		"UnsoundBefore": {
+			why:    "the next release is what mends it",
+			change: set("cluster-addon/cni/values.yaml", "x"), published: func(rel map[string]*fstest.MapFile) {
+				rel["clusteraddon.yaml"] = &fstest.MapFile{Data: []byte("addonStages: {BeforeClusterUpgrade: [{name: cni, action: aply}]}")}
+				delete(rel, "docker-scs-1-35-cluster-class-v7.tgz")
+			}, want: [3]string{"v8", "v5", "v2"},
+		},
 		"NoNodeImageBefore": {
 			change: set("cluster-class/templates/class.yaml", "x"), published: func(rel map[string]*fstest.MapFile) {
 				rel["metadata.yaml"] = &fstest.MapFile{Data: []byte("versions: {clusterStack: v7, kubernetes: v1.35.4, components: {clusterAddon: v4}}")}
@@ -449,7 +577,11 @@ func TestNextVersions(t *testing.T) {
 			if tt.was == [3]string{} {
 				tt.was = was
 			}
-			built := mustBuild(t, source(), versions(t, tt.was[0], tt.was[1], tt.was[2]))
+			given := source()
+			if tt.stack != nil {
+				tt.stack(given)
+			}
+			built := mustBuild(t, given, versions(t, tt.was[0], tt.was[1], tt.was[2]))
 			folder := fstest.MapFS{}
 			for file, data := range built.Files {
 				folder[file] = &fstest.MapFile{Data: data}
@@ -457,13 +589,12 @@ func TestNextVersions(t *testing.T) {
 			if tt.published != nil {
 				tt.published(folder)
 			}
-			previous, err := release.Open(folder, built.Name)
-			if err != nil {
-				t.Fatal(err)
-			}
 			fsys := source()
+			if tt.stack != nil {
+				tt.stack(fsys)
+			}
 			tt.change(fsys)
-			got, err := read(t, fsys).NextVersions(previous, folder)
+			got, err := read(t, fsys).NextVersions(built.Name, folder)
 			if err != nil {
 				t.Fatal(err)
 			}
@@ -480,11 +611,7 @@ func TestNoChange(t *testing.T) {
 	for file, data := range built.Files {
 		folder[file] = &fstest.MapFile{Data: data}
 	}
-	previous, err := release.Open(folder, built.Name)
-	if err != nil {
-		t.Fatal(err)
-	}
-	if got, err := read(t, source()).NextVersions(previous, folder); !errors.Is(err, build.ErrNoChange) {
+	if got, err := read(t, source()).NextVersions(built.Name, folder); !errors.Is(err, build.ErrNoChange) {
 		t.Errorf("got %v, %v", got, err)
 	}
 }

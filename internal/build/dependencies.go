@@ -4,7 +4,6 @@
 package build
 
 import (
-	"bytes"
 	"context"
 	"errors"
 	"fmt"
@@ -35,7 +34,7 @@ type Choose func(ctx context.Context, dependencies []*chart.Dependency) ([]strin
 // Which charts these are must not depend on the day of the build: a range of versions needs a Chart.lock.
 func (s *Stack) Complete(ctx context.Context, fetch Fetch) error {
 	added := map[string]map[string][]byte{}
-	for _, folder := range s.charts() {
+	for _, folder := range s.Charts() {
 		files, err := s.lacking(ctx, folder, fetch, 0)
 		if err != nil {
 			return err
@@ -173,24 +172,40 @@ func (s *Stack) dependenciesOf(folder string) (*dependencyList, error) {
 	return list, nil
 }
 
+// besideAddons returns the folders, outside of that of the addons, from which addons take charts in by file://, sorted.
+// What cannot be read has none, and Complete says why.
+func (s *Stack) besideAddons() []string {
+	folders := s.Charts()[1:]
+	for i := 0; i < len(folders); i++ {
+		list, err := s.listOf(folders[i])
+		if err != nil {
+			continue
+		}
+		for _, dependency := range list.wanted {
+			at, local, err := localChart(folders[i], dependency)
+			if err == nil && local && slices.Contains(list.Missing, dependency.Name) && !slices.Contains(folders, at) {
+				folders = append(folders, at)
+			}
+		}
+	}
+	// What is inside of that folder belongs to the addons anyway.
+	beside := slices.DeleteFunc(folders, func(folder string) bool { return folder == addonDir || strings.HasPrefix(folder, addonDir+"/") })
+	slices.Sort(beside)
+	return beside
+}
+
 // listOf is dependenciesOf without a look at the lock file.
 func (s *Stack) listOf(folder string) (*dependencyList, error) {
-	files, err := s.chartFiles(folder)
+	files, err := s.Chart(folder)
 	if err != nil {
-		return nil, fmt.Errorf("%s: %w", folder, err)
+		return nil, err
 	}
-	list := &dependencyList{}
-	for _, name := range slices.Sorted(maps.Keys(files)) {
-		list.chart = append(list.chart, release.File{Name: name, Data: files[name]})
-	}
+	list := &dependencyList{chart: files}
 	if list.IncompleteChart, err = list.chart.Incomplete(); err != nil {
 		return nil, fmt.Errorf("%s: %w", folder, err)
 	}
 	list.Folder = folder
-	list.file, list.lockFile = path.Join(folder, "Chart.yaml"), path.Join(folder, "Chart.lock")
-	if old := files["requirements.yaml"]; old != nil && bytes.Equal(old, list.Metadata) {
-		list.file, list.lockFile = path.Join(folder, "requirements.yaml"), path.Join(folder, "requirements.lock")
-	}
+	list.file, list.lockFile = path.Join(folder, list.MetadataFile), path.Join(folder, list.LockFile)
 	if list.wanted, err = chartlock.Read(list.Metadata); err != nil {
 		return nil, list.errorf("%w", err)
 	}
@@ -201,24 +216,47 @@ func (s *Stack) listOf(folder string) (*dependencyList, error) {
 // forgotten to fetch it.
 func (l *dependencyList) checkVendored(wanted *chart.Dependency) error {
 	var others []string
-	for _, file := range l.chart {
-		name, version, is := vendored(file)
+	for _, chart := range VendoredIn(l.chart) {
 		switch {
-		case !is || name != wanted.Name:
-		case version == "" || tagForm.MatchString(version) || chartlock.Matches(wanted.Version, version):
+		case chart.Name != wanted.Name:
+		case chart.Fits(wanted):
 			return nil
 		default:
-			others = append(others, fmt.Sprintf("%s has %s", path.Join(l.Folder, file.Name), version))
+			others = append(others, fmt.Sprintf("%s has %s", path.Join(l.Folder, chart.File), chart.Version))
 		}
 	}
 	if len(others) == 0 {
 		return nil // it is called otherwise inside, which Helm will see
 	}
-	return l.errorf("dependency %s is wanted in version %s, but %s: run \"helm dependency update %s\", or remove it, and the build fetches it",
-		wanted.Name, wanted.Version, strings.Join(others, " and "), l.Folder)
+	return l.errorf("dependency %s is wanted in version %s, but %s: remove that, and \"csctl create\" fetches the right one, or correct the version",
+		wanted.Name, wanted.Version, strings.Join(others, " and "))
 }
 
-// vendored returns name and version of the chart that a file in charts/ is, or is the Chart.yaml of.
+// Vendored is a chart that another one has in its charts/.
+type Vendored struct {
+	// File is its package, or the Chart.yaml in its folder.
+	File string
+	// Name and Version are what it says itself.
+	Name, Version string
+}
+
+// Fits tells whether it is what is wanted. The version of a chart that is written with a tag becomes that of the release,
+// which no range has to know.
+func (v Vendored) Fits(wanted *chart.Dependency) bool {
+	return v.Name == wanted.Name && (v.Version == "" || tagForm.MatchString(v.Version) || chartlock.Matches(wanted.Version, v.Version))
+}
+
+// VendoredIn returns what there is in charts/ of a chart and can be read.
+func VendoredIn(files release.Chart) []Vendored {
+	var all []Vendored
+	for _, file := range files {
+		if name, version, is := vendored(file); is {
+			all = append(all, Vendored{File: file.Name, Name: name, Version: version})
+		}
+	}
+	return all
+}
+
 func vendored(file release.File) (name, version string, is bool) {
 	rest, inCharts := strings.CutPrefix(file.Name, "charts/")
 	_, inner, inFolder := strings.Cut(rest, "/")
@@ -249,7 +287,7 @@ func chartHeader(data []byte) (name, version string, err error) {
 // they have already. A lock file says when it was made, which is now.
 func (s *Stack) Locks(ctx context.Context, choose Choose, now time.Time) (map[string][]byte, error) {
 	locks := map[string][]byte{}
-	for folders, seen := s.charts(), map[string]bool{}; len(folders) > 0; folders = folders[1:] {
+	for folders, seen := s.Charts(), map[string]bool{}; len(folders) > 0; folders = folders[1:] {
 		folder := folders[0]
 		if seen[folder] {
 			continue

@@ -178,7 +178,7 @@ func TestCompleteRefuses(t *testing.T) {
 		},
 		"StaleVendored": {
 			add(dependsOn(t, source(), nil, cilium("1.16.6")), "cluster-addon/cni/charts/cilium-1.15.0.tgz", chartrepotest.Package("cilium", "1.15.0", nil)),
-			[]string{"dependency cilium is wanted in version 1.16.6, but cluster-addon/cni/charts/cilium-1.15.0.tgz has 1.15.0", "helm dependency update cluster-addon/cni"},
+			[]string{"dependency cilium is wanted in version 1.16.6, but cluster-addon/cni/charts/cilium-1.15.0.tgz has 1.15.0", `remove that, and "csctl create" fetches the right one`},
 		},
 		"StaleVendoredByTheLock": {
 			add(dependsOn(t, source(), []string{"1.16.6"}, cilium("~1.16")), "cluster-addon/cni/charts/cilium/Chart.yaml", []byte("name: cilium\nversion: 1.16.5\n")),

@@ -12,6 +12,7 @@ import (
 	"io"
 	"io/fs"
 	"path"
+	"slices"
 	"strings"
 
 	"golang.org/x/mod/sumdb/dirhash"
@@ -29,6 +30,9 @@ type Hashes struct {
 	ClusterAddonDir    string `json:"clusterAddonDir"`
 	ClusterAddonValues string `json:"clusterAddonValues"`
 	NodeImageDir       string `json:"nodeImageDir,omitempty"`
+	// ClusterAddonCharts is over charts of the stack that addons depend on and that are not in ClusterAddonDir. Only we write
+	// it, where there are some.
+	ClusterAddonCharts string `json:"clusterAddonCharts,omitempty"`
 }
 
 // Short returns as much of the hash over the whole stack as tells releases apart.
@@ -38,16 +42,28 @@ func (h Hashes) Short() string { return h.ClusterStack[:hashLength] }
 // release in hash mode, so that the same files give the same version everywhere.
 func (s *Stack) Hash() (Hashes, error) {
 	var hashes Hashes
-	for folder, to := range map[string]*string{
-		"":       &hashes.ClusterStack,
-		addonDir: &hashes.ClusterAddonDir,
-		imageDir: &hashes.NodeImageDir,
+	var beside []string
+	for _, folder := range s.besideAddons() {
+		for _, name := range s.paths(folder) {
+			beside = append(beside, path.Join(folder, name))
+		}
+	}
+	slices.Sort(beside)
+	for _, part := range []struct {
+		to     *string
+		folder string
+		files  []string
+	}{
+		{&hashes.ClusterStack, "", s.paths("")},
+		{&hashes.ClusterAddonDir, addonDir, s.paths(addonDir)},
+		{&hashes.NodeImageDir, imageDir, s.paths(imageDir)},
+		{&hashes.ClusterAddonCharts, "", slices.Compact(beside)},
 	} {
-		hash, err := s.hashFolder(folder)
+		hash, err := s.hash(part.folder, part.files)
 		if err != nil {
 			return Hashes{}, err
 		}
-		*to = hash
+		*part.to = hash
 	}
 	if values, found := s.files[release.LegacyValuesFile]; found {
 		sum := sha256.Sum256(values)
@@ -56,9 +72,8 @@ func (s *Stack) Hash() (Hashes, error) {
 	return hashes, nil
 }
 
-// hashFolder returns "" for a folder that is not there.
-func (s *Stack) hashFolder(folder string) (string, error) {
-	files := s.paths(folder)
+// hash returns the hash of files by their paths in a folder, "" for none.
+func (s *Stack) hash(folder string, files []string) (string, error) {
 	if len(files) == 0 {
 		return "", nil
 	}

@@ -13,11 +13,11 @@ import (
 	"fmt"
 	"io"
 	"io/fs"
-	"maps"
 	"path"
 	"regexp"
 	"slices"
 	"strings"
+	"unicode/utf8"
 
 	"sigs.k8s.io/yaml"
 
@@ -91,6 +91,12 @@ func (s *Stack) read(fsys fs.FS, at, name string, depth int) error {
 		return err
 	}
 	for _, entry := range entries {
+		if notOurs(fsys, at, entry) {
+			continue
+		}
+		if name := entry.Name(); !utf8.ValidString(name) || strings.Contains(name, "\n") {
+			return fmt.Errorf("%q cannot be the name of a file: names are UTF-8 without line breaks", path.Join(at, name))
+		}
 		entryAt, entryName := path.Join(at, entry.Name()), path.Join(name, entry.Name())
 		info, err := entry.Info()
 		if err != nil {
@@ -116,6 +122,28 @@ func (s *Stack) read(fsys fs.FS, at, name string, depth int) error {
 	return nil
 }
 
+// notOurs reports whether an entry of a folder is there by accident, and would give the same stack another name on each
+// machine or with each build.
+func notOurs(fsys fs.FS, folder string, entry fs.DirEntry) bool {
+	name := entry.Name()
+	if name == ".git" || name == ".DS_Store" {
+		return true
+	}
+	if !entry.IsDir() {
+		return false
+	}
+	// Releases that were written into the stack, and those that are being written there at the same time.
+	preparing, hidden := strings.CutPrefix(name, ".")
+	if hidden {
+		name = preparing[:max(0, strings.LastIndexByte(preparing, '-'))]
+	}
+	if _, err := release.ParseName(name); err != nil {
+		return false
+	}
+	_, err := fs.Stat(fsys, path.Join(folder, name, release.MetadataFile))
+	return hidden || err == nil
+}
+
 func (s *Stack) readFile(fsys fs.FS, at, name string) error {
 	if len(s.files) == maxFiles {
 		return fmt.Errorf("more than %d files", maxFiles)
@@ -136,31 +164,57 @@ func (s *Stack) readFile(fsys fs.FS, at, name string) error {
 	return nil
 }
 
-// follow returns where a link leads to. It refuses what could bring private files of the person who
-// builds a foreign stack into the release.
+// maxLinks is how many links may lead from one to the next.
+const maxLinks = 40
+
+// follow returns where a link leads to, over further ones if need be. It refuses what could bring private files of the
+// person who builds a foreign stack into the release.
 func follow(fsys fs.FS, link string) (target string, info fs.FileInfo, err error) {
-	to, err := fs.ReadLink(fsys, link)
+	rest, err := readLink(fsys, link)
 	if err != nil {
 		return "", nil, err
 	}
-	target = path.Join(path.Dir(link), to)
-	if path.IsAbs(to) || !fs.ValidPath(target) {
-		return "", nil, fmt.Errorf("%s is outside of the folder that holds the stack", to)
-	}
-	prefix := ""
-	for part := range strings.SplitSeq(target, "/") {
-		if strings.HasPrefix(part, ".") {
+	to := rest
+	target = path.Dir(link)
+	for links := 1; rest != ""; {
+		var part string
+		part, rest, _ = strings.Cut(rest, "/")
+		target = path.Join(target, part)
+		switch {
+		case !fs.ValidPath(target):
+			return "", nil, outside(to)
+		case strings.HasPrefix(part, ".") && part != "." && part != "..":
 			return "", nil, fmt.Errorf("%s is hidden", to)
 		}
-		prefix = path.Join(prefix, part)
-		if info, err = fs.Lstat(fsys, prefix); err != nil {
+		if info, err = fs.Lstat(fsys, target); err != nil {
 			return "", nil, err
 		}
-		if info.Mode().Type() == fs.ModeSymlink {
-			return "", nil, fmt.Errorf("%s leads over another link", to)
+		if info.Mode().Type() != fs.ModeSymlink {
+			continue
 		}
+		if links++; links > maxLinks {
+			return "", nil, fmt.Errorf("%s leads over more than %d links", to, maxLinks)
+		}
+		further, err := readLink(fsys, target)
+		if err != nil {
+			return "", nil, err
+		}
+		target, rest = path.Dir(target), further+"/"+rest
 	}
 	return target, info, nil
+}
+
+// readLink returns the path in a link, which has to be a relative one.
+func readLink(fsys fs.FS, link string) (string, error) {
+	to, err := fs.ReadLink(fsys, link)
+	if err == nil && path.IsAbs(to) {
+		err = outside(to)
+	}
+	return to, err
+}
+
+func outside(to string) error {
+	return fmt.Errorf("%s is outside of the folder that holds the stack", to)
 }
 
 var (
@@ -230,29 +284,6 @@ func (s *Stack) paths(folder string) []string {
 func (s *Stack) multistage() bool {
 	_, found := s.files[release.StagesFile]
 	return found
-}
-
-// addons returns the names of the addons of a stack with stages, sorted.
-func (s *Stack) addons() []string {
-	addons := map[string]bool{}
-	for _, name := range s.paths(addonDir) {
-		if folder := topFolder(name); folder != "" {
-			addons[folder] = true
-		}
-	}
-	return slices.Sorted(maps.Keys(addons))
-}
-
-// charts returns the folders of all charts of the stack.
-func (s *Stack) charts() []string {
-	if !s.multistage() {
-		return []string{classDir, addonDir}
-	}
-	folders := []string{classDir}
-	for _, addon := range s.addons() {
-		folders = append(folders, path.Join(addonDir, addon))
-	}
-	return folders
 }
 
 var errNoAddons = errors.New("it has no chart of cluster addons: a " + addonDir + " folder is needed")

@@ -7,8 +7,11 @@ import (
 	"bytes"
 	"errors"
 	"fmt"
+	"reflect"
 	"regexp"
 	"unicode/utf8"
+
+	"sigs.k8s.io/yaml"
 
 	"github.com/clusterstacks/cluster-stack-operator/internal/release"
 )
@@ -47,14 +50,24 @@ func isText(data []byte) bool {
 	return utf8.Valid(data) && bytes.IndexByte(data, 0) < 0
 }
 
-var chartVersionForm = regexp.MustCompile(`(?m)^version:[^\n]*`)
+var chartVersionForm = regexp.MustCompile(`(?m)^version:[^\r\n]*`)
 
 // setChartVersion writes the version into a Chart.yaml and leaves the rest as its author wrote it.
-func setChartVersion(chart []byte, version release.Version) []byte {
+func setChartVersion(chart []byte, version release.Version) ([]byte, error) {
 	line := []byte("version: " + version.String())
-	at := chartVersionForm.FindIndex(chart)
-	if at == nil {
-		return append(append(bytes.TrimRight(bytes.Clone(chart), "\n"), '\n'), append(line, '\n')...)
+	var written []byte
+	if at := chartVersionForm.FindIndex(chart); at == nil {
+		written = append(append(bytes.TrimRight(bytes.Clone(chart), "\r\n"), '\n'), append(line, '\n')...)
+	} else {
+		written = bytes.Join([][]byte{chart[:at[0]], line, chart[at[1]:]}, nil)
 	}
-	return bytes.Join([][]byte{chart[:at[0]], line, chart[at[1]:]}, nil)
+	// YAML can be written in many ways.
+	var before, after map[string]any
+	if err := errors.Join(yaml.Unmarshal(chart, &before), yaml.UnmarshalStrict(written, &after)); err == nil {
+		before["version"] = version.String()
+		if reflect.DeepEqual(before, after) {
+			return written, nil
+		}
+	}
+	return nil, errors.New("the version cannot be filled in: write it on a line of its own, as \"version: v1\"")
 }

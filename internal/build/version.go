@@ -43,11 +43,14 @@ func FirstVersions(channel string) Versions {
 	return Versions{ClusterStack: version, ClusterAddon: version, NodeImage: version}
 }
 
-// Latest returns the newest release of this stack in a channel.
+// Latest returns the newest release of this stack in a channel, of those that are numbered.
 func (s *Stack) Latest(channel string, names []release.Name) (latest release.Name, found bool) {
 	for _, name := range names {
 		if name.Version.Channel != channel || name.Prefix() != s.Name(name.Version).Prefix() {
 			continue
+		}
+		if _, err := next(name.Version); err != nil {
+			continue // nothing can follow it
 		}
 		if order, comparable := name.Version.Compare(latest.Version); !found || comparable && order > 0 {
 			latest, found = name, true
@@ -59,10 +62,14 @@ func (s *Stack) Latest(channel string, names []release.Name) (latest release.Nam
 // ErrNoChange says that there is nothing to release.
 var ErrNoChange = errors.New("no change in the cluster stack")
 
-// NextVersions returns the versions of the release that follows previous, whose files are in fsys.
-// The version of a component only rises when the component has changed. The error wraps ErrNoChange
-// when nothing has.
-func (s *Stack) NextVersions(previous *release.Release, fsys fs.FS) (Versions, error) {
+// NextVersions returns the versions of the release that follows previous, whose files are in fsys and need not be sound:
+// the next one may be what mends them. The version of a component only rises when the component has changed. The error
+// wraps ErrNoChange when nothing has.
+func (s *Stack) NextVersions(previous release.Name, fsys fs.FS) (Versions, error) {
+	metadata, err := release.ReadMetadata(fsys)
+	if err != nil {
+		return Versions{}, fmt.Errorf("release %s, after which the next version comes: %w: give the versions yourself, with --mode custom", previous, err)
+	}
 	before, err := readHashes(fsys)
 	if errors.Is(err, fs.ErrNotExist) {
 		err = nil // without hashes everything counts as changed
@@ -74,32 +81,37 @@ func (s *Stack) NextVersions(previous *release.Release, fsys fs.FS) (Versions, e
 	if err != nil {
 		return Versions{}, err
 	}
-	if now == before {
-		return Versions{}, fmt.Errorf("%w since %s", ErrNoChange, previous.Name)
+	if now.ClusterStack == before.ClusterStack {
+		return Versions{}, fmt.Errorf("%w since %s", ErrNoChange, previous)
 	}
-	versions := Versions{
-		ClusterStack: previous.Name.Version,
-		ClusterAddon: previous.Metadata.ClusterAddon,
-		NodeImage:    FirstVersions(previous.Name.Version.Channel).NodeImage,
+	was := Versions{
+		ClusterStack: previous.Version,
+		ClusterAddon: metadata.ClusterAddon,
+		NodeImage:    FirstVersions(previous.Version.Channel).NodeImage,
 	}
-	if image := previous.Metadata.NodeImage; image != nil {
-		versions.NodeImage = *image
+	if metadata.NodeImage != nil {
+		was.NodeImage = *metadata.NodeImage
 	}
-	stagesChanged, err := s.stagesChanged(versions, fsys)
+	versions := was
+	if versions.ClusterStack, err = next(was.ClusterStack); err != nil {
+		return Versions{}, err
+	}
+	raise := func(component release.Version) release.Version {
+		raised, err := next(component)
+		if err != nil {
+			return versions.ClusterStack // it was numbered otherwise; this number is new, too
+		}
+		return raised
+	}
+	if now.NodeImageDir != before.NodeImageDir {
+		versions.NodeImage = raise(was.NodeImage)
+	}
+	stagesChanged, err := s.stagesChanged(was, fsys)
 	if err != nil {
 		return Versions{}, err
 	}
-	raise := []*release.Version{&versions.ClusterStack}
-	if stagesChanged || now.ClusterAddonDir != before.ClusterAddonDir || now.ClusterAddonValues != before.ClusterAddonValues {
-		raise = append(raise, &versions.ClusterAddon)
-	}
-	if now.NodeImageDir != before.NodeImageDir {
-		raise = append(raise, &versions.NodeImage)
-	}
-	for _, version := range raise {
-		if *version, err = next(*version); err != nil {
-			return Versions{}, err
-		}
+	if stagesChanged || now.ClusterAddonDir != before.ClusterAddonDir || now.ClusterAddonValues != before.ClusterAddonValues || now.ClusterAddonCharts != before.ClusterAddonCharts {
+		versions.ClusterAddon = raise(was.ClusterAddon)
 	}
 	return versions, nil
 }

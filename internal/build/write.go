@@ -43,13 +43,8 @@ func (r *Release) Write(output string, finish func(folder string) error) (writte
 		return Written{}, err
 	}
 	defer func() { err = errors.Join(err, os.RemoveAll(tmp)) }()
-	if err := os.Chmod(tmp, 0o755); err != nil {
-		return Written{}, err
-	}
 	for name, data := range r.Files {
-		file := filepath.Join(tmp, name)
-		// Whoever serves the release is often somebody else, so the umask does not count.
-		if err := errors.Join(os.WriteFile(file, data, 0o644), os.Chmod(file, 0o644)); err != nil {
+		if err := os.WriteFile(filepath.Join(tmp, name), data, 0o644); err != nil {
 			return Written{}, err
 		}
 	}
@@ -57,6 +52,9 @@ func (r *Release) Write(output string, finish func(folder string) error) (writte
 		if err := finish(tmp); err != nil {
 			return Written{}, err
 		}
+	}
+	if err := openToAll(tmp); err != nil {
+		return Written{}, err
 	}
 	rel, err := release.Open(os.DirFS(tmp), r.Name)
 	if err != nil {
@@ -77,6 +75,21 @@ func (r *Release) Write(output string, finish func(folder string) error) (writte
 		err = r.compare(written.Folder, files)
 	}
 	return written, err
+}
+
+// openToAll lets everybody read a release: whoever serves it is often somebody else, so the umask does not count.
+func openToAll(folder string) error {
+	entries, err := os.ReadDir(folder)
+	if err != nil {
+		return err
+	}
+	errs := []error{os.Chmod(folder, 0o755)}
+	for _, entry := range entries {
+		if entry.Type().IsRegular() {
+			errs = append(errs, os.Chmod(filepath.Join(folder, entry.Name()), 0o644))
+		}
+	}
+	return errors.Join(errs...)
 }
 
 // compare returns an error unless the folder holds exactly these files.

@@ -184,8 +184,9 @@ func newDependencyUpdateCommand() *cobra.Command {
 For each dependency in Chart.yaml it has the highest version that there is in its range now. "csctl create" fetches these
 versions and packs them into the release. A lock file that says so already is left as it is. The files are the same as
 those of "helm dependency update"; charts/ is not touched.`,
-		Example: "  csctl dependency update stacks/openstack/starter/1-36",
-		Args:    cobra.ExactArgs(1),
+		Example:           "  csctl dependency update stacks/openstack/starter/1-36",
+		Args:              cobra.ExactArgs(1),
+		ValidArgsFunction: oneFolder,
 		RunE: func(cmd *cobra.Command, args []string) error {
 			return updateDependencies(cmd.Context(), args[0], options, cmd.OutOrStdout())
 		},
@@ -207,7 +208,7 @@ func updateDependencies(ctx context.Context, folder string, options chartOptions
 	if err != nil {
 		return err
 	}
-	path, err := filepath.Abs(folder)
+	path, err := realPath(folder)
 	if err != nil {
 		return err
 	}

@@ -11,7 +11,9 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"slices"
 	"strings"
+	"syscall"
 	"time"
 
 	"github.com/spf13/cobra"
@@ -44,6 +46,11 @@ const (
 	remoteDirectory = "directory"
 	remoteGitHub    = "github"
 	remoteOCI       = "oci"
+)
+
+var (
+	remotes = []string{remoteDirectory, remoteGitHub, remoteOCI}
+	modes   = []string{"stable", "beta", "hash", "custom"}
 )
 
 func newCreateCommand() *cobra.Command {
@@ -79,7 +86,8 @@ release has the same digest in every registry.`,
 		Example: `  csctl create stacks/docker/starter/1-35 --mode hash
   csctl create stacks/docker/starter/1-35 --remote directory --output releases
   OCI_REPOSITORY=registry.example.org/kaas/cluster-stacks csctl create stacks/docker/starter/1-35 --remote oci --publish`,
-		Args: cobra.ExactArgs(1),
+		Args:              cobra.ExactArgs(1),
+		ValidArgsFunction: oneFolder,
 		RunE: func(cmd *cobra.Command, args []string) error {
 			return create(cmd.Context(), args[0], options, cmd.OutOrStdout(), cmd.ErrOrStderr())
 		},
@@ -96,6 +104,9 @@ release has the same digest in every registry.`,
 	flags.StringVar(&options.githubAPI, "github-api-url", "", "URL of the API of a GitHub Enterprise Server, such as https://github.example.com/api/v3/, for --remote github")
 	options.charts.addFlags(flags)
 	flags.BoolVar(&options.plainHTTP, "plain-http", false, "speak to the registry or to GitHub without TLS, such as to the registry of a sandbox")
+	completeValues(cmd, "mode", modes...)
+	completeValues(cmd, "remote", remotes...)
+	mustComplete(cmd, "output", cobra.FixedCompletions(nil, cobra.ShellCompDirectiveFilterDirs))
 	return cmd
 }
 
@@ -156,6 +167,12 @@ type remote interface {
 // openRemote returns the place that --remote names, nil if it is not asked for anything.
 func openRemote(options createOptions) (remote, error) {
 	looksBack := options.mode == "stable" || options.mode == "beta"
+	if !slices.Contains(remotes, options.remote) {
+		return nil, fmt.Errorf("--remote %s: there are github, oci and directory", options.remote)
+	}
+	if !options.publish && !looksBack {
+		return nil, nil
+	}
 	switch options.remote {
 	case remoteDirectory:
 		if options.publish {
@@ -164,13 +181,9 @@ func openRemote(options createOptions) (remote, error) {
 		return dir.New(options.output), nil
 	case remoteOCI:
 		return openRepository(options)
-	case remoteGitHub:
-		if !options.publish && !looksBack {
-			return nil, nil
-		}
+	default:
 		return openGitHubRemote(options)
 	}
-	return nil, fmt.Errorf("--remote %s: there are github, oci and directory", options.remote)
 }
 
 // openRepository returns the repository that the environment names.
@@ -241,7 +254,7 @@ func printWritten(w io.Writer, rel *build.Release, versions build.Versions, writ
 
 // readStack reads the stack in a folder. It may link to files that lie beside that folder.
 func readStack(folder string) (*build.Stack, error) {
-	path, err := filepath.Abs(folder)
+	path, err := realPath(folder)
 	if err != nil {
 		return nil, err
 	}
@@ -251,6 +264,15 @@ func readStack(folder string) (*build.Stack, error) {
 	}
 	defer func() { _ = root.Close() }() // only read from
 	return build.Read(root.FS(), filepath.Base(path))
+}
+
+// realPath returns where a folder lies: links in a stack lead on from there, and not from a link to it.
+func realPath(folder string) (string, error) {
+	path, err := filepath.EvalSymlinks(folder)
+	if err != nil {
+		return "", err
+	}
+	return filepath.Abs(path)
 }
 
 func chooseVersions(ctx context.Context, stack *build.Stack, earlier remote, options createOptions) (build.Versions, error) {
@@ -322,11 +344,7 @@ func nextVersions(ctx context.Context, stack *build.Stack, channel string, earli
 	if _, err := earlier.Fetch(ctx, latest, root); err != nil {
 		return build.Versions{}, err
 	}
-	previous, err := release.Open(root.FS(), latest)
-	if err != nil {
-		return build.Versions{}, err
-	}
-	return stack.NextVersions(previous, root.FS())
+	return stack.NextVersions(latest, root.FS())
 }
 
 // findPlugin returns the program that makes the node images of a stack, or "" if it needs none.
@@ -345,6 +363,9 @@ func findPlugin(stack *build.Stack) (string, error) {
 func makeNodeImages(ctx context.Context, plugin, stack, prepared, registry string, stdout, stderr io.Writer) error {
 	cmd := exec.CommandContext(ctx, plugin, "create-node-images", stack, prepared, registry)
 	cmd.Stdout, cmd.Stderr = stdout, stderr
+	// A plugin that is building images has machines somewhere, and needs time to give them back.
+	cmd.Cancel = func() error { return cmd.Process.Signal(syscall.SIGTERM) }
+	cmd.WaitDelay = time.Minute
 	if err := cmd.Run(); err != nil {
 		return fmt.Errorf("%s create-node-images: %w", plugin, err)
 	}
