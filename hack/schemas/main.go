@@ -16,6 +16,8 @@ import (
 	"strings"
 
 	"sigs.k8s.io/yaml"
+
+	"github.com/clusterstacks/cluster-stack-operator/internal/sandbox/crds"
 )
 
 // sources are folders with CustomResourceDefinitions, by the go.mod that pins their module.
@@ -82,29 +84,10 @@ func write(folder, file string) error {
 	}
 	delete(crd, "metadata")
 	delete(crd, "status")
-	short, err := json.Marshal(withoutDescriptions(crd))
+	short, err := json.Marshal(crds.WithoutDescriptions(crd))
 	if err != nil {
 		return err
 	}
 	name := strings.TrimSuffix(filepath.Base(file), ".yaml") + ".json"
 	return os.WriteFile(filepath.Join(folder, name), append(short, '\n'), 0o644)
-}
-
-func withoutDescriptions(value any) any {
-	switch v := value.(type) {
-	case map[string]any:
-		for key, field := range v {
-			// A property may have that name too; then the value is its schema.
-			if _, text := field.(string); text && key == "description" {
-				delete(v, key)
-				continue
-			}
-			v[key] = withoutDescriptions(field)
-		}
-	case []any:
-		for i := range v {
-			v[i] = withoutDescriptions(v[i])
-		}
-	}
-	return value
 }

@@ -149,10 +149,11 @@ func bare(validation *apiextensionsv1.CustomResourceValidation) any {
 	if err := json.Unmarshal(raw, &schema); err != nil {
 		return err.Error()
 	}
-	return withoutDescriptions(schema)
+	return WithoutDescriptions(schema)
 }
 
-func withoutDescriptions(value any) any {
+// WithoutDescriptions takes the texts out of a schema, or out of what has schemas in it. It changes the value itself.
+func WithoutDescriptions(value any) any {
 	switch v := value.(type) {
 	case map[string]any:
 		for key, field := range v {
@@ -161,11 +162,11 @@ func withoutDescriptions(value any) any {
 				delete(v, key)
 				continue
 			}
-			v[key] = withoutDescriptions(field)
+			v[key] = WithoutDescriptions(field)
 		}
 	case []any:
 		for i := range v {
-			v[i] = withoutDescriptions(v[i])
+			v[i] = WithoutDescriptions(v[i])
 		}
 	}
 	return value
