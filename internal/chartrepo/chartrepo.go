@@ -183,7 +183,7 @@ func (r *Repositories) fetchAll(ctx context.Context, wanted []*chart.Dependency,
 func resolve(incomplete release.IncompleteChart) ([]*chart.Dependency, error) {
 	all, err := chartlock.Resolve(incomplete.Metadata, incomplete.Lock)
 	if errors.Is(err, chartlock.ErrOutdated) {
-		return nil, refused("%v: run \"helm dependency update\" and publish a new release", err)
+		return nil, refused("%v: run \"csctl dependency update\" on the stack, and publish a release that \"csctl create\" makes of it", err)
 	}
 	if err != nil {
 		return nil, refused("%v", err)
@@ -265,7 +265,7 @@ func (r *Repositories) locate(repository string) (place, error) {
 	}
 	switch {
 	case repository == "" || strings.HasPrefix(repository, "file:"):
-		return place{}, refused("it lies beside the chart, and the release did not bring it along: pack it into charts/ before you publish the release (helm dependency build)")
+		return place{}, refused("it lies beside the chart, and the release did not bring it along: publish a release that \"csctl create\" has made, which packs such charts")
 	case !strings.Contains(repository, "://"):
 		return place{}, refused("%q is a name that only somebody's own Helm knows: write the URL of the repository, or have the administrator map the name to one (--chart-mirrors)", repository)
 	}
@@ -278,7 +278,7 @@ func (r *Repositories) locate(repository string) (place, error) {
 			return at, nil
 		}
 	}
-	return place{}, refused("the repository is not allowed: pack the chart into charts/ before you publish the release, or have the administrator allow the repository (--chart-repositories) or map it to a mirror (--chart-mirrors)")
+	return place{}, refused("the repository is not allowed: publish a release that \"csctl create\" has made, which packs the chart into it, or have the administrator allow the repository (--chart-repositories) or map it to a mirror (--chart-mirrors)")
 }
 
 // below reports whether url is base or below it, and what comes after base. A base such as "https://" has everything

@@ -180,8 +180,8 @@ func TestDependenciesThatAreNotTaken(t *testing.T) {
 		"IndexLeadsToAFile":   {files: edit(charts("1.2.3"), "index.yaml", "[cni-1.2.3.tgz]", "[\"file:///etc/passwd\"]"), give: exactly("1.2.3"), want: "leads to"},
 		"IndexLeadsElsewhere": {files: edit(charts("1.2.3"), "index.yaml", "[cni-1.2.3.tgz]", "[\"https://elsewhere.test/x.tgz\"]"), give: exactly("1.2.3"), want: "not allowed", final: true},
 		"IndexContradicts":    {files: edit(charts("1.2.3"), "index.yaml", "  cni:\n", "  cni:\n  - {version: 1.2.3, urls: [evil.tgz]}\n"), give: exactly("1.2.3"), want: "twice"},
-		"BesideTheChart":      {give: at("file://../cni"), want: "helm dependency build", final: true},
-		"NoRepository":        {give: at(""), want: "helm dependency build", final: true},
+		"BesideTheChart":      {give: at("file://../cni"), want: `"csctl create" has made`, final: true},
+		"NoRepository":        {give: at(""), want: `"csctl create" has made`, final: true},
 		"NameOfSomebodysHelm": {give: at("@stable"), want: "write the URL", final: true},
 		"NotAllowed":          {give: at("https://charts.example.org"), want: "--chart-repositories", final: true},
 		"OtherScheme":         {give: at("ftp://charts.example.org"), want: "not allowed", final: true},
@@ -189,7 +189,7 @@ func TestDependenciesThatAreNotTaken(t *testing.T) {
 			c := depending("1.2.3", url)
 			c.Lock = []byte("digest: sha256:00\ndependencies:\n- {name: cni, version: 1.2.3}\n")
 			return c
-		}, want: "helm dependency update", final: true},
+		}, want: "csctl dependency update", final: true},
 		"LockIsShort": {files: charts("1.2.3"), give: func(url string) release.IncompleteChart {
 			c := depending("1.2.3", url)
 			c.Lock = []byte("digest: sha256:00\n")

@@ -120,7 +120,7 @@ func (p *previewer) complete() error {
 		return err
 	}
 	for _, chart := range incomplete {
-		return fmt.Errorf("release %s: the chart of %s depends on %s, which the release does not bring: run helm dependency build in the chart's folder and build the release again",
+		return fmt.Errorf("release %s: the chart of %s depends on %s, which the release does not bring: build it again with \"csctl create\", which packs them",
 			p.Release.Name, chart.Folder, strings.Join(chart.Missing, ", "))
 	}
 	return nil

@@ -158,7 +158,7 @@ func checkInstallable(c *chart.Chart, kubernetes string) error {
 		}
 	}
 	if missing != nil {
-		return invalid("Chart.yaml", "charts/ lacks %s: build the release with its dependencies in it", strings.Join(missing, ", "))
+		return invalid("Chart.yaml", "charts/ lacks %s: build the release with \"csctl create\", which packs them", strings.Join(missing, ", "))
 	}
 	return nil
 }

@@ -583,7 +583,7 @@ func signedAs(want Want, digest string, rel *release.Release, dependencies bool)
 		refused.Reasons = append(refused.Reasons, "what is signed is another release: "+contradiction)
 	}
 	if dependencies {
-		refused.Reasons = append(refused.Reasons, "it depends on charts that it does not bring along, which nobody has signed: pack them into charts/ before you sign the release (helm dependency build)")
+		refused.Reasons = append(refused.Reasons, "it depends on charts that it does not bring along, which nobody has signed: pack them into charts/ before you sign the release (\"csctl create\" does that)")
 	}
 	if len(refused.Reasons) == 0 {
 		return nil
