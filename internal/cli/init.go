@@ -32,7 +32,7 @@ func newInitCommand() *cobra.Command {
 	cmd := &cobra.Command{
 		Use:   "init <folder>",
 		Short: "Begin a new cluster stack",
-		Long: `Begin a new cluster stack in a folder, which must not have files in it.
+		Long: `Begin a new cluster stack in a folder, which must not have files in it, but may be a git repository.
 
 The new stack is a starter stack of this version of csctl under a name of its own: a cluster class with its templates, and
 addons in stages. It lints clean, builds, and runs in a sandbox as it is.`,
@@ -119,7 +119,7 @@ func writeNew(folder string, files map[string][]byte) error {
 	if err != nil && !errors.Is(err, fs.ErrNotExist) {
 		return err
 	}
-	if len(entries) > 0 {
+	if slices.ContainsFunc(entries, func(entry fs.DirEntry) bool { return entry.Name() != ".git" }) {
 		return fmt.Errorf("%s has files in it: name a folder that is empty or not there yet", folder)
 	}
 	for _, name := range slices.Sorted(maps.Keys(files)) {
