@@ -57,7 +57,7 @@ func lintPage(rules []lint.Rule) []byte {
 
 func severity(s lint.Severity) string { return strings.ToUpper(string(s[:1])) + string(s[1:]) }
 
-var codeForm = regexp.MustCompile(`<< \.\w+ >>|<\w+>(?:-<\w+>)+[\w-]*|<no value>|\{\{ [^}]* \}\}(?:-\{\{ [^}]* \}\})*|\.Cluster\b|--[a-z-]+|\b[A-Za-z]+\.(?:yaml|lock)\b|\bspec\.\w+|helm dependency \w+|csctl create|charts/`)
+var codeForm = regexp.MustCompile(`<< \.\w+ >>|<\w+>(?:-<\w+>)+[\w-]*|<no value>|\{\{ [^}]* \}\}(?:-\{\{ [^}]* \}\})*|\.Cluster\b|--[a-z-]+|\b[A-Za-z]+\.(?:yaml|lock)\b|\bspec\.\w+|csctl dependency update|file://|csctl create|charts/`)
 
 // code marks what in a sentence is code.
 func code(sentence string) string { return codeForm.ReplaceAllString(sentence, "`$0`") }

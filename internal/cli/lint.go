@@ -4,6 +4,7 @@
 package cli
 
 import (
+	"context"
 	"encoding/json"
 	"fmt"
 	"io"
@@ -14,6 +15,7 @@ import (
 
 	"github.com/spf13/cobra"
 
+	"github.com/clusterstacks/cluster-stack-operator/internal/build"
 	"github.com/clusterstacks/cluster-stack-operator/internal/lint"
 	"github.com/clusterstacks/cluster-stack-operator/internal/release"
 	"github.com/clusterstacks/cluster-stack-operator/internal/sandbox/crds"
@@ -25,6 +27,7 @@ type lintOptions struct {
 	previous string
 	crds     []string
 	quiet    bool
+	charts   chartOptions
 }
 
 func newLintCommand() *cobra.Command {
@@ -35,7 +38,8 @@ func newLintCommand() *cobra.Command {
 		Long: `Find what would fail later in the folder of a cluster stack, or of a release.
 
 Charts are rendered by the operator's own code, for made-up clusters at all lifecycle points, and the class is judged
-by Cluster API's own schemas and webhooks. Neither a cluster nor the network is needed.
+by Cluster API's own schemas and webhooks. No cluster is needed. Charts that those of a stack depend on are fetched as
+csctl create does, and looked at as well; where they are out of reach, all the rest is.
 
 Each finding names its rule, the place to mend, and how. The exit code is 1 if there is an error, or with
 --fail-on warning also for a warning. A finding that is meant to stay is silenced in csctl.yaml, with a reason:
@@ -48,11 +52,12 @@ Each finding names its rule, the place to mend, and how. The exit code is 1 if t
 		Example: `  csctl lint stacks/docker/starter/1-35
   csctl lint releases/docker-starter-1-36-v1 --previous releases/docker-starter-1-35-v2
   csctl lint mystack --crds infrastructure-components.yaml
+  csctl lint mystack --chart-mirrors https://helm.cilium.io=./charts
   csctl lint mystack -o sarif > lint.sarif`,
 		Args:              cobra.ExactArgs(1),
 		ValidArgsFunction: oneFolder,
 		RunE: func(cmd *cobra.Command, args []string) error {
-			return runLint(args[0], options, cmd.OutOrStdout())
+			return runLint(cmd.Context(), args[0], options, cmd.OutOrStdout())
 		},
 	}
 	flags := cmd.Flags()
@@ -60,6 +65,7 @@ Each finding names its rule, the place to mend, and how. The exit code is 1 if t
 	flags.StringVar(&options.failOn, "fail-on", string(lint.Error), "the least severity for which the exit code is 1: error, warning or info")
 	flags.StringVar(&options.previous, "previous", "", "folder of the release, or of the stack, from which clusters will come: checks that they can")
 	flags.StringSliceVar(&options.crds, "crds", nil, "files, folders or archives with CustomResourceDefinitions of a provider, to check the fields of its templates. Those of Cluster API are known")
+	options.charts.addFlags(flags)
 	flags.BoolVarP(&options.quiet, "quiet", "q", false, "print errors and warnings only, without what is merely good to know")
 	completeValues(cmd, "output", "text", "json", "sarif")
 	completeValues(cmd, "fail-on", string(lint.Error), string(lint.Warning), string(lint.Info))
@@ -81,7 +87,7 @@ func oneFolder(_ *cobra.Command, args []string, _ string) ([]string, cobra.Shell
 	return nil, cobra.ShellCompDirectiveFilterDirs
 }
 
-func runLint(folder string, options lintOptions, stdout io.Writer) error {
+func runLint(ctx context.Context, folder string, options lintOptions, stdout io.Writer) error {
 	if !slices.Contains([]string{"text", "json", "sarif"}, options.output) {
 		return fmt.Errorf("--output %s: there are text, json and sarif", options.output)
 	}
@@ -89,7 +95,7 @@ func runLint(folder string, options lintOptions, stdout io.Writer) error {
 	if !slices.Contains([]lint.Severity{lint.Error, lint.Warning, lint.Info}, failOn) {
 		return fmt.Errorf("--fail-on %s: there are error, warning and info", options.failOn)
 	}
-	var settings lint.Options
+	settings := lint.Options{Fetch: options.charts.fetch}
 	if len(options.crds) > 0 {
 		set, err := crds.Read(options.crds)
 		if err != nil {
@@ -98,13 +104,13 @@ func runLint(folder string, options lintOptions, stdout io.Writer) error {
 		settings.CRDs = set.CRDs
 	}
 	if options.previous != "" {
-		previous, err := openFolder(options.previous)
+		previous, err := openFolder(ctx, options.previous, options.charts.fetch)
 		if err != nil {
 			return fmt.Errorf("--previous: %w", err)
 		}
 		settings.Previous = previous
 	}
-	report, err := lintFolder(folder, settings)
+	report, err := lintFolder(ctx, folder, settings)
 	if err != nil {
 		return err
 	}
@@ -125,10 +131,10 @@ func runLint(folder string, options lintOptions, stdout io.Writer) error {
 }
 
 // lintFolder lints the stack or the release in a folder, whichever it is.
-func lintFolder(folder string, options lint.Options) (lint.Report, error) {
+func lintFolder(ctx context.Context, folder string, options lint.Options) (lint.Report, error) {
 	var report lint.Report
 	err := inFolder(folder, func(parent *os.Root, base string) (err error) {
-		report, err = lint.Stack(parent.FS(), base, options)
+		report, err = lint.Stack(ctx, parent.FS(), base, options)
 		return err
 	}, func(root *os.Root, name release.Name) (err error) {
 		report, err = lint.Release(root.FS(), name, options)
@@ -138,10 +144,10 @@ func lintFolder(folder string, options lint.Options) (lint.Report, error) {
 }
 
 // openFolder opens the release in a folder, or the stack as one.
-func openFolder(folder string) (*release.Release, error) {
+func openFolder(ctx context.Context, folder string, fetch build.Fetch) (*release.Release, error) {
 	var rel *release.Release
 	err := inFolder(folder, func(parent *os.Root, base string) (err error) {
-		rel, err = lint.Open(parent.FS(), base)
+		rel, err = lint.Open(ctx, parent.FS(), base, fetch)
 		return err
 	}, func(root *os.Root, name release.Name) (err error) {
 		rel, err = release.Open(root.FS(), name)
@@ -153,20 +159,11 @@ func openFolder(folder string) (*release.Release, error) {
 // inFolder calls one function with the folder above a stack, since a stack may link to files beside it, and the other one
 // with the folder of a release.
 func inFolder(folder string, stack func(parent *os.Root, base string) error, rel func(root *os.Root, name release.Name) error) error {
-	path, err := filepath.Abs(folder)
+	path, err := realPath(folder)
 	if err != nil {
 		return err
 	}
-	root, err := os.OpenRoot(path)
-	if err != nil {
-		return err
-	}
-	defer func() { _ = root.Close() }() // only read from
-	isStack, err := lint.Kind(root.FS())
-	if err != nil {
-		return fmt.Errorf("%s: %w", folder, err)
-	}
-	if isStack {
+	if isStack(path) {
 		parent, err := os.OpenRoot(filepath.Dir(path))
 		if err != nil {
 			return err
@@ -174,10 +171,18 @@ func inFolder(folder string, stack func(parent *os.Root, base string) error, rel
 		defer func() { _ = parent.Close() }() // only read from
 		return stack(parent, filepath.Base(path))
 	}
+	if !has(path, release.MetadataFile) {
+		return fmt.Errorf("%s: it is neither the folder of a cluster stack nor of a release: it has no %s and no %s", folder, stackFile, release.MetadataFile)
+	}
 	name, err := release.ParseName(filepath.Base(path))
 	if err != nil {
 		return fmt.Errorf("the folder of a release is called like the release: %w", err)
 	}
+	root, err := os.OpenRoot(path)
+	if err != nil {
+		return err
+	}
+	defer func() { _ = root.Close() }() // only read from
 	return rel(root, name)
 }
 

@@ -16,8 +16,16 @@ import (
 	"github.com/clusterstacks/cluster-stack-operator/internal/release"
 )
 
-// stackFile is what the folder of a stack has and no release.
+// stackFile is what the folder of a stack has. Some tools copy it into releases.
 const stackFile = "csctl.yaml"
+
+// isStack tells the folder of a stack from that of a release, and from one that is neither.
+func isStack(folder string) bool { return has(folder, stackFile) && !has(folder, release.MetadataFile) }
+
+func has(folder, file string) bool {
+	_, err := os.Stat(filepath.Join(folder, file))
+	return err == nil
+}
 
 // subjectHelp says in help pages what a STACK or a RELEASE may be.
 const subjectHelp = `STACK is the folder of a cluster stack, which is built first, as csctl create --mode hash does, with the charts that
@@ -59,7 +67,7 @@ func (f *subjectFlags) cluster() (*preview.Cluster, error) {
 
 // with opens a stack or a release and hands it to use. Its files are gone afterwards.
 func (f *subjectFlags) with(ctx context.Context, text string, use func(*release.Release) error) error {
-	if _, err := os.Stat(filepath.Join(text, stackFile)); err == nil {
+	if isStack(text) {
 		return withStack(ctx, text, &f.charts, use)
 	}
 	p, err := f.open(ctx, text)

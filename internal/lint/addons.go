@@ -5,7 +5,6 @@ package lint
 
 import (
 	"encoding/json"
-	"path"
 	"regexp"
 	"slices"
 	"strconv"
@@ -16,7 +15,6 @@ import (
 	"k8s.io/apimachinery/pkg/runtime/serializer"
 	"k8s.io/client-go/kubernetes/scheme"
 
-	"github.com/clusterstacks/cluster-stack-operator/internal/release"
 	"github.com/clusterstacks/cluster-stack-operator/internal/render"
 	"github.com/clusterstacks/cluster-stack-operator/internal/sample"
 )
@@ -150,8 +148,11 @@ func (l *linter) checkNoValue(file string, template []byte, values map[string]an
 }
 
 var (
-	actionForm = regexp.MustCompile(`\{\{[^}]*?\b(lookup|getHostByName)\b`)
-	hookForm   = regexp.MustCompile(`helm\.sh/hook["']?:\s*["']?([a-z, -]+)`)
+	actionForm = regexp.MustCompile(`\{\{.*?\}\}|\{\{.*`)
+	// quotedForm is what in an action calls nothing: comments, texts, and what is named by a dot or a dollar sign.
+	quotedForm = regexp.MustCompile("/\\*.*?(?:\\*/|$)|\"(?:[^\"\\\\]|\\\\.)*\"|`[^`]*`|[.$][A-Za-z0-9_.]+")
+	callForm   = regexp.MustCompile(`\b(lookup|getHostByName)\b`)
+	hookForm   = regexp.MustCompile(`^[^#]*helm\.sh/hook["']?:\s*["']?([a-z-]+(?:\s*,\s*[a-z-]+)*)`)
 	hooksRun   = []string{"pre-install", "post-install", "pre-upgrade", "post-upgrade", "pre-delete", "post-delete", "crd-install"}
 )
 
@@ -163,10 +164,11 @@ func (l *linter) checkTemplates(c chart) {
 			continue
 		}
 		for i, line := range strings.Split(string(file.Data), "\n") {
-			for _, found := range actionForm.FindAllStringSubmatch(line, -1) {
-				if found[1] == "lookup" {
+			for _, action := range actionForm.FindAllString(line, -1) {
+				switch callForm.FindString(quotedForm.ReplaceAllString(action, "")) {
+				case "lookup":
 					l.report("lookup", c.at(file.Name, i+1), "lookup finds nothing: charts are rendered without a cluster")
-				} else {
+				case "getHostByName":
 					l.report("forbidden-function", c.at(file.Name, i+1), "getHostByName finds nothing: a render has no network")
 				}
 			}
@@ -174,10 +176,9 @@ func (l *linter) checkTemplates(c chart) {
 			if found == nil {
 				continue
 			}
-			for _, event := range strings.Split(found[1], ",") {
-				if event = strings.TrimSpace(event); !slices.Contains(hooksRun, event) {
-					l.report("hook-ignored", c.at(file.Name, i+1), "the hook %s never runs", event)
-				}
+			events := strings.FieldsFunc(found[1], func(r rune) bool { return r == ',' || r == ' ' })
+			if !slices.ContainsFunc(events, func(event string) bool { return slices.Contains(hooksRun, event) }) {
+				l.report("hook-ignored", c.at(file.Name, i+1), "the hook %s never runs", strings.Join(events, ", "))
 			}
 		}
 	}
@@ -250,6 +251,7 @@ var gone = map[string]int{
 	"apiregistration.k8s.io/v1beta1": 22, "scheduling.k8s.io/v1beta1": 22, "coordination.k8s.io/v1beta1": 22,
 	"certificates.k8s.io/v1beta1": 22, "policy/v1beta1": 25, "batch/v1beta1": 25, "discovery.k8s.io/v1beta1": 25,
 	"autoscaling/v2beta1": 25, "autoscaling/v2beta2": 26, "storage.k8s.io/v1beta1": 27, "flowcontrol.apiserver.k8s.io/v1beta1": 26,
+	"authentication.k8s.io/v1beta1": 22, "authorization.k8s.io/v1beta1": 22, "events.k8s.io/v1beta1": 25, "node.k8s.io/v1beta1": 25,
 	"flowcontrol.apiserver.k8s.io/v1beta2": 29, "flowcontrol.apiserver.k8s.io/v1beta3": 32,
 }
 
@@ -301,31 +303,4 @@ func fieldIn(message string) string {
 		return parts[1]
 	}
 	return ""
-}
-
-// checkDependencies checks on what charts depend, and whether that can change.
-func (l *linter) checkDependencies() {
-	l.checkChartDependencies(chart{folder: l.where.class(), files: l.rel.ClassChart()})
-	for _, name := range l.rel.Addons() {
-		if files, err := l.rel.AddonChart(name); err == nil {
-			l.checkChartDependencies(chart{name: name, folder: l.where.addon(name), files: files})
-		}
-	}
-}
-
-// vendored returns the version of a chart in charts/, if it is there as an archive or as a folder.
-func vendored(files release.Chart, name string) (version string, found bool) {
-	for _, file := range files {
-		if inner, is := strings.CutPrefix(file.Name, "charts/"+name+"-"); is && path.Ext(inner) == ".tgz" && !strings.Contains(inner, "/") {
-			if got, version, err := release.ReadPackage(file.Data); err == nil && got == name {
-				return version, true
-			}
-		}
-		if file.Name == "charts/"+name+"/"+chartFile {
-			_, version, _ := strings.Cut(string(file.Data), "\nversion:")
-			version, _, _ = strings.Cut(version, "\n")
-			return strings.Trim(version, " \"'"), true
-		}
-	}
-	return "", false
 }

@@ -136,8 +136,8 @@ func (l *linter) checkVersionsIn(c class, object *unstructured.Unstructured) {
 // checkReferences compares the references of the ClusterClass with the templates of its chart.
 func (l *linter) checkReferences(c class) {
 	used := map[string]bool{}
-	var walk func(value any, path string)
-	walk = func(value any, path string) {
+	var walk func(of *unstructured.Unstructured, value any, path string)
+	walk = func(of *unstructured.Unstructured, value any, path string) {
 		switch value := value.(type) {
 		case map[string]any:
 			kind, _ := value["kind"].(string)
@@ -146,31 +146,34 @@ func (l *linter) checkReferences(c class) {
 			if strings.HasSuffix(kind, "Template") && name != "" && apiVersion != "" {
 				group, _, _ := strings.Cut(apiVersion, "/")
 				used[group+"/"+kind+"/"+name] = true
-				if find(c.result.Objects, group, kind, name) == nil {
-					l.report("template-missing", c.findField(c.object, path+".name"), "the class refers to %s %s, which is not in the chart", kind, name)
+				if of.GetKind() == c.object.GetKind() && find(c.result.Objects, group, kind, name) == nil {
+					l.report("template-missing", c.findField(of, path+".name"), "the class refers to %s %s, which is not in the chart", kind, name)
 				}
 				return
 			}
 			for key, v := range value {
-				walk(v, path+"."+key)
+				walk(of, v, path+"."+key)
 			}
 		case []any:
 			for i, v := range value {
-				walk(v, path+"["+strconv.Itoa(i)+"]")
+				walk(of, v, path+"["+strconv.Itoa(i)+"]")
 			}
 		}
 	}
-	spec, _ := c.object.Object["spec"].(map[string]any)
-	for key, value := range spec {
-		if key != "patches" && key != "variables" {
-			walk(value, "spec."+key)
+	// A chart may have further classes, and templates that refer to one another.
+	for _, object := range c.result.Objects {
+		spec, _ := object.Object["spec"].(map[string]any)
+		for key, value := range spec {
+			if object.GetKind() != c.object.GetKind() || key != "patches" && key != "variables" {
+				walk(object, value, "spec."+key)
+			}
 		}
 	}
 	for _, object := range c.result.Objects {
 		gvk := object.GroupVersionKind()
 		isTemplate := strings.HasSuffix(gvk.Kind, "Template") && strings.HasSuffix(gvk.Group, ".cluster.x-k8s.io")
 		if isTemplate && !used[gvk.Group+"/"+gvk.Kind+"/"+object.GetName()] {
-			l.report("template-unused", c.find(object), "nothing in the ClusterClass refers to %s %s", gvk.Kind, object.GetName())
+			l.report("template-unused", c.find(object), "nothing refers to %s %s", gvk.Kind, object.GetName())
 		}
 	}
 }
@@ -311,7 +314,9 @@ func (l *linter) reportRender(c chart, values string, err error) {
 			id = "forbidden-function"
 		}
 	case strings.HasPrefix(text, "charts/ lacks"):
-		text, _, _ = strings.Cut(text, ": build the release")
+		if text, _, _ = strings.Cut(text, ": build the release"); l.outOfReach[c.folder] != nil {
+			text += fmt.Sprintf(": %v", l.outOfReach[c.folder])
+		}
 		id, where = "dependency-missing", c.at(at.File, lineOfText(fileOf(c.files, chartFile), "dependencies:"))
 	case strings.HasPrefix(text, "the chart wants Kubernetes"):
 		id, where = "kubernetes-version", c.at(at.File, lineOfText(fileOf(c.files, chartFile), "kubeVersion:"))

@@ -131,9 +131,28 @@ func entries(node *yaml.Node) func(yield func(key, value *yaml.Node) bool) {
 		if node == nil || node.Kind != yaml.MappingNode {
 			return
 		}
+		own := map[string]bool{}
+		var merged []*yaml.Node
 		for i := 0; i+1 < len(node.Content); i += 2 {
-			if !yield(node.Content[i], resolved(node.Content[i+1])) {
+			key, value := node.Content[i], resolved(node.Content[i+1])
+			if key.Tag == "!!merge" {
+				merged = append(merged, value)
+				merged = append(merged, items(value)...)
+				continue
+			}
+			if own[key.Value] = true; !yield(key, value) {
 				return
+			}
+		}
+		// What a map takes over from others by <<, the first of them that has it.
+		for _, from := range merged {
+			for key, value := range entries(from) {
+				if own[key.Value] {
+					continue
+				}
+				if own[key.Value] = true; !yield(key, value) {
+					return
+				}
 			}
 		}
 	}

@@ -4,85 +4,102 @@
 package lint
 
 import (
-	"crypto/sha256"
-	"encoding/hex"
-	"encoding/json"
+	"context"
+	"errors"
 	"strings"
 
-	"github.com/Masterminds/semver/v3"
-	helmchart "helm.sh/helm/v4/pkg/chart/v2"
-	"sigs.k8s.io/yaml"
+	"github.com/clusterstacks/cluster-stack-operator/internal/build"
+	"github.com/clusterstacks/cluster-stack-operator/internal/chartlock"
+	"github.com/clusterstacks/cluster-stack-operator/internal/release"
 )
 
-const lockFile = "Chart.lock"
+// lenient makes a function that fetches charts one that has none where they cannot be had, and tells why.
+func lenient(fetch build.Fetch, missed func(folder string, err error)) build.Fetch {
+	return func(ctx context.Context, lacking release.IncompleteChart) ([]release.File, error) {
+		if fetch == nil {
+			return nil, nil
+		}
+		files, err := fetch(ctx, lacking)
+		if err != nil {
+			missed(lacking.Folder, err)
+		}
+		return files, nil
+	}
+}
 
-func (l *linter) checkChartDependencies(c chart) {
-	data, _ := c.files.File(chartFile)
-	var metadata struct {
-		Dependencies []*helmchart.Dependency `json:"dependencies"`
+// complete gives the charts of a stack what they depend on, as far as it can be had.
+func (l *linter) complete(ctx context.Context, stack *build.Stack) {
+	before, malformed := len(l.found), l.reported("chart-malformed")
+	for _, folder := range stack.Charts() {
+		// What is wrong with its .helmignore keeps the stack from being built, and is said then.
+		if files, err := stack.Chart(folder); err == nil {
+			l.checkChartDependencies(chart{folder: folder, files: files}, true)
+		}
 	}
-	if err := yaml.Unmarshal(data, &metadata); err != nil || len(metadata.Dependencies) == 0 {
-		return // malformed ones are reported when they are rendered
+	err := stack.Complete(ctx, lenient(l.Fetch, func(folder string, err error) { l.outOfReach[folder] = err }))
+	if err != nil && !malformed && len(l.found) == before {
+		l.report("build", place{}, "%v", err)
 	}
-	locked, hasLock := l.readLock(c, metadata.Dependencies)
-	for _, dependency := range metadata.Dependencies {
-		at := c.at(chartFile, lineOfText(data, "name: "+dependency.Name))
-		version, here := vendored(c.files, dependency.Name)
-		wanted, err := semver.NewConstraint(dependency.Version)
+}
+
+// checkDependencies checks what the charts of a release depend on.
+func (l *linter) checkDependencies() {
+	l.checkChartDependencies(chart{folder: l.where.class(), files: l.rel.ClassChart()}, false)
+	for _, name := range l.rel.Addons() {
+		if files, err := l.rel.AddonChart(name); err == nil {
+			l.checkChartDependencies(chart{name: name, folder: l.where.addon(name), files: files}, false)
+		}
+	}
+}
+
+// checkChartDependencies checks what a chart depends on. In a stack, others of its charts can be meant by file://.
+func (l *linter) checkChartDependencies(c chart, inStack bool) {
+	list, err := c.files.Incomplete()
+	if err != nil {
+		if !l.reported("chart-malformed") {
+			l.report("chart-malformed", c.at(chartFile, lineIn(err)), "%v", err)
+		}
+		return
+	}
+	wanted, err := chartlock.Read(list.Metadata)
+	if err != nil {
+		l.report("chart-malformed", c.at(list.MetadataFile, lineOfText(list.Metadata, "dependencies:")), "%v", err)
+		return
+	}
+	exact, err := chartlock.Resolve(list.Metadata, list.Lock)
+	wantedBy := list.LockFile
+	switch {
+	case list.Lock == nil:
+		wantedBy = list.MetadataFile
+	case errors.Is(err, chartlock.ErrOutdated):
+		l.report("lock-outdated", c.at(list.LockFile, lineOfText(list.Lock, "digest:")), "it was made for other dependencies than %s lists", list.MetadataFile)
+	case err != nil:
+		l.report("lock-outdated", c.at(list.LockFile, lineIn(err)), "%v", err)
+	}
+	if err != nil {
+		exact, wantedBy = wanted, list.MetadataFile
+	}
+	vendored := build.VendoredIn(c.files)
+	for i, dependency := range wanted {
+		at := c.at(list.MetadataFile, lineOfText(list.Metadata, "name: "+dependency.Name))
+		var here *build.Vendored
+		for j := range vendored {
+			if vendored[j].Name == dependency.Name && (here == nil || vendored[j].Fits(exact[i])) {
+				here = &vendored[j]
+			}
+		}
+		isFile := strings.HasPrefix(dependency.Repository, "file://")
 		switch {
-		case dependency.Version == "" || err != nil:
-			l.report("dependency-unpinned", at, "chart %s has the version %q, which is none", dependency.Name, dependency.Version)
-			continue
-		case !exact(dependency.Version) && !hasLock && !here:
+		case here != nil:
+			if !here.Fits(exact[i]) {
+				l.report("dependency-version", at, "charts/ has %s %s, %s wants %s", dependency.Name, here.Version, wantedBy, exact[i].Version)
+			}
+		case strings.TrimSpace(dependency.Repository) == "":
+			l.report("dependency-nowhere", at, "chart %s is not in charts/ and names no repository", dependency.Name)
+		case isFile && !inStack:
+			l.report("dependency-nowhere", at, "chart %s is not in charts/ and was beside the chart: %s", dependency.Name, dependency.Repository)
+		case !isFile && !chartlock.Exact(exact[i].Version) && err == nil:
 			l.report("dependency-unpinned", at, "chart %s may be any version in %q: each build may take another one", dependency.Name, dependency.Version)
 		}
-		if !here {
-			if strings.TrimSpace(dependency.Repository) == "" {
-				l.report("dependency-nowhere", at, "chart %s is not in charts/ and names no repository", dependency.Name)
-			}
-			continue
-		}
-		if is, err := semver.NewVersion(version); err == nil && !wanted.Check(is) {
-			l.report("dependency-version", at, "charts/ has %s %s, the chart wants %s", dependency.Name, version, dependency.Version)
-		} else if pinned := locked[dependency.Name]; pinned != "" && strings.TrimPrefix(pinned, "v") != strings.TrimPrefix(version, "v") {
-			l.report("dependency-version", at, "charts/ has %s %s, Chart.lock wants %s", dependency.Name, version, pinned)
-		}
 	}
-}
-
-// exact reports whether a constraint is met by one version only.
-func exact(constraint string) bool {
-	_, err := semver.StrictNewVersion(strings.TrimPrefix(strings.TrimPrefix(constraint, "="), "v"))
-	return err == nil
-}
-
-// readLock returns the versions of Chart.lock by name.
-func (l *linter) readLock(c chart, wanted []*helmchart.Dependency) (versions map[string]string, found bool) {
-	data, found := c.files.File(lockFile)
-	if !found {
-		return nil, false
-	}
-	var lock helmchart.Lock
-	if err := yaml.Unmarshal(data, &lock); err != nil {
-		l.report("lock-outdated", c.at(lockFile, lineIn(err)), "it cannot be read: %v", err)
-		return nil, true
-	}
-	versions = map[string]string{}
-	for _, dependency := range lock.Dependencies {
-		versions[dependency.Name] = dependency.Version
-	}
-	if digest := digestOf([2][]*helmchart.Dependency{wanted, lock.Dependencies}); lock.Digest != digest && lock.Digest != digestOf(wanted) {
-		l.report("lock-outdated", c.at(lockFile, lineOfText(data, "digest:")), "it was made for other dependencies than Chart.yaml lists")
-	}
-	return versions, true
-}
-
-// digestOf is what Helm writes into a lock file: HashReq in helm.sh/helm/v4/internal/resolver.
-func digestOf(value any) string {
-	data, err := json.Marshal(value)
-	if err != nil {
-		return ""
-	}
-	sum := sha256.Sum256(data)
-	return "sha256:" + hex.EncodeToString(sum[:])
 }

@@ -4,13 +4,14 @@
 // Package lint finds in a cluster stack, or in a release, what would fail later: when it is built, when it is rendered for
 // a cluster, when it is applied, or when a cluster moves on to it.
 //
-// A stack or release goes in, findings come out; nothing is asked of a cluster or of the network. Charts are rendered by the
+// A stack or release goes in, findings come out; nothing is asked of a cluster. Charts are rendered by the
 // operator's own code for made-up clusters, and the class is judged by Cluster API's own code, so that what they say here
 // is what they will say later. How findings are shown is the caller's.
 package lint
 
 import (
 	"cmp"
+	"context"
 	"errors"
 	"fmt"
 	"io/fs"
@@ -76,6 +77,8 @@ type Options struct {
 	CRDs []*apiextensionsv1.CustomResourceDefinition
 	// Previous is the release from which clusters will come, if one is to be compared with.
 	Previous *release.Release
+	// Fetch has the charts that those of a stack depend on. Where it is nil, or they cannot be had, they are not looked at.
+	Fetch build.Fetch
 }
 
 // version is what a stack is built as to be looked at. It is found in no name by accident.
@@ -86,7 +89,7 @@ var Versions = build.Versions{ClusterStack: version, ClusterAddon: version, Node
 
 // Stack lints the stack in a folder of fsys. It may link to files beside that folder. An error means that the folder
 // could not be looked at.
-func Stack(fsys fs.FS, folder string, o Options) (Report, error) {
+func Stack(ctx context.Context, fsys fs.FS, folder string, o Options) (Report, error) {
 	l, err := newLinter(o)
 	if err != nil {
 		return Report{}, err
@@ -103,10 +106,11 @@ func Stack(fsys fs.FS, folder string, o Options) (Report, error) {
 		}
 		return l.finish(config), nil
 	}
-	l.files = stack.Files()
+	l.files, l.addons = stack.Files(), append([]string{}, stack.Addons()...)
 	_, multistage := l.files[release.StagesFile]
 	l.where = stackPlaces{multistage}
 	l.checkSources(stack)
+	l.complete(ctx, stack)
 	l.openStack(stack)
 	l.checkRelease()
 	return l.finish(config), nil
@@ -142,6 +146,7 @@ func Release(fsys fs.FS, name release.Name, o Options) (Report, error) {
 	default:
 		l.rel = rel
 		l.where = releasePlaces{rel: rel, archives: archivesOf(entries, rel)}
+		l.checkDependencies()
 		l.checkContradictions(rel)
 	}
 	l.checkRelease()
@@ -149,9 +154,12 @@ func Release(fsys fs.FS, name release.Name, o Options) (Report, error) {
 }
 
 // Open builds the stack in a folder as it is linted, for who wants to compare with it.
-func Open(fsys fs.FS, folder string) (*release.Release, error) {
+func Open(ctx context.Context, fsys fs.FS, folder string, fetch build.Fetch) (*release.Release, error) {
 	stack, err := build.Read(fsys, folder)
 	if err != nil {
+		return nil, err
+	}
+	if err := stack.Complete(ctx, lenient(fetch, func(string, error) {})); err != nil {
 		return nil, err
 	}
 	built, err := stack.Build(Versions)
@@ -166,10 +174,14 @@ type linter struct {
 	schemas *clusterapi.Schemas
 	// files of the stack or release that are text, by path.
 	files map[string][]byte
+	// addons are the names of those of a stack; nil for a release, which cannot be opened without their charts.
+	addons []string
 	// rel is nil where the release cannot be opened.
 	rel   *release.Release
 	where places
 	found map[Finding]bool
+	// outOfReach says why charts that a chart depends on could not be fetched, by the folder of the chart.
+	outOfReach map[string]error
 }
 
 // place is where to mend something.
@@ -183,7 +195,7 @@ func newLinter(o Options) (*linter, error) {
 	if err != nil {
 		return nil, err
 	}
-	return &linter{Options: o, schemas: schemas, files: map[string][]byte{}, found: map[Finding]bool{}}, nil
+	return &linter{Options: o, schemas: schemas, files: map[string][]byte{}, found: map[Finding]bool{}, outOfReach: map[string]error{}}, nil
 }
 
 // report notes a finding. The same one twice counts once: a list may stand for two points, and a sample for many.
@@ -197,6 +209,16 @@ func (l *linter) report(id string, at place, format string, args ...any) {
 		Rule: rule.ID, Severity: rule.Severity, File: at.file, Line: at.line,
 		Message: message, Why: rule.Why, Mend: rule.Mend,
 	}] = true
+}
+
+// reported tells whether there is a finding of a rule.
+func (l *linter) reported(rule string) bool {
+	for finding := range l.found {
+		if finding.Rule == rule {
+			return true
+		}
+	}
+	return false
 }
 
 // failed reports whether there is an error among the findings.
@@ -214,7 +236,6 @@ func (l *linter) checkRelease() {
 	if l.rel == nil {
 		return
 	}
-	l.checkDependencies()
 	class := l.checkClass()
 	l.checkAddons(class)
 	l.checkPrevious(class)

@@ -4,7 +4,9 @@
 package lint_test
 
 import (
+	"context"
 	"encoding/json"
+	"errors"
 	"fmt"
 	"maps"
 	"os"
@@ -162,11 +164,16 @@ var faults = map[string]fault{
 	"DependencyVersion":  {spoil: all(add(metrics+"Chart.yaml", fmt.Sprintf(dependency, "1.2.3")), vendor("1.2.2")), want: "dependency-version", in: metrics + "Chart.yaml", on: "name: sub"},
 	"LockOutdated":       {spoil: all(add(metrics+"Chart.yaml", fmt.Sprintf(dependency, "1.2.3")), vendor("1.2.3"), write(metrics+"Chart.lock", "dependencies:\n- name: sub\n  repository: https://charts.example.com\n  version: 1.2.3\ndigest: sha256:0\n")), want: "lock-outdated", in: metrics + "Chart.lock", on: "digest"},
 
+	"DependencyBesideInTheStackFails": {why: "csctl create would fail", spoil: add(metrics+"Chart.yaml", "dependencies:\n  - {name: sub, version: 1.2.3, repository: file://../../common}\n"), want: "build", also: []string{"dependency-missing"}},
+	"DependencyOfNoName":              {spoil: add(metrics+"Chart.yaml", fmt.Sprintf(strings.Replace(dependency, "sub", "../sub", 1), "1.2.3")), want: "chart-malformed", in: metrics + "Chart.yaml", also: []string{"dependency-missing"}},
+	"NameTooLongForHashMode":          {why: "v1 would fit, and what csctl create --mode hash makes not", spoil: all(replace("csctl.yaml", "clusterStackName: starter", "clusterStackName: "+strings.Repeat("long", 9)+"x"), replace("cluster-class/Chart.yaml", "docker-starter-", "docker-"+strings.Repeat("long", 9)+"x"+"-")), want: "release-name", in: "csctl.yaml", on: "clusterStackName"},
+
 	// Stages
 	"StagesNotYAML":       {spoil: replace(stagesYAML, "  BeforeClusterUpgrade: *addons", "  BeforeClusterUpgrade: *everything"), want: "stages-malformed", in: stagesYAML},
 	"StagesKeyTwice":      {spoil: add(stagesYAML, "  BeforeClusterUpgrade: []\n"), want: "stages-malformed", in: stagesYAML, on: "BeforeClusterUpgrade: []"},
 	"StagesNotAList":      {spoil: replace(stagesYAML, "*addons", "{name: cni}"), want: "stages-malformed", in: stagesYAML, on: "{name: cni}", also: []string{"upgrade-incomplete"}},
 	"StagesHealthyIsText": {spoil: replace(stagesYAML, "- name: metrics-server\n", "- name: metrics-server\n      waitForHealthy: 'yes'\n"), want: "stages-malformed", in: stagesYAML, on: "waitForHealthy"},
+	"StagesOfAnEmptyFile": {why: "it can be built", spoil: write(stagesYAML, "# later\n"), want: "stages-empty", in: stagesYAML, on: "later"},
 	"StagesEmpty":         {spoil: write(stagesYAML, "addonStages: {}\n"), want: "stages-empty", in: stagesYAML, on: "addonStages"},
 	"StageKeyMisspelt":    {spoil: replace(stagesYAML, "waitForPostCondition", "waitForPostConditions"), want: "stages-unknown-key", in: stagesYAML, on: "waitForPostConditions"},
 	"StageObjectKey":      {spoil: replace(stagesYAML, "            namespace:", "            nameSpace:"), want: "stages-unknown-key", in: stagesYAML, on: "nameSpace"},
@@ -269,7 +276,7 @@ func TestEachFaultIsFoundWhereItIs(t *testing.T) {
 			t.Parallel()
 			f := good(t)
 			tt.spoil(t, f)
-			report, err := lint.Stack(f.fsys("stack"), "stack", lint.Options{})
+			report, err := lint.Stack(t.Context(), f.fsys("stack"), "stack", lint.Options{})
 			if err != nil {
 				t.Fatal(err)
 			}
@@ -390,7 +397,7 @@ func TestWhatKeepsClustersFromMovingIsFound(t *testing.T) {
 		t.Run(test, func(t *testing.T) {
 			f := good(t)
 			tt.spoil(t, f)
-			report, err := lint.Stack(f.fsys("stack"), "stack", lint.Options{Previous: previous})
+			report, err := lint.Stack(t.Context(), f.fsys("stack"), "stack", lint.Options{Previous: previous})
 			if err != nil {
 				t.Fatal(err)
 			}
@@ -401,7 +408,7 @@ func TestWhatKeepsClustersFromMovingIsFound(t *testing.T) {
 		})
 	}
 	t.Run("NothingHasChanged", func(t *testing.T) {
-		report, err := lint.Stack(good(t).fsys("stack"), "stack", lint.Options{Previous: previous})
+		report, err := lint.Stack(t.Context(), good(t).fsys("stack"), "stack", lint.Options{Previous: previous})
 		if err != nil || len(report.Findings) > 0 {
 			t.Errorf("%v, %+v", err, report.Findings)
 		}
@@ -430,6 +437,98 @@ func TestEveryRuleIsBrokenByATest(t *testing.T) {
 	}
 }
 
+// What charts and stacks do in practice is no fault.
+func TestNothingIsFoundInWhatIsRight(t *testing.T) {
+	workload := func(kind, spec string) string {
+		return "apiVersion: apps/v1\nkind: " + kind + "\nmetadata: {name: w}\nspec:\n  selector: {matchLabels: {a: w}}\n  template:\n    metadata: {labels: {a: w}}\n    spec:\n" +
+			"      containers: [{name: c, image: 'registry.example.com/c:v1'}]\n" + spec
+	}
+	for name, tt := range map[string]struct {
+		why   string
+		spoil func(*testing.T, files)
+	}{
+		"StagesByMergeKeys":   {spoil: replace(stagesYAML, "    - name: metrics-server\n      action: apply", "    - <<: {action: apply}\n      name: metrics-server")},
+		"HookOfAValue":        {why: "what it is is not known here", spoil: write(metrics+"templates/h.yaml", "apiVersion: v1\nkind: ConfigMap\nmetadata:\n  name: h\n  annotations:\n    helm.sh/hook: {{ .Values.hook | default \"pre-install\" }}\n")},
+		"HooksOfWhichOneRuns": {spoil: write(metrics+"templates/h.yaml", "apiVersion: v1\nkind: ConfigMap\nmetadata:\n  name: h\n  annotations:\n    \"helm.sh/hook\": pre-install, pre-rollback\n    \"helm.sh/hook-weight\": \"1\"\n")},
+		"HookInAComment":      {spoil: add(metrics+"templates/rbac.yaml", "# helm.sh/hook: test is for others\n")},
+		"LookupOfNoFunction":  {spoil: add(metrics+"templates/rbac.yaml", "{{/* lookup is not called here */}}\n{{ $lookup := .Values.lookup | default \"lookup\" }}{{ if $lookup }}{{ end }}\n")},
+		"TagsInWhatIsIgnored": {why: "it is not part of the release", spoil: all(write(metrics+".helmignore", "README.md\n"), write(metrics+"README.md", "Write << .Anything >> here.\n"))},
+		"WindowsLines": {spoil: func(_ *testing.T, f files) {
+			for file, text := range f {
+				f[file] = strings.ReplaceAll(text, "\n", "\r\n")
+			}
+		}},
+		"DeploymentOnTheHostNetwork": {why: "it may be anywhere", spoil: write(metrics+"templates/w.yaml", workload("Deployment", "      hostNetwork: true\n"))},
+		"DaemonForSomeNodes":         {spoil: write(metrics+"templates/w.yaml", workload("DaemonSet", "      hostNetwork: true\n      nodeSelector: {ingress: 'true', kubernetes.io/os: linux}\n"))},
+		"SecondClass": {why: "its templates are used by it", spoil: write("cluster-class/templates/second.yaml", `apiVersion: cluster.x-k8s.io/v1beta2
+kind: ClusterClass
+metadata:
+  name: {{ .Release.Name }}-{{ .Chart.Version }}-small
+spec:
+  infrastructure:
+    templateRef: {apiVersion: infrastructure.cluster.x-k8s.io/v1beta2, kind: DevClusterTemplate, name: "{{ .Release.Name }}-{{ .Chart.Version }}-small"}
+  controlPlane:
+    templateRef: {apiVersion: controlplane.cluster.x-k8s.io/v1beta2, kind: KubeadmControlPlaneTemplate, name: "{{ .Release.Name }}-{{ .Chart.Version }}-control-plane"}
+---
+apiVersion: infrastructure.cluster.x-k8s.io/v1beta2
+kind: DevClusterTemplate
+metadata:
+  name: {{ .Release.Name }}-{{ .Chart.Version }}-small
+spec:
+  template:
+    spec:
+      backend:
+        docker: {}
+`)},
+		"ChartBesideTheAddon": {why: "it is in the stack", spoil: all(
+			add(metrics+"Chart.yaml", "dependencies:\n  - {name: common, version: 1.2.3, repository: file://../../common}\n"),
+			write("common/Chart.yaml", "apiVersion: v2\nname: common\nversion: 1.2.3\ntype: library\n"), write("common/templates/_x.tpl", "{{ define \"x\" }}{{ end }}"),
+		)},
+	} {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			f := good(t)
+			tt.spoil(t, f)
+			report, err := lint.Stack(t.Context(), f.fsys("stack"), "stack", lint.Options{})
+			if err != nil {
+				t.Fatal(err)
+			}
+			for _, finding := range report.Findings {
+				t.Errorf("%s:%d: %s: %s", finding.File, finding.Line, finding.Rule, finding.Message)
+			}
+		})
+	}
+}
+
+// Charts of others are looked at where they can be had; where not, all the rest is.
+func TestChartsOfOthersAreLookedAt(t *testing.T) {
+	f := good(t)
+	add(metrics+"Chart.yaml", fmt.Sprintf(dependency, "1.2.3"))(t, f)
+	packed := releasetest.Archive(map[string]string{
+		"sub/Chart.yaml":       "apiVersion: v2\nname: sub\nversion: 1.2.3\n",
+		"sub/templates/c.yaml": "apiVersion: v1\nkind: ConfigMap\nmetadata: {name: c, namespace: absent}\n",
+	})
+	for name, tt := range map[string]struct {
+		fetch   build.Fetch
+		want    string
+		message string
+	}{
+		"There": {func(context.Context, release.IncompleteChart) ([]release.File, error) {
+			return []release.File{{Name: "sub-1.2.3.tgz", Data: packed}}, nil
+		}, "namespace-missing", "absent"},
+		"OutOfReach": {func(context.Context, release.IncompleteChart) ([]release.File, error) {
+			return nil, errors.New("no route to host")
+		}, "dependency-missing", "charts/ lacks sub 1.2.3 (https://charts.example.com): no route to host"},
+	} {
+		t.Run(name, func(t *testing.T) {
+			report, err := lint.Stack(t.Context(), f.fsys("stack"), "stack", lint.Options{Fetch: tt.fetch})
+			if err != nil || len(report.Findings) != 1 || report.Findings[0].Rule != tt.want || !strings.Contains(report.Findings[0].Message, tt.message) {
+				t.Errorf("%v, %+v", err, report.Findings)
+			}
+		})
+	}
+}
+
 func TestFindingsAreSilencedWithAReason(t *testing.T) {
 	f := good(t)
 	all(
@@ -437,7 +536,7 @@ func TestFindingsAreSilencedWithAReason(t *testing.T) {
 		replace(metrics+"values.yaml", ":v0.8.0", ""),
 		add("csctl.yaml", "lint:\n  ignore:\n    - id: image-unpinned\n      file: cluster-addon/cni\n      text: kindnetd\n      reason: the nodes bring it\n"),
 	)(t, f)
-	report, err := lint.Stack(f.fsys("stack"), "stack", lint.Options{})
+	report, err := lint.Stack(t.Context(), f.fsys("stack"), "stack", lint.Options{})
 	if err != nil || len(report.Findings) != 1 || report.Findings[0].File != metrics+"values.yaml" {
 		t.Errorf("%v, %+v", err, report.Findings)
 	}
@@ -453,11 +552,11 @@ func TestSARIFHasRulesResultsAndWhatIsSilenced(t *testing.T) {
 		replace(cniYAML, "serviceAccountName: kindnet", "serviceAccountName: kindnetd"),
 		add("csctl.yaml", "lint: {ignore: [{id: image-unpinned, reason: the nodes bring it}]}\n"),
 	)(t, f)
-	report, err := lint.Stack(f.fsys("stack"), "stack", lint.Options{})
+	report, err := lint.Stack(t.Context(), f.fsys("stack"), "stack", lint.Options{})
 	if err != nil {
 		t.Fatal(err)
 	}
-	data, err := report.SARIF("my/stack", "v1")
+	data, err := report.SARIF("my stack", "v1")
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -492,8 +591,8 @@ func TestSARIFHasRulesResultsAndWhatIsSilenced(t *testing.T) {
 		}
 	}
 	want := []string{
-		fmt.Sprintf("service-account-missing service-account-missing warning my/stack/%s:%d []", cniYAML, lineOf(t, f[cniYAML], "kindnetd")),
-		fmt.Sprintf("image-unpinned image-unpinned warning my/stack/%svalues.yaml:%d [{the nodes bring it}]", cni, lineOf(t, f[cni+"values.yaml"], "latest")),
+		fmt.Sprintf("service-account-missing service-account-missing warning my%%20stack/%s:%d []", cniYAML, lineOf(t, f[cniYAML], "kindnetd")),
+		fmt.Sprintf("image-unpinned image-unpinned warning my%%20stack/%svalues.yaml:%d [{the nodes bring it}]", cni, lineOf(t, f[cni+"values.yaml"], "latest")),
 	}
 	if diff := cmp.Diff(want, got); diff != "" || log.Version != "2.1.0" {
 		t.Error(diff)

@@ -5,6 +5,7 @@ package lint
 
 import (
 	"encoding/json"
+	"net/url"
 	"path"
 )
 
@@ -83,7 +84,7 @@ func (r Report) SARIF(folder, version string) ([]byte, error) {
 		})
 	}
 	add := func(finding Finding, suppressions ...sarifSuppression) {
-		at := sarifPhysical{Artifact: sarifArtifact{URI: path.Join(folder, finding.File)}}
+		at := sarifPhysical{Artifact: sarifArtifact{URI: (&url.URL{Path: path.Join(folder, finding.File)}).String()}}
 		if finding.Line > 0 {
 			at.Region = &sarifRegion{StartLine: finding.Line}
 		}

@@ -6,15 +6,12 @@ package lint
 import (
 	"archive/zip"
 	"bytes"
-	"errors"
-	"fmt"
 	"io/fs"
 	"maps"
 	"path"
 	"regexp"
 	"slices"
 	"strings"
-	"unicode/utf8"
 
 	"go.yaml.in/yaml/v3"
 
@@ -31,11 +28,12 @@ const (
 // checkSources checks the folder of a stack as its author sees it.
 func (l *linter) checkSources(stack *build.Stack) {
 	prefix := stack.Name(version).Prefix()
-	if name := stack.Name(version); len(name.String()) > 63 {
+	// What hash mode makes is longer than numbers are.
+	if name := stack.Name(release.Version{Channel: "sha", Suffix: "0000000"}); len(name.String()) > 63 {
 		l.report("release-name", place{configFile, lineOfText(l.files[configFile], "clusterStackName")},
 			"a release would be called %s, which has %d characters", name, len(name.String()))
 	}
-	l.checkTags()
+	l.checkTags(stack)
 	l.checkChartName(classFolder, prefix+"-"+classFolder)
 	stages, multistage := l.files[release.StagesFile]
 	if !multistage {
@@ -48,26 +46,13 @@ func (l *linter) checkSources(stack *build.Stack) {
 	if _, found := l.files[release.LegacyValuesFile]; found {
 		l.report("file-unused", place{file: release.LegacyValuesFile}, "it is read only where there is no %s", release.StagesFile)
 	}
-	for _, addon := range l.addonFolders() {
+	for _, addon := range l.addons {
 		l.checkChartName(path.Join(addonFolder, addon), "")
 	}
-	if len(l.addonFolders()) == 0 {
+	if len(l.addons) == 0 {
 		l.report("chart-missing", place{file: addonFolder}, "there is no chart of an addon")
 	}
 	l.checkStages(release.StagesFile, stages)
-}
-
-// addonFolders returns the names of the folders of addons, sorted.
-func (l *linter) addonFolders() []string {
-	names := map[string]bool{}
-	for file := range l.files {
-		if inner, is := strings.CutPrefix(file, addonFolder+"/"); is {
-			if name, _, deeper := strings.Cut(inner, "/"); deeper {
-				names[name] = true
-			}
-		}
-	}
-	return slices.Sorted(maps.Keys(names))
 }
 
 // checkChartName checks that a folder is a chart of the given name, if one is given.
@@ -102,12 +87,8 @@ var (
 )
 
 // checkTags looks for tags in all files in which they are filled in.
-func (l *linter) checkTags() {
-	for file, data := range l.files {
-		inChart := strings.HasPrefix(file, classFolder+"/") || strings.HasPrefix(file, addonFolder+"/")
-		if !inChart && file != release.StagesFile && file != release.LegacyValuesFile || !utf8.Valid(data) {
-			continue
-		}
+func (l *linter) checkTags(stack *build.Stack) {
+	for file, data := range stack.Texts() {
 		for i, line := range strings.Split(string(data), "\n") {
 			for _, tag := range tagForm.FindAllStringSubmatch(line, -1) {
 				if !slices.Contains(tags, tag[1]) {
@@ -134,7 +115,7 @@ func (l *linter) openStack(stack *build.Stack) {
 	rel, err := open(built)
 	if err != nil && l.failed() {
 		if _, multistage := l.files[release.StagesFile]; multistage {
-			built.Files[release.StagesFile] = allStages(l.addonFolders())
+			built.Files[release.StagesFile] = allStages(l.addons)
 			rel, err = open(built)
 		}
 	}
@@ -258,17 +239,4 @@ func (p releasePlaces) values(name string) string {
 		return release.LegacyValuesFile
 	}
 	return path.Join(p.addon(name), release.OverwriteFile)
-}
-
-var errNoFolder = errors.New("it is neither the folder of a cluster stack nor of a release")
-
-// Kind tells a stack from a release by the files in a folder.
-func Kind(fsys fs.FS) (stack bool, err error) {
-	if _, err := fs.Stat(fsys, configFile); err == nil {
-		return true, nil
-	}
-	if _, err := fs.Stat(fsys, release.MetadataFile); err == nil {
-		return false, nil
-	}
-	return false, fmt.Errorf("%w: it has no %s and no %s", errNoFolder, configFile, release.MetadataFile)
 }

@@ -23,7 +23,7 @@ func TestNothingIsFoundInOurOwnStacks(t *testing.T) {
 		found++
 		folder := filepath.Dir(path)
 		t.Run(folder, func(t *testing.T) {
-			report, err := lint.Stack(os.DirFS(filepath.Dir(folder)), filepath.Base(folder), lint.Options{})
+			report, err := lint.Stack(t.Context(), os.DirFS(filepath.Dir(folder)), filepath.Base(folder), lint.Options{})
 			if err != nil {
 				t.Fatal(err)
 			}

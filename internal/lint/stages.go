@@ -29,6 +29,11 @@ var (
 
 // checkStages checks the lists of stages. It reads them itself, as it has more to say than the first error, with lines.
 func (l *linter) checkStages(file string, data []byte) {
+	empty := &yaml.Node{}
+	if yaml.Unmarshal(data, empty) == nil && (len(empty.Content) == 0 || empty.Content[0].Tag == "!!null") {
+		l.report("stages-empty", place{file, 1}, "it says nothing: clusters get no addons")
+		return
+	}
 	root, ok := l.parse("stages-malformed", file, data)
 	if !ok {
 		return
@@ -96,7 +101,7 @@ func (s *stages) stage(stage *yaml.Node, point release.Point, name string, line 
 	case !release.ValidFileName(name) || name == "":
 		s.report("stage-name", place{s.file, line}, "%q is not the name of a folder", name)
 		return
-	case s.addons() != nil && !slices.Contains(s.addons(), name):
+	case s.addons != nil && !slices.Contains(s.addons, name):
 		if action, _ := scalar(stage, "action"); action != string(release.Delete) {
 			s.report("stage-without-chart", place{s.file, line}, "there is no chart for addon %s", name)
 		}
@@ -120,14 +125,6 @@ func (s *stages) stage(stage *yaml.Node, point release.Point, name string, line 
 			s.condition(node, name)
 		}
 	}
-}
-
-// addons are those that there are charts for, as far as is known already.
-func (s *stages) addons() []string {
-	if s.where == nil { // of a release, which cannot be opened without them
-		return nil
-	}
-	return append(s.addonFolders(), "")
 }
 
 func (s *stages) condition(node *yaml.Node, addon string) {
@@ -156,8 +153,8 @@ func (s *stages) condition(node *yaml.Node, addon string) {
 
 // compare compares the lists with one another and with the charts.
 func (s *stages) compare(lists *yaml.Node) {
-	for _, addon := range s.addons() {
-		if addon != "" && !s.listed[addon] {
+	for _, addon := range s.addons {
+		if !s.listed[addon] {
 			s.report("chart-without-stage", place{file: s.where.addon(addon)}, "no stage applies the addon %s", addon)
 		}
 	}

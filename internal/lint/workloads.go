@@ -117,9 +117,9 @@ func (l *linter) checkTolerations(c chart, object *unstructured.Unstructured, po
 		id, what = "toleration-missing", "the network of nodes"
 	case has(pods, "cloud-controller-manager"):
 		id, what = "toleration-missing", "the cloud controller manager"
-	case daemon && mounts(pods, "/var/lib/kubelet/plugins_registry"):
+	case daemon && mounts(pods, "/var/lib/kubelet/plugins_registry") && !choosesNodes(pods):
 		id, what, taints = "toleration-advised", "a CSI driver", onEveryMachine
-	case pods.HostNetwork && (daemon || object.GetKind() == "Deployment"):
+	case daemon && pods.HostNetwork && !choosesNodes(pods):
 		id, what, taints = "toleration-advised", "a workload on the network of its node", onEveryMachine
 	default:
 		return
@@ -133,6 +133,16 @@ func (l *linter) checkTolerations(c chart, object *unstructured.Unstructured, po
 	if len(missing) > 0 {
 		l.report(id, c.find(object, "tolerations:"), "%s, %s, does not tolerate %s", label(object), what, strings.Join(missing, ", "))
 	}
+}
+
+// choosesNodes reports whether pods are for some nodes only, by more than their operating system.
+func choosesNodes(pods corev1.PodSpec) bool {
+	for label := range pods.NodeSelector {
+		if label != corev1.LabelOSStable && label != corev1.LabelArchStable {
+			return true
+		}
+	}
+	return pods.Affinity != nil && pods.Affinity.NodeAffinity != nil && pods.Affinity.NodeAffinity.RequiredDuringSchedulingIgnoredDuringExecution != nil
 }
 
 func tolerates(t corev1.Toleration, taint corev1.Taint) bool {

@@ -5,6 +5,7 @@ package scaffold_test
 
 import (
 	"maps"
+	"net/http"
 	"slices"
 	"strings"
 	"testing"
@@ -13,9 +14,11 @@ import (
 	"github.com/google/go-cmp/cmp"
 
 	"github.com/clusterstacks/cluster-stack-operator/internal/build"
+	"github.com/clusterstacks/cluster-stack-operator/internal/chartrepo"
 	"github.com/clusterstacks/cluster-stack-operator/internal/lint"
 	"github.com/clusterstacks/cluster-stack-operator/internal/scaffold"
 	"github.com/clusterstacks/cluster-stack-operator/stacks"
+	"github.com/clusterstacks/cluster-stack-operator/stacks/stackstest"
 )
 
 func starters(t *testing.T) []scaffold.Starter {
@@ -42,7 +45,7 @@ func TestANewStackOfEveryStarterLintsCleanAndBuilds(t *testing.T) {
 			if err != nil {
 				t.Fatal(err)
 			}
-			report, err := lint.Stack(fsys(files), "new", lint.Options{})
+			report, err := lint.Stack(t.Context(), fsys(files), "new", lint.Options{})
 			if err != nil {
 				t.Fatal(err)
 			}
@@ -68,6 +71,35 @@ func TestANewStackOfEveryStarterLintsCleanAndBuilds(t *testing.T) {
 	}
 }
 
+// Whatever is chosen, nothing is left of what was not.
+func TestEveryChoiceOfAddonsLintsClean(t *testing.T) {
+	charts := chartrepo.New(chartrepo.Options{MirrorClient: http.DefaultClient, Mirrors: stackstest.Charts(t, "../../stacks")})
+	for _, starter := range starters(t) {
+		all := starter.Addons()
+		for choice := 1; choice < 1<<len(all); choice++ {
+			var addons []string
+			for i, addon := range all {
+				if choice&(1<<i) != 0 {
+					addons = append(addons, addon)
+				}
+			}
+			t.Run(starter.Provider+starter.Kubernetes+" "+strings.Join(addons, ","), func(t *testing.T) {
+				files, err := starter.Make("mystack", addons)
+				if err != nil {
+					t.Fatal(err)
+				}
+				report, err := lint.Stack(t.Context(), fsys(files), "new", lint.Options{Fetch: charts.Complete})
+				if err != nil {
+					t.Fatal(err)
+				}
+				for _, finding := range report.Findings {
+					t.Errorf("%s:%d: %s: %s", finding.File, finding.Line, finding.Rule, finding.Message)
+				}
+			})
+		}
+	}
+}
+
 func TestANewStackHasTheAddonsThatWereChosen(t *testing.T) {
 	starter, err := scaffold.Choose(starters(t), "docker", "1.35")
 	if err != nil {
@@ -86,7 +118,7 @@ func TestANewStackHasTheAddonsThatWereChosen(t *testing.T) {
 	if strings.Contains(stages, "metrics-server") || !strings.Contains(stages, "# Pods of later stages need a network") || !strings.Contains(stages, "BeforeClusterUpgrade: *addons") {
 		t.Errorf("stages: %s", stages)
 	}
-	report, err := lint.Stack(fsys(files), "new", lint.Options{})
+	report, err := lint.Stack(t.Context(), fsys(files), "new", lint.Options{})
 	if err != nil || len(report.Findings) > 0 {
 		t.Errorf("%v, %+v", err, report.Findings)
 	}

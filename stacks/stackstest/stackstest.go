@@ -21,22 +21,22 @@ import (
 var standIns = map[string]string{
 	"cilium": `{apiVersion: apps/v1, kind: DaemonSet, metadata: {name: cilium, namespace: kube-system}, spec: {
   selector: {matchLabels: {k8s-app: cilium}}, template: {metadata: {labels: {k8s-app: cilium}}, spec: {hostNetwork: true, tolerations: {{ toJson .Values.operator.tolerations }},
-  containers: [{name: agent, image: cilium, env: [{name: KUBERNETES_SERVICE_HOST, value: {{ quote .Values.k8sServiceHost }}}, {name: KUBERNETES_SERVICE_PORT, value: {{ quote .Values.k8sServicePort }}}, {name: IPAM, value: {{ .Values.ipam.mode }}}],
+  containers: [{name: agent, image: "registry.example.com/cilium:v1", env: [{name: KUBERNETES_SERVICE_HOST, value: {{ quote .Values.k8sServiceHost }}}, {name: KUBERNETES_SERVICE_PORT, value: {{ quote .Values.k8sServicePort }}}, {name: IPAM, value: {{ .Values.ipam.mode }}}],
   volumeMounts: [{name: cni, mountPath: /host/etc/cni/net.d}]}], volumes: [{name: cni, hostPath: {path: /etc/cni/net.d}}]}}}}
 `,
 	"openstack-cloud-controller-manager": `{apiVersion: apps/v1, kind: DaemonSet, metadata: {name: openstack-cloud-controller-manager, namespace: kube-system}, spec: {
   selector: {matchLabels: {app: ccm}}, template: {metadata: {labels: {app: ccm}}, spec: {hostNetwork: true, tolerations: {{ toJson .Values.tolerations }}, nodeSelector: {{ toJson .Values.nodeSelector }},
-  containers: [{name: ccm, image: ccm, args: ["--cluster-name={{ .Values.cluster.name }}", "--controllers={{ join "," .Values.enabledControllers }}"], volumeMounts: [{name: cloud-config, mountPath: /etc/config, readOnly: true}]}],
+  containers: [{name: ccm, image: "registry.example.com/ccm:v1", args: ["--cluster-name={{ .Values.cluster.name }}", "--controllers={{ join "," .Values.enabledControllers }}"], volumeMounts: [{name: cloud-config, mountPath: /etc/config, readOnly: true}]}],
   volumes: [{name: cloud-config, secret: {secretName: {{ .Values.secret.name }}}}]}}}}
 `,
 	"openstack-cinder-csi": `{apiVersion: apps/v1, kind: DaemonSet, metadata: {name: openstack-cinder-csi-nodeplugin, namespace: kube-system}, spec: {
   selector: {matchLabels: {app: csi}}, template: {metadata: {labels: {app: csi}}, spec: {hostNetwork: true, tolerations: {{ toJson .Values.csi.plugin.nodePlugin.tolerations }},
-  containers: [{name: plugin, image: csi, args: ["--cluster={{ .Values.clusterID }}"], volumeMounts: [{name: cloud-config, mountPath: /etc/config, readOnly: true}]}],
+  containers: [{name: plugin, image: "registry.example.com/csi:v1", args: ["--cluster={{ .Values.clusterID }}"], volumeMounts: [{name: cloud-config, mountPath: /etc/config, readOnly: true}]}],
   volumes: [{name: cloud-config, secret: {secretName: {{ .Values.secret.name }}}}]}}}}
 `,
 	"metrics-server": `{apiVersion: apps/v1, kind: Deployment, metadata: {name: metrics-server, namespace: kube-system}, spec: {
   selector: {matchLabels: {app: metrics-server}}, template: {metadata: {labels: {app: metrics-server}}, spec: {tolerations: {{ toJson .Values.tolerations }},
-  containers: [{name: metrics-server, image: metrics-server, args: {{ toJson .Values.args }}}]}}}}
+  containers: [{name: metrics-server, image: "registry.example.com/metrics-server:v1", args: {{ toJson .Values.args }}}]}}}}
 `,
 }
 
