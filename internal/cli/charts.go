@@ -208,18 +208,14 @@ func updateDependencies(ctx context.Context, folder string, options chartOptions
 	if err != nil {
 		return err
 	}
-	path, err := realPath(folder)
+	// Charts may be links, as with reading.
+	beside, base, err := openBeside(folder)
 	if err != nil {
 		return err
 	}
-	// Charts may be links to what lies beside the stack, as with reading.
-	root, err := os.OpenRoot(filepath.Dir(path))
-	if err != nil {
-		return err
-	}
-	defer func() { _ = root.Close() }() // each file is closed by itself
+	defer func() { _ = beside.Close() }() // each file is closed by itself
 	for _, name := range slices.Sorted(maps.Keys(locks)) {
-		if err := root.WriteFile(filepath.Join(filepath.Base(path), filepath.FromSlash(name)), locks[name], 0o644); err != nil {
+		if err := beside.WriteFile(filepath.Join(base, filepath.FromSlash(name)), locks[name], 0o644); err != nil {
 			return err
 		}
 		if _, err := fmt.Fprintf(stdout, "%s written\n", name); err != nil {

@@ -5,6 +5,7 @@ package cli
 
 import (
 	"bytes"
+	"path/filepath"
 	"strings"
 	"testing"
 )
@@ -22,5 +23,21 @@ func TestErrorsArePrintedOnce(t *testing.T) {
 	code := Run([]string{"no-such-command"}, strings.NewReader(""), &stdout, &stderr)
 	if code != 1 || strings.Count(stdout.String()+stderr.String(), "no-such-command") != 1 || !strings.HasPrefix(stderr.String(), "Error: ") {
 		t.Errorf("exit code %d, %q, %q", code, &stdout, &stderr)
+	}
+}
+
+// A foreign stack takes nothing of the machine into its releases.
+func TestBesideAStackAtTheTopOfTheFileSystemLiesNothing(t *testing.T) {
+	top := t.TempDir()
+	for filepath.Dir(filepath.Dir(top)) != filepath.Dir(top) {
+		top = filepath.Dir(top)
+	}
+	beside, name, err := openBeside(top)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer func() { _ = beside.Close() }()
+	if beside.Name() != top || name != "." {
+		t.Errorf("it is %s in %s", name, beside.Name())
 	}
 }

@@ -254,16 +254,27 @@ func printWritten(w io.Writer, rel *build.Release, versions build.Versions, writ
 
 // readStack reads the stack in a folder. It may link to files that lie beside that folder.
 func readStack(folder string) (*build.Stack, error) {
+	beside, name, err := openBeside(folder)
+	if err != nil {
+		return nil, err
+	}
+	defer func() { _ = beside.Close() }() // only read from
+	return build.Read(beside.FS(), name)
+}
+
+// openBeside opens the folder that a stack lies in, and returns the stack's name there: it may link to what lies beside it.
+// Of a stack at the top of the file system it opens the stack itself, as all of the machine lies beside that.
+func openBeside(folder string) (beside *os.Root, name string, err error) {
 	path, err := realPath(folder)
 	if err != nil {
-		return nil, err
+		return nil, "", err
 	}
-	root, err := os.OpenRoot(filepath.Dir(path))
-	if err != nil {
-		return nil, err
+	parent, name := filepath.Split(path)
+	if parent == string(filepath.Separator) {
+		parent, name = path, "."
 	}
-	defer func() { _ = root.Close() }() // only read from
-	return build.Read(root.FS(), filepath.Base(path))
+	beside, err = os.OpenRoot(parent)
+	return beside, name, err
 }
 
 // realPath returns where a folder lies: links in a stack lead on from there, and not from a link to it.

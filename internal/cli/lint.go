@@ -133,8 +133,8 @@ func runLint(ctx context.Context, folder string, options lintOptions, stdout io.
 // lintFolder lints the stack or the release in a folder, whichever it is.
 func lintFolder(ctx context.Context, folder string, options lint.Options) (lint.Report, error) {
 	var report lint.Report
-	err := inFolder(folder, func(parent *os.Root, base string) (err error) {
-		report, err = lint.Stack(ctx, parent.FS(), base, options)
+	err := inFolder(folder, func(beside *os.Root, base string) (err error) {
+		report, err = lint.Stack(ctx, beside.FS(), base, options)
 		return err
 	}, func(root *os.Root, name release.Name) (err error) {
 		report, err = lint.Release(root.FS(), name, options)
@@ -146,8 +146,8 @@ func lintFolder(ctx context.Context, folder string, options lint.Options) (lint.
 // openFolder opens the release in a folder, or the stack as one.
 func openFolder(ctx context.Context, folder string, fetch build.Fetch) (*release.Release, error) {
 	var rel *release.Release
-	err := inFolder(folder, func(parent *os.Root, base string) (err error) {
-		rel, err = lint.Open(ctx, parent.FS(), base, fetch)
+	err := inFolder(folder, func(beside *os.Root, base string) (err error) {
+		rel, err = lint.Open(ctx, beside.FS(), base, fetch)
 		return err
 	}, func(root *os.Root, name release.Name) (err error) {
 		rel, err = release.Open(root.FS(), name)
@@ -158,18 +158,18 @@ func openFolder(ctx context.Context, folder string, fetch build.Fetch) (*release
 
 // inFolder calls one function with the folder above a stack, since a stack may link to files beside it, and the other one
 // with the folder of a release.
-func inFolder(folder string, stack func(parent *os.Root, base string) error, rel func(root *os.Root, name release.Name) error) error {
+func inFolder(folder string, stack func(beside *os.Root, base string) error, rel func(root *os.Root, name release.Name) error) error {
 	path, err := realPath(folder)
 	if err != nil {
 		return err
 	}
 	if isStack(path) {
-		parent, err := os.OpenRoot(filepath.Dir(path))
+		beside, name, err := openBeside(path)
 		if err != nil {
 			return err
 		}
-		defer func() { _ = parent.Close() }() // only read from
-		return stack(parent, filepath.Base(path))
+		defer func() { _ = beside.Close() }() // only read from
+		return stack(beside, name)
 	}
 	if !has(path, release.MetadataFile) {
 		return fmt.Errorf("%s: it is neither the folder of a cluster stack nor of a release: it has no %s and no %s", folder, stackFile, release.MetadataFile)
