@@ -115,15 +115,15 @@ var rules = []Rule{
 	},
 	{
 		ID: "chart-missing", Severity: Error, Group: chartGroup,
-		Finds: "there is no chart where one has to be",
-		Why:   "A release has a chart of the cluster class and one for each addon.",
-		Mend:  "Add Chart.yaml, or delete the folder.",
+		Finds: "there is no chart where one has to be, or no values for it",
+		Why:   "A release has a chart of the cluster class and one for each addon; without clusteraddon.yaml, the values of the only addon are in cluster-addon-values.yaml.",
+		Mend:  "Add the file that is missing, or delete the folder.",
 	},
 	{
 		ID: "chart-malformed", Severity: Error, Group: chartGroup,
 		Finds: "Chart.yaml is malformed",
 		Why:   "Helm refuses the chart.",
-		Mend:  "Write apiVersion, name and version.",
+		Mend:  "Mend what the message names; a chart needs apiVersion, name and version.",
 	},
 	{
 		ID: "chart-name", Severity: Error, Group: chartGroup,
