@@ -18,6 +18,10 @@ type Report struct {
 	now      func() time.Time
 	began    time.Time
 	chapters []chapter
+
+	// Columns, if set, is how wide the terminal is that the report goes to: longer lines are cut, since conditions and
+	// messages can be pages long. Zero is as wide as it takes.
+	Columns func() int
 }
 
 type chapter struct {
@@ -26,8 +30,8 @@ type chapter struct {
 	took  time.Duration
 }
 
-// NewReport writes to out, one line for each fact, without escapes: it reads the same in a terminal, in a
-// log and in a test's output.
+// NewReport writes to out, one line for each fact, without escapes: it reads the same in a log and in a test's output.
+// See Columns for a terminal.
 func NewReport(out io.Writer) *Report {
 	return &Report{out: out, now: time.Now, began: time.Now()}
 }
@@ -45,7 +49,21 @@ func (r *Report) Say(format string, args ...any) {
 	if n := len(r.chapters); n > 0 {
 		since = r.now().Sub(r.chapters[n-1].began)
 	}
-	fmt.Fprintf(r.out, "   %6s  %s\n", seconds(since), fmt.Sprintf(format, args...))
+	// A fact is a line, whatever stands in a message.
+	text := strings.Join(strings.Fields(fmt.Sprintf(format, args...)), " ")
+	fmt.Fprintln(r.out, r.cut(fmt.Sprintf("   %6s  %s", seconds(since), text)))
+}
+
+// cut shortens a line to the width of the terminal.
+func (r *Report) cut(line string) string {
+	if r.Columns == nil {
+		return line
+	}
+	runes, columns := []rune(line), r.Columns()
+	if columns <= 0 || len(runes) <= columns {
+		return line
+	}
+	return string(runes[:columns-1]) + "…"
 }
 
 // Summary ends the last chapter and prints how long each took.

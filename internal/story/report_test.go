@@ -4,11 +4,14 @@
 package story
 
 import (
+	"context"
+	"errors"
 	"strings"
 	"testing"
 	"time"
 
 	"github.com/google/go-cmp/cmp"
+	corev1 "k8s.io/api/core/v1"
 	clusterv1 "sigs.k8s.io/cluster-api/api/core/v1beta2"
 )
 
@@ -73,6 +76,59 @@ func TestReportTimesItsChapters(t *testing.T) {
 	}
 	if got := r.Took("one"); got != 2500*time.Millisecond {
 		t.Errorf("chapter one took %s", got)
+	}
+}
+
+func TestLinesFitIntoATerminal(t *testing.T) {
+	var out strings.Builder
+	r := NewReport(&out)
+	r.now = func() time.Time { return time.Unix(0, 0) }
+	width := 20
+	r.Columns = func() int { return width }
+	r.Say("waits for\n  äöü %s", strings.Repeat("x", 40))
+	width = 0 // that of no terminal
+	r.Say("short")
+	if got, want := out.String(), "     0.0s  waits fo…\n     0.0s  short\n"; got != want {
+		t.Errorf("got %q, want %q", got, want)
+	}
+	r.Columns = nil
+	out.Reset()
+	r.Say("%s", strings.Repeat("x", 400))
+	if got := len(out.String()); got != 412 {
+		t.Errorf("elsewhere a line of 412 bytes has %d", got)
+	}
+}
+
+func TestWaitingInVainSaysForHowLongAndWhatWasSeen(t *testing.T) {
+	var out strings.Builder
+	s := &Story{Report: NewReport(&out)}
+	waiting := func(ctx context.Context) (Facts, bool, error) { return Facts{"Pods": "1 of 2 ready"}, false, nil }
+	err := s.Watch(t.Context(), time.Millisecond, waiting)
+	if err == nil || err.Error() != "not there after 1ms; last seen: Pods: 1 of 2 ready" {
+		t.Errorf("its own limit: %v", err)
+	}
+	outer, cancel := context.WithTimeoutCause(t.Context(), time.Millisecond, NotThere(time.Hour))
+	defer cancel()
+	hanging := func(ctx context.Context) (Facts, bool, error) { <-ctx.Done(); return nil, false, ctx.Err() }
+	if err := s.Watch(outer, time.Minute, hanging); err == nil || err.Error() != "not there after 1h0m0s" {
+		t.Errorf("the limit of who waits: %v", err)
+	}
+	stopped, stop := context.WithCancelCause(t.Context())
+	stop(errors.New("enough"))
+	if err := s.Watch(stopped, time.Minute, waiting); err == nil || err.Error() != "enough" {
+		t.Errorf("interrupted: %v", err)
+	}
+}
+
+func TestPodsThatAreDoneAreNotWaitedFor(t *testing.T) {
+	pod := func(phase corev1.PodPhase, ready corev1.ConditionStatus) corev1.Pod {
+		return corev1.Pod{Status: corev1.PodStatus{Phase: phase, Conditions: []corev1.PodCondition{{Type: corev1.PodReady, Status: ready}}}}
+	}
+	ready, done := countPods([]corev1.Pod{
+		pod(corev1.PodRunning, corev1.ConditionTrue), pod(corev1.PodSucceeded, corev1.ConditionFalse), pod(corev1.PodPending, corev1.ConditionFalse), pod(corev1.PodFailed, corev1.ConditionFalse),
+	})
+	if ready != 1 || done != 1 {
+		t.Errorf("%d are ready and %d done, want one of each", ready, done)
 	}
 }
 

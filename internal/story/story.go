@@ -97,16 +97,19 @@ func (s *Story) Apply(ctx context.Context, files fs.FS, name string) error {
 	}
 }
 
-// Watch looks again and again, says what changed, and returns when done holds. It gives up after limit with
-// what it saw last.
+// Watch looks again and again, says what changed, and returns when done holds. It gives up after limit, or when ctx
+// ends, with what it saw last.
 func (s *Story) Watch(ctx context.Context, limit time.Duration, facts func(context.Context) (Facts, bool, error)) error {
-	ctx, cancel := context.WithTimeout(ctx, limit)
+	ctx, cancel := context.WithTimeoutCause(ctx, limit, NotThere(limit))
 	defer cancel()
 	var last Facts
 	var lastErr error
 	for {
 		now, done, err := facts(ctx)
-		if lastErr = err; err == nil {
+		if ctx.Err() == nil { // else the look was cut off, which says nothing
+			lastErr = err
+		}
+		if err == nil {
 			for _, line := range changes(last, now) {
 				s.Report.Say("%s", line)
 			}
@@ -117,21 +120,32 @@ func (s *Story) Watch(ctx context.Context, limit time.Duration, facts func(conte
 		select {
 		case <-ctx.Done():
 			if errors.Is(ctx.Err(), context.Canceled) {
-				return ctx.Err()
+				return context.Cause(ctx)
 			}
-			seen := strings.Join(changes(nil, last), "; ")
+			why := context.Cause(ctx)
+			if len(last) > 0 {
+				why = fmt.Errorf("%w; last seen: %s", why, strings.Join(changes(nil, last), "; "))
+			}
 			if lastErr != nil {
-				return fmt.Errorf("not there after %s; last seen: %s: %w", limit, seen, lastErr)
+				why = fmt.Errorf("%w: %w", why, lastErr)
 			}
-			return fmt.Errorf("not there after %s; last seen: %s", limit, seen)
+			return why
 		case <-time.After(look):
 		}
 	}
 }
 
-// Released waits until a release is there for use: the ClusterStackRelease is ready and its class exists.
+// NotThere is the error of what was waited for in vain. Who gives a context a deadline gives it as the cause.
+func NotThere(limit time.Duration) error { return fmt.Errorf("not there after %s", limit) }
+
+// Released waits until a release is there for use: the ClusterStackRelease is ready and its class exists. It gives up at
+// the deadline of ctx, and after three minutes where that has none.
 func (s *Story) Released(ctx context.Context, namespace, release, class string) error {
-	return s.Watch(ctx, 3*time.Minute, func(ctx context.Context) (Facts, bool, error) {
+	limit := 3 * time.Minute
+	if deadline, is := ctx.Deadline(); is {
+		limit = time.Until(deadline) + time.Second // it is ctx that ends
+	}
+	return s.Watch(ctx, limit, func(ctx context.Context) (Facts, bool, error) {
 		facts := Facts{}
 		cskr := &v1alpha1.ClusterStackRelease{}
 		err := s.Client.Get(ctx, client.ObjectKey{Namespace: namespace, Name: release}, cskr)
@@ -356,21 +370,33 @@ func (s *Story) seeWorkload(ctx context.Context, key client.ObjectKey, goal Goal
 	if err := workload.List(ctx, pods); err != nil {
 		return false, false, err
 	}
-	running := 0
-	for _, pod := range pods.Items {
-		if slices.ContainsFunc(pod.Status.Conditions, func(c corev1.PodCondition) bool {
-			return c.Type == corev1.PodReady && c.Status == corev1.ConditionTrue
-		}) {
-			running++
-		}
+	running, done := countPods(pods.Items)
+	told := fmt.Sprintf("%d of %d ready", running, len(pods.Items)-done)
+	if done > 0 {
+		told += fmt.Sprintf(", %d done", done)
 	}
-	facts["Pods"] = fmt.Sprintf("%d of %d ready", running, len(pods.Items))
+	facts["Pods"] = told
 	if s.Seen != nil {
 		if err := s.Seen(ctx, workload, nodes.Items, pods.Items); err != nil {
 			return false, false, err
 		}
 	}
-	return nodesReady, len(pods.Items) > 0 && running == len(pods.Items), nil
+	return nodesReady, running > 0 && running+done == len(pods.Items), nil
+}
+
+// countPods counts pods that are ready, and those that are done: a pod of a Job has ended, and is never ready again.
+func countPods(pods []corev1.Pod) (ready, done int) {
+	for _, pod := range pods {
+		switch {
+		case pod.Status.Phase == corev1.PodSucceeded:
+			done++
+		case slices.ContainsFunc(pod.Status.Conditions, func(c corev1.PodCondition) bool {
+			return c.Type == corev1.PodReady && c.Status == corev1.ConditionTrue
+		}):
+			ready++
+		}
+	}
+	return ready, done
 }
 
 // Workload connects to a workload cluster by the kubeconfig that Cluster API made.
