@@ -117,15 +117,18 @@ func (s *Sandbox) startOperator(ctx context.Context) (string, error) {
 	if err != nil {
 		return "", err
 	}
+	args := []string{
+		"--kubeconfig=" + kubeconfig, "--leader-elect=false",
+		"--health-addr=" + health, "--diagnostics-address=127.0.0.1:0", "--insecure-diagnostics",
+		"--hook-bind-address=" + s.ip, "--hook-port=" + strconv.Itoa(hookPort), "--hook-cert-dir=" + certs, "--hook-client-ca-name=" + callers,
+		"--webhook-bind-address=" + s.ip, "--webhook-port=" + strconv.Itoa(webhookPort), "--webhook-cert-dir=" + certs,
+		"--source=directory", "--release-dir=" + s.opts.Releases, "--allow-networks=127.0.0.0/8", "--store-dir=" + filepath.Join(dir, "store"),
+	}
+	for _, mirror := range s.opts.ChartMirrors {
+		args = append(args, "--chart-mirrors="+mirror)
+	}
 	err = s.supervisor.start(ctx, program{
-		name: operatorName, address: hooks, path: s.opts.Operator, ready: ready,
-		args: []string{
-			"--kubeconfig=" + kubeconfig, "--leader-elect=false",
-			"--health-addr=" + health, "--diagnostics-address=127.0.0.1:0", "--insecure-diagnostics",
-			"--hook-bind-address=" + s.ip, "--hook-port=" + strconv.Itoa(hookPort), "--hook-cert-dir=" + certs, "--hook-client-ca-name=" + callers,
-			"--webhook-bind-address=" + s.ip, "--webhook-port=" + strconv.Itoa(webhookPort), "--webhook-cert-dir=" + certs,
-			"--source=directory", "--release-dir=" + s.opts.Releases, "--allow-networks=127.0.0.0/8", "--store-dir=" + filepath.Join(dir, "store"),
-		},
+		name: operatorName, address: hooks, path: s.opts.Operator, ready: ready, args: args,
 		// Its settings and credentials come by environment variables as well as by flags.
 		env: os.Environ(),
 	})

@@ -52,6 +52,8 @@ type Options struct {
 	// Operator is the path of cluster-stack-operator; empty runs none. Releases is the folder that it reads
 	// releases of cluster stacks from.
 	Operator, Releases string
+	// ChartMirrors are those that the operator is given, as its flag of that name takes them.
+	ChartMirrors []string
 	// Registry runs an OCI registry beside the managers, which keeps what was pushed in the state folder.
 	Registry bool
 	// WithoutFeatures are feature gates of Cluster API that are off, such as RuntimeSDK.

@@ -241,11 +241,21 @@ func spawn(ctx context.Context, t task, command []string, logFile string, lockFi
 	cmd.Stdout, cmd.Stderr = log, log
 	cmd.ExtraFiles = []*os.File{write, lockFile} // progressDescriptor, lockDescriptor
 	cmd.SysProcAttr = &syscall.SysProcAttr{Setsid: true}
-	cmd.Stdin = bytes.NewReader(input)
+	// The other end of the pipe is ours as long as we are there: see Options.Bound.
+	stdin, err := cmd.StdinPipe()
+	if err != nil {
+		return errors.Join(err, write.Close())
+	}
 	err = cmd.Start()
 	if err := errors.Join(err, write.Close()); err != nil {
 		return err
 	}
+	go func() {
+		_, _ = stdin.Write(input) // a daemon that does not read it ends, which comes through the other pipe
+		if !t.Settings.Bound {
+			_ = stdin.Close()
+		}
+	}()
 	go cmd.Wait() //nolint:errcheck // reaps it if it ends before us; what went wrong comes through the pipe
 
 	stop := context.AfterFunc(ctx, func() { _ = read.SetReadDeadline(time.Unix(0, 1)) })
@@ -395,6 +405,11 @@ func clean(ctx context.Context, dir string) error {
 	if err := reap(ctx, dir); err != nil {
 		return err
 	}
+	return remove(dir)
+}
+
+// remove removes a state folder. The caller holds the lock.
+func remove(dir string) error {
 	if err := os.RemoveAll(dir); err != nil {
 		return err
 	}

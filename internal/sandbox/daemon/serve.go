@@ -44,6 +44,11 @@ type Options struct {
 	Registry *bool `json:"registry,omitempty"`
 	// Lite makes workload clusters lite that do not say otherwise themselves.
 	Lite *bool `json:"lite,omitempty"`
+	// ChartMirrors are where the operator finds charts that releases do not bring along, as its flag takes them.
+	ChartMirrors []string `json:"chartMirrors,omitempty"`
+	// Bound ends the sandbox with the process that starts it, however that ends. Then all that it made is removed, and
+	// the folder of releases.
+	Bound bool `json:"bound,omitempty"`
 }
 
 // NoOperator is the setting of a sandbox without an operator.
@@ -58,6 +63,10 @@ func (o Options) over(before Options) Options {
 		Releases:   cmp.Or(o.Releases, before.Releases),
 		Registry:   cmp.Or(o.Registry, before.Registry),
 		Lite:       cmp.Or(o.Lite, before.Lite),
+
+		// For what these are, the process is there that gives them, or there is no sandbox.
+		ChartMirrors: o.ChartMirrors,
+		Bound:        o.Bound,
 	}
 }
 
@@ -113,6 +122,31 @@ func Serve(ctx context.Context, stdin io.Reader, stdout io.Writer) error {
 	if err != nil {
 		return err
 	}
+	started := false
+	if t.Settings.Bound {
+		// Who started us holds the other end of the pipe, and nobody else does.
+		alive, abandon := context.WithCancel(ctx)
+		defer abandon()
+		gone := make(chan struct{})
+		go func() {
+			_, _ = io.Copy(io.Discard, stdin)
+			close(gone)
+			abandon()
+		}()
+		ctx = alive
+		defer func() {
+			abandoned := false
+			select {
+			case <-gone:
+				abandoned = true
+			default:
+			}
+			// Why it did not start, the logs say, if there is anybody to look.
+			if started || abandoned {
+				_ = errors.Join(remove(dir), os.RemoveAll(t.Releases)) // nobody is there to be told
+			}
+		}()
+	}
 
 	d := &daemon{task: t, dir: dir, progress: json.NewEncoder(progress), log: logr.FromSlogHandler(slog.NewTextHandler(stdout, nil))}
 	// Libraries that log by themselves write to the same place.
@@ -126,6 +160,7 @@ func Serve(ctx context.Context, stdin io.Reader, stdout io.Writer) error {
 		d.tell(message{Phase: PhaseFailed, Error: err.Error()})
 		return err
 	}
+	started = true
 	d.log.Info("Ready")
 	d.tell(message{Phase: PhaseReady})
 	_ = progress.Close() // whoever waited has been told
@@ -173,6 +208,8 @@ func (d *daemon) start(ctx context.Context) (*sandbox.Sandbox, error) {
 		Dir: d.dir, Block: block, Binaries: d.Programs,
 		Kubernetes: d.Settings.Kubernetes, CRDs: d.CRDs, Operator: d.Operator, Releases: d.Releases,
 		Registry: ptr.Deref(d.Settings.Registry, false), Lite: ptr.Deref(d.Settings.Lite, false),
+		ChartMirrors: d.Settings.ChartMirrors,
+
 		Log:      d.log,
 		Progress: func(e sandbox.Event) { d.tell(message{Event: &e}) },
 		Changed:  func(c []sandbox.Component) { d.update(func(s *State) { s.Components = c }) },
