@@ -9,6 +9,7 @@ import (
 	"fmt"
 	"io"
 	"os"
+	"slices"
 
 	"github.com/spf13/cobra"
 	"golang.org/x/term"
@@ -25,8 +26,24 @@ import (
 // errDiffers ends csctl diff where there is a difference.
 var errDiffers = &exitError{code: 1}
 
-// diffTrouble is the exit code of csctl diff when it cannot compare, as that of diff.
-const diffTrouble = 2
+// trouble is the exit code of commands that answer a question, when they have no answer, as that of diff.
+const trouble = 2
+
+// answering makes a command end with trouble where it has no other code: for arguments that were mistyped, too.
+func answering(cmd *cobra.Command) *cobra.Command {
+	coded := func(err error) error {
+		var exit *exitError
+		if err == nil || errors.As(err, &exit) {
+			return err
+		}
+		return &exitError{code: trouble, err: err}
+	}
+	args, run := cmd.Args, cmd.RunE
+	cmd.Args = func(cmd *cobra.Command, given []string) error { return coded(args(cmd, given)) }
+	cmd.RunE = func(cmd *cobra.Command, given []string) error { return coded(run(cmd, given)) }
+	cmd.SetFlagErrorFunc(func(cmd *cobra.Command, err error) error { return coded(cmd.Parent().FlagErrorFunc()(cmd, err)) })
+	return cmd
+}
 
 type diffOptions struct {
 	subjectFlags
@@ -59,16 +76,12 @@ terminals; NO_COLOR turns them off. Contents of Secrets are never shown.
 	cmd.Flags().BoolVar(&options.all, "all", false, "show also what changes in versions of the release only, and long values in full")
 	output := outputFlag(cmd)
 	cmd.RunE = func(cmd *cobra.Command, args []string) error {
-		err := diff(cmd.Context(), args[0], args[1], options, output.json(), cmd.OutOrStdout())
-		if err != nil && !errors.Is(err, errDiffers) {
-			return &exitError{code: diffTrouble, err: err}
-		}
-		return err
+		return diff(cmd.Context(), args[0], args[1], options, output.json(), cmd.OutOrStdout(), cmd.ErrOrStderr())
 	}
-	return cmd
+	return answering(cmd)
 }
 
-func diff(ctx context.Context, from, to string, options diffOptions, asJSON bool, stdout io.Writer) error {
+func diff(ctx context.Context, from, to string, options diffOptions, asJSON bool, stdout, stderr io.Writer) error {
 	cluster, err := options.cluster()
 	if err != nil {
 		return err
@@ -76,6 +89,7 @@ func diff(ctx context.Context, from, to string, options diffOptions, asJSON bool
 	var sides [2]compare.Side
 	// What was generated for a cluster stays with it.
 	var recorded render.Record
+	var notes []string
 	for i, subject := range []string{from, to} {
 		err := options.with(ctx, subject, func(rel *release.Release) error {
 			p, err := preview.Of(ctx, rel, preview.Options{Cluster: cluster, Recorded: recorded})
@@ -83,12 +97,16 @@ func diff(ctx context.Context, from, to string, options diffOptions, asJSON bool
 				return err
 			}
 			recorded = p.Record
+			notes = append(notes, p.Notes...)
 			sides[i], err = sideOf(p)
 			return err
 		})
 		if err != nil {
-			return err
+			return errors.Join(printNotes(stderr, unique(notes)), err) // they may say why
 		}
+	}
+	if err := printNotes(stderr, unique(notes)); err != nil {
+		return err
 	}
 	c := compare.Releases(sides[0], sides[1])
 	if asJSON {
@@ -100,6 +118,17 @@ func diff(ctx context.Context, from, to string, options diffOptions, asJSON bool
 		err = errDiffers
 	}
 	return err
+}
+
+// unique leaves out what was said already.
+func unique(texts []string) []string {
+	var all []string
+	for _, text := range texts {
+		if !slices.Contains(all, text) {
+			all = append(all, text)
+		}
+	}
+	return all
 }
 
 // sideOf turns a preview into a side of a comparison. What cannot be rendered cannot be compared.

@@ -26,6 +26,7 @@ func (c *Comparison) addons(from, to Side, names versions) {
 		}
 		return side.Addons[i], true
 	}
+	origins, destinations := moves(from, to)
 	for _, next := range to.Addons {
 		old, was := find(from, next.Name)
 		change := AddonChange{Name: next.Name, Change: Changed}
@@ -37,6 +38,21 @@ func (c *Comparison) addons(from, to Side, names versions) {
 			return index[idOf(obj, hook)]
 		}, names)
 		c.unchangeable(old.Part, index)
+		// What comes from another addon stays in the cluster, and is never deleted in between.
+		for i, o := range change.Objects {
+			origin, moved := origins[o.id()]
+			if o.Change != Added || !moved {
+				continue
+			}
+			same, changed := compareObjects(origin.object, index[o.id()], false, names)
+			if !changed {
+				same.Change = Same
+			}
+			same.FromAddon, same.VersionOnly = origin.addon, false
+			change.Objects[i] = same
+			c.unchangeable(Part{Objects: []*unstructured.Unstructured{origin.object}}, index)
+		}
+		change.leaves(destinations)
 		change.Follows = change.Chart != nil && isVersion(change.Chart, names)
 		if was && !change.matters() && isVersion(change.Chart, names) {
 			change.Change = Same
@@ -49,10 +65,51 @@ func (c *Comparison) addons(from, to Side, names versions) {
 		if _, stays := find(to, old.Name); !stays {
 			gone := compareParts(old.Part, Part{}, func(*unstructured.Unstructured, bool) *unstructured.Unstructured { return nil }, names)
 			gone.Chart, gone.AppVersion = nil, nil
+			gone.leaves(destinations)
 			c.Addons = append(c.Addons, AddonChange{Name: old.Name, Change: Removed, PartChange: gone})
 		}
 	}
-	c.moved()
+}
+
+// leaves notes objects that go over to another addon.
+func (p *PartChange) leaves(destinations map[id]string) {
+	for i := range p.Objects {
+		if o := &p.Objects[i]; o.Change == Removed && !o.Hook && destinations[o.id()] != "" {
+			o.Note, o.ToAddon = "", destinations[o.id()]
+		}
+	}
+}
+
+func (o Object) id() id {
+	gv, _ := schema.ParseGroupVersion(o.APIVersion)
+	return id{schema.GroupKind{Group: gv.Group, Kind: o.Kind}, o.Namespace, o.Name, o.Hook}
+}
+
+type origin struct {
+	addon  string
+	object *unstructured.Unstructured
+}
+
+// moves finds objects that one addon loses and another one gains: where they come from, and where they go.
+func moves(from, to Side) (origins map[id]origin, destinations map[id]string) {
+	before, after := map[id]origin{}, map[id][]string{}
+	for _, addon := range from.Addons {
+		for _, obj := range addon.Objects {
+			before[idOf(obj, false)] = origin{addon.Name, obj}
+		}
+	}
+	for _, addon := range to.Addons {
+		for _, obj := range addon.Objects {
+			after[idOf(obj, false)] = append(after[idOf(obj, false)], addon.Name)
+		}
+	}
+	origins, destinations = map[id]origin{}, map[id]string{}
+	for what, was := range before {
+		if now := after[what]; len(now) > 0 && !slices.Contains(now, was.addon) {
+			origins[what], destinations[what] = was, now[0]
+		}
+	}
+	return origins, destinations
 }
 
 // isVersion reports whether the version of a chart is the same, or follows that of the release.
@@ -70,28 +127,6 @@ func byID(part Part) map[id]*unstructured.Unstructured {
 		all[idOf(obj, true)] = obj
 	}
 	return all
-}
-
-// moved notes objects that one addon loses and another one gains: they stay, and are never deleted in between.
-func (c *Comparison) moved() {
-	type named struct{ kind, namespace, name string }
-	place := func(o Object) named { return named{o.Kind, o.Namespace, o.Name} }
-	to := map[named]string{}
-	each := func(change Change, do func(addon string, o *Object)) {
-		for i := range c.Addons {
-			for j := range c.Addons[i].Objects {
-				if o := &c.Addons[i].Objects[j]; o.Change == change && !o.Hook {
-					do(c.Addons[i].Name, o)
-				}
-			}
-		}
-	}
-	each(Added, func(addon string, o *Object) { to[place(*o)] = addon })
-	each(Removed, func(_ string, o *Object) {
-		if addon, moves := to[place(*o)]; moves {
-			o.Note = "goes over to addon " + addon
-		}
-	})
 }
 
 // restarts reports whether the pods of a workload are replaced.

@@ -6,6 +6,7 @@ package compare
 import (
 	"cmp"
 	"fmt"
+	"regexp"
 	"slices"
 	"strings"
 
@@ -63,15 +64,15 @@ const (
 type classOf struct {
 	class     *unstructured.Unstructured
 	templates map[role]*unstructured.Unstructured
-	// kinds are those that the class refers to, also where the template is missing.
-	kinds map[role]string
+	// kinds and names are those that the class refers to, also where the template is missing.
+	kinds, names map[role]string
 	// workers are the worker and machine pool classes, by the name of their set.
 	workers map[string]map[string]any
 	order   []role
 }
 
 func readClass(side Side) classOf {
-	c := classOf{templates: map[role]*unstructured.Unstructured{}, kinds: map[role]string{}, workers: map[string]map[string]any{}}
+	c := classOf{templates: map[role]*unstructured.Unstructured{}, kinds: map[role]string{}, names: map[role]string{}, workers: map[string]map[string]any{}}
 	for _, obj := range side.Class.Objects {
 		if obj.GetKind() == "ClusterClass" && (c.class == nil || obj.GetName() == side.Name.ClassName()) {
 			c.class = obj
@@ -93,6 +94,7 @@ func readClass(side Side) classOf {
 		wanted := &unstructured.Unstructured{Object: map[string]any{"apiVersion": ref["apiVersion"], "kind": ref["kind"]}}
 		gk := wanted.GroupVersionKind().GroupKind()
 		c.kinds[r] = gk.String()
+		c.names[r], _ = ref["name"].(string)
 		c.order = append(c.order, r)
 		for _, obj := range side.Class.Objects {
 			if obj.GroupVersionKind().GroupKind() == gk && obj.GetName() == ref["name"] {
@@ -256,9 +258,17 @@ func (c *Comparison) template(set *Machines, r role, m matching, names versions)
 		c.problem(subject(r.set), "its template goes from %s to %s: Cluster API refuses the new class for Clusters of the old one", orNone(a), orNone(b))
 		return
 	}
+	if a, b := m.from.kinds[r], m.to.kinds[r]; a != b {
+		set.because(Replaced, "its template goes from %s to %s", orNone(a), orNone(b))
+		return
+	}
 	a, b := m.from.templates[r], m.to.templates[r]
 	if a == nil || b == nil {
-		return // somebody else brings them
+		// Somebody else brings them.
+		if before, after := m.from.names[r], m.to.names[r]; before != after || a != b {
+			set.because(MayReplace, "%s %s is not in the release: what is in it is not known", m.to.kinds[r], after)
+		}
+		return
 	}
 	fields := names.mark(differences(map[string]any{"spec": a.Object["spec"]}, map[string]any{"spec": b.Object["spec"]}))
 	name := b.GetKind()
@@ -283,12 +293,20 @@ func (c *Comparison) template(set *Machines, r role, m matching, names versions)
 	}
 }
 
+// later are fields of kubeadm's configuration that Cluster API does not compare with what its machines have: they count for
+// the next machine, or are changed in the cluster itself.
+var later = regexp.MustCompile(`^(clusterConfiguration\.(dns|controlPlaneEndpoint)|joinConfiguration\.discovery)\b` +
+	`|^(init|join)Configuration\.timeouts\.controlPlaneComponentHealthCheckSeconds$|^clusterConfiguration\.apiServer\.timeoutForControlPlane$`)
+
 // controlPlane says what a change of the control plane's template comes to. Of kubeadm's it is known.
 func (c *Comparison) controlPlane(set *Machines, template *unstructured.Unstructured, fields []Field) {
 	const kubeadm = "spec.template.spec.kubeadmConfigSpec"
 	var machines, first, others []Field
-	for _, f := range fields {
+	for _, f := range leaves(fields) {
+		below, _ := strings.CutPrefix(f.Path, kubeadm+".")
 		switch {
+		case later.MatchString(below):
+			others = append(others, f)
 		case strings.HasPrefix(f.Path, kubeadm+".initConfiguration"):
 			first = append(first, f)
 		case strings.HasPrefix(f.Path, kubeadm):
@@ -311,6 +329,23 @@ func (c *Comparison) controlPlane(set *Machines, template *unstructured.Unstruct
 	if len(others) > 0 {
 		set.because(InPlace, "%s: %s", name, summary(others))
 	}
+}
+
+// leaves takes maps apart that come or go as a whole.
+func leaves(fields []Field) []Field {
+	var all []Field
+	for _, f := range fields {
+		old, oldMap := f.Old.(map[string]any)
+		next, nextMap := f.New.(map[string]any)
+		if len(old)+len(next) == 0 || f.Old != nil && !oldMap || f.New != nil && !nextMap {
+			all = append(all, f)
+			continue
+		}
+		for _, key := range keysOf(old, next) {
+			all = append(all, leaves([]Field{{Path: join(f.Path, key), Change: f.Change, Old: old[key], New: next[key], VersionOnly: f.VersionOnly}})...)
+		}
+	}
+	return all
 }
 
 // summary names the first fields that change.
@@ -359,6 +394,10 @@ func (c *Comparison) patches(m matching, names versions, set func(string) *Machi
 			verb = "is gone"
 		}
 		for _, where := range unique(append(touches(a, m), touches(b, m)...)) {
+			if where == infrastructure {
+				set(where).because(InPlace, "patch %s of the class %s: what it makes depends on the variables of the Cluster", name, verb)
+				continue
+			}
 			set(where).because(MayReplace, "patch %s of the class %s: what it makes depends on the variables of the Cluster", name, verb)
 		}
 	}
@@ -377,7 +416,7 @@ func patchesOf(class *unstructured.Unstructured) map[string]any {
 
 // touches returns the sets of machines whose templates a patch selects.
 func touches(patch any, m matching) []string {
-	all := append([]string{controlPlane}, keysOfSets(m.from.workers)...)
+	all := append([]string{infrastructure, controlPlane}, keysOfSets(m.from.workers)...)
 	p, _ := patch.(map[string]any)
 	if p == nil {
 		return nil
@@ -392,6 +431,9 @@ func touches(patch any, m matching) []string {
 		match, _, _ := unstructured.NestedMap(definition, "selector", "matchResources")
 		if is, _ := match["controlPlane"].(bool); is {
 			sets = append(sets, controlPlane)
+		}
+		if is, _ := match["infrastructureCluster"].(bool); is {
+			sets = append(sets, infrastructure)
 		}
 		for key, prefix := range map[string]string{"machineDeploymentClass": workerClass, "machinePoolClass": poolClass} {
 			of, _, _ := unstructured.NestedStringSlice(match, key, "names")
@@ -420,8 +462,10 @@ type Variable struct {
 	// Required says that the second release demands it.
 	Required bool `json:"required,omitempty"`
 	// Consequence says what somebody has to do, empty if nothing.
-	Consequence string  `json:"consequence,omitempty"`
-	Fields      []Field `json:"fields,omitempty"`
+	Consequence string `json:"consequence,omitempty"`
+	// Note says what is good to know.
+	Note   string  `json:"note,omitempty"`
+	Fields []Field `json:"fields,omitempty"`
 }
 
 func (c *Comparison) variables(m matching, names versions) {
@@ -449,9 +493,79 @@ func (c *Comparison) variables(m matching, names versions) {
 		}
 		if v.Required && !was && !given {
 			v.Consequence = "Clusters that do not set it must do so when they change to the new class"
+		} else if rules := narrowed(v.Fields); len(rules) > 0 {
+			v.Consequence = fmt.Sprintf("Clusters with a value that the new schema refuses (%s) must change it when they change to the new class", strings.Join(rules, ", "))
+		}
+		if slices.ContainsFunc(v.Fields, func(f Field) bool { return ofDefault(f.Path) }) {
+			v.Note = "another default counts for new Clusters only: Cluster API has written the one before into those that are there"
 		}
 		c.Variables = append(c.Variables, v)
 	}
+}
+
+// ofDefault reports whether a path is that of the default of a variable, or of what is in it.
+func ofDefault(path string) bool {
+	below, inSchema := strings.CutPrefix(path, "schema.openAPIV3Schema.")
+	before := ""
+	for part := range strings.SplitSeq(below, ".") {
+		name, _, _ := strings.Cut(part, "[")
+		if inSchema && name == "default" && before != "properties" {
+			return true
+		}
+		before = name
+	}
+	return false
+}
+
+// narrowed returns the rules of a schema by which values that were allowed before may be refused.
+func narrowed(fields []Field) []string {
+	var rules []string
+	for _, f := range fields {
+		path, inSchema := strings.CutPrefix(f.Path, "schema.openAPIV3Schema.")
+		if !inSchema || ofDefault(f.Path) {
+			continue
+		}
+		parts := strings.Split(path, ".")
+		last, _, isItem := strings.Cut(parts[len(parts)-1], "[")
+		isProperty := len(parts) > 1 && parts[len(parts)-2] == "properties"
+		from, isNumber1 := asNumber(f.Old)
+		to, isNumber2 := asNumber(f.New)
+		narrower := false
+		switch {
+		case isProperty: // fields that a schema does not know are refused
+			narrower = f.Change == Removed
+			last = "properties"
+		case last == "enum":
+			narrower = isItem && f.Change != Added || !isItem && f.Change == Added
+		case last == "required":
+			narrower = f.Change == Added || isItem && f.Change == Changed
+		case strings.HasPrefix(last, "min") || strings.HasPrefix(last, "max"):
+			up := strings.HasPrefix(last, "min")
+			narrower = f.Change == Added || isNumber1 && isNumber2 && (up && to > from || !up && to < from)
+		case slices.Contains([]string{"exclusiveMinimum", "exclusiveMaximum", "uniqueItems"}, last):
+			narrower = f.New == true
+		case slices.Contains([]string{"type", "pattern", "format", "multipleOf"}, last):
+			narrower = f.Change != Removed
+		case strings.Contains(path, "x-kubernetes-validations"):
+			last, narrower = "x-kubernetes-validations", f.Change != Removed
+		case last == "additionalProperties" || last == "x-kubernetes-preserve-unknown-fields":
+			narrower = f.Change == Removed || f.New == false
+		}
+		if narrower {
+			rules = append(rules, last)
+		}
+	}
+	return unique(rules)
+}
+
+func asNumber(value any) (float64, bool) {
+	switch n := value.(type) {
+	case int64:
+		return float64(n), true
+	case float64:
+		return n, true
+	}
+	return 0, false
 }
 
 func variablesOf(class *unstructured.Unstructured) map[string]any {

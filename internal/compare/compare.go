@@ -83,8 +83,9 @@ type Comparison struct {
 	To   string `json:"to"`
 	// Same says that nothing changes but the name and the version of the release.
 	Same bool `json:"same"`
-	// Kubernetes and NodeImages are nil where they are the same.
+	// Kubernetes, the other patch versions of it that a Cluster may have, and NodeImages are nil where they are the same.
 	Kubernetes *Values `json:"kubernetes,omitempty"`
+	Patches    *Values `json:"kubernetesPatches,omitempty"`
 	NodeImages *Values `json:"nodeImages,omitempty"`
 	// Machines says what becomes of the machines of a cluster.
 	Machines []Machines `json:"machines,omitempty"`
@@ -135,9 +136,12 @@ type Object struct {
 	// VersionOnly says that nothing changes but names and versions of the release and its charts.
 	VersionOnly bool `json:"versionOnly,omitempty"`
 	// Restarts says that the pods are replaced.
-	Restarts bool    `json:"restarts,omitempty"`
-	Note     string  `json:"note,omitempty"`
-	Fields   []Field `json:"fields,omitempty"`
+	Restarts bool   `json:"restarts,omitempty"`
+	Note     string `json:"note,omitempty"`
+	// FromAddon and ToAddon name the other addon, where the object goes over from one to another.
+	FromAddon string  `json:"fromAddon,omitempty"`
+	ToAddon   string  `json:"toAddon,omitempty"`
+	Fields    []Field `json:"fields,omitempty"`
 }
 
 // String names the object as people write it.
@@ -171,6 +175,7 @@ func Releases(from, to Side) *Comparison {
 		c.Kubernetes = &Values{a, b}
 		c.upgrade(a, b)
 	}
+	c.patchVersions(from.Metadata, to.Metadata)
 	if a, b := imagesOf(from), imagesOf(to); a != b && (a != versionOf(from) || b != versionOf(to)) {
 		c.NodeImages = &Values{a, b}
 	}
@@ -180,7 +185,7 @@ func Releases(from, to Side) *Comparison {
 	c.class(from, to, m, names)
 	c.addons(from, to, names)
 	c.stages(from, to)
-	c.Same = c.Kubernetes == nil && c.NodeImages == nil && len(c.Problems)+len(c.Variables)+len(c.Stages) == 0 && !c.Class.matters() &&
+	c.Same = c.Kubernetes == nil && c.Patches == nil && c.NodeImages == nil && len(c.Problems)+len(c.Variables)+len(c.Stages) == 0 && !c.Class.matters() &&
 		!slices.ContainsFunc(c.Machines, func(m Machines) bool { return m.Effect != Untouched }) &&
 		!slices.ContainsFunc(c.Addons, func(a AddonChange) bool { return a.Change != Same })
 	return c
@@ -196,6 +201,22 @@ func (c *Comparison) upgrade(from, to string) {
 		c.problem(subject("Kubernetes"), "Cluster API does not let a Cluster go back from %s to %s", from, to)
 	case b.Major() == a.Major() && b.Minor() > a.Minor()+1:
 		c.problem(subject("Kubernetes"), "from %s to %s minor versions are left out: Cluster API refuses that, unless the class says how to go through them", from, to)
+	}
+}
+
+// patchVersions says what becomes of Clusters that have another patch version of Kubernetes than that of their release.
+func (c *Comparison) patchVersions(from, to release.Metadata) {
+	if a, b := from.Patches.String(), to.Patches.String(); a != b {
+		c.Patches = &Values{a, b}
+	}
+	a, err1 := version.ParseSemantic(from.Kubernetes)
+	b, err2 := version.ParseSemantic(to.Kubernetes)
+	if err1 != nil || err2 != nil || a.Major() != b.Major() || a.Minor() != b.Minor() {
+		return
+	}
+	last := max(int(b.Patch()), to.Patches.End-1)
+	if from.Patches.End-1 > last {
+		c.problem(subject("Kubernetes"), "Clusters that have a later version than v%d.%d.%d cannot change to this release: Cluster API does not let them go back", b.Major(), b.Minor(), last)
 	}
 }
 
@@ -277,8 +298,10 @@ func fate(obj *unstructured.Unstructured) string {
 		return "stays, because the chart asks to keep it"
 	case gk == schema.GroupKind{Kind: "PersistentVolumeClaim"}:
 		return "stays: claims are never deleted"
-	case gk == schema.GroupKind{Group: "apiextensions.k8s.io", Kind: "CustomResourceDefinition"}:
+	case gk == definitionKind:
 		return "stays as long as it has instances"
+	case gk == schema.GroupKind{Kind: "Namespace"}:
+		return "stays as long as anything else is in it"
 	}
 	return ""
 }

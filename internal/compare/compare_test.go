@@ -159,7 +159,27 @@ func TestMachines(t *testing.T) {
 		"MachinesOfControlPlane":   {change: []string{"cp-image", "other"}, want: [3]compare.Effect{untouched, yes, untouched}},
 		"Kubeadm":                  {change: []string{"a: cluster", "a: other"}, want: [3]compare.Effect{untouched, yes, untouched}},
 		"KubeadmOfTheFirstMachine": {change: []string{"a: init", "a: other"}, want: [3]compare.Effect{untouched, may, untouched}},
-		"RolloutOfControlPlane":    {change: []string{"maxSurge: 1", "maxSurge: 0"}, want: [3]compare.Effect{untouched, inPlace, untouched}},
+		"DNS": {
+			why:    "Cluster API changes it in the cluster itself.",
+			change: []string{"a: cluster", "a: cluster, dns: {imageTag: v1}"}, want: [3]compare.Effect{untouched, inPlace, untouched},
+		},
+		"DiscoveryOfTheControlPlane": {
+			why:    "It counts for machines that are still to join.",
+			change: []string{"initConfiguration:", "joinConfiguration: {discovery: {tlsBootstrapToken: x}}, initConfiguration:"}, want: [3]compare.Effect{untouched, inPlace, untouched},
+		},
+		"BootstrapOfAnotherKind": {
+			why:    "Cluster API allows that, and makes new machines.",
+			change: []string{"kind: KubeadmConfigTemplate", "kind: OtherConfigTemplate"}, want: [3]compare.Effect{untouched, untouched, yes},
+		},
+		"TemplateThatSomebodyElseBrings": {
+			change: []string{"kind: DevMachineTemplate, name: $V-small}}", "kind: DevMachineTemplate, name: elsewhere}}"},
+			want:   [3]compare.Effect{untouched, untouched, may},
+		},
+		"PatchOfTheInfrastructure": {
+			change: []string{"matchResources: {controlPlane: true}", "matchResources: {controlPlane: true, infrastructureCluster: true}"},
+			want:   [3]compare.Effect{inPlace, may, untouched},
+		},
+		"RolloutOfControlPlane": {change: []string{"maxSurge: 1", "maxSurge: 0"}, want: [3]compare.Effect{untouched, inPlace, untouched}},
 		"LabelsOfATemplate": {
 			why:    "Where only metadata differ, the copy is patched.",
 			change: []string{"x: cp", "x: other"}, want: [3]compare.Effect{untouched, inPlace, untouched},
@@ -228,6 +248,30 @@ func TestProblems(t *testing.T) {
 			to:   side{class: class, addons: map[string]string{"x": "{apiVersion: v1, kind: ConfigMap, metadata: {name: x}, immutable: true, data: {a: c}}"}},
 			want: "ConfigMap x: data.a cannot be changed",
 		},
+		"ImmutableConfigMapThatIsNoMore": {
+			from: side{class: class, addons: map[string]string{"x": "{apiVersion: v1, kind: ConfigMap, metadata: {name: x}, immutable: true, data: {a: b}}"}},
+			to:   side{class: class, addons: map[string]string{"x": "{apiVersion: v1, kind: ConfigMap, metadata: {name: x}, data: {a: b}}"}},
+			want: "ConfigMap x: immutable cannot be changed",
+		},
+		"InAnotherAddon": {
+			from: side{class: class, addons: map[string]string{"x": strings.ReplaceAll(deployment, "$A", "a")}},
+			to:   side{class: class, addons: map[string]string{"y": strings.ReplaceAll(deployment, "$A", "b")}},
+			want: "Deployment ns/x: spec.selector.matchLabels.a cannot be changed",
+		},
+		"VersionOfAKindIsGone": {
+			from: side{class: class, addons: map[string]string{"x": kind("{name: v1, served: true}, {name: v1alpha1, served: true}")}},
+			to:   side{class: class, addons: map[string]string{"x": kind("{name: v1, served: true}")}},
+			want: "CustomResourceDefinition things.example.com: version v1alpha1 is gone: the API server refuses that as long as status.storedVersions",
+		},
+		"VersionOfAKindIsNotServed": {
+			from: side{class: class, addons: map[string]string{"x": kind("{name: v1, served: true}, {name: v1alpha1, served: true}")}},
+			to:   side{class: class, addons: map[string]string{"x": kind("{name: v1, served: true}, {name: v1alpha1, served: false}")}},
+			want: "CustomResourceDefinition things.example.com: version v1alpha1 is not served any more",
+		},
+		"LaterPatchVersionIsNotAllowedAnyMore": {
+			from: side{class: class, patches: "4-9"}, to: side{class: class, kubernetes: "v1.35.6"},
+			want: "Kubernetes: Clusters that have a later version than v1.35.6 cannot change to this release",
+		},
 		"Claim": {
 			from: side{class: class, addons: map[string]string{"x": "{apiVersion: v1, kind: PersistentVolumeClaim, metadata: {name: x}, spec: {storageClassName: a}}"}},
 			to:   side{class: class, addons: map[string]string{"x": "{apiVersion: v1, kind: PersistentVolumeClaim, metadata: {name: x}, spec: {storageClassName: b}}"}},
@@ -247,6 +291,100 @@ func TestProblems(t *testing.T) {
 				t.Errorf("no problem says %q: %+v", tt.want, c.Problems)
 			}
 		})
+	}
+}
+
+func kind(versions string) string {
+	return "{apiVersion: apiextensions.k8s.io/v1, kind: CustomResourceDefinition, metadata: {name: things.example.com}, spec: {versions: [" + versions + "]}}"
+}
+
+func TestPatchVersionsThatAreAllowed(t *testing.T) {
+	from := side{tag: "docker-scs-1-35-v1", class: class}.side(t)
+	to := side{tag: "docker-scs-1-35-v2", class: class, patches: "any"}.side(t)
+	c := compare.Releases(from, to)
+	if c.Same || c.Patches == nil || c.Patches.To != "any" || len(c.Problems) > 0 {
+		t.Errorf("same: %t, patches: %+v, problems: %+v", c.Same, c.Patches, c.Problems)
+	}
+	if told := c.Text(compare.TextOptions{}); !strings.Contains(told, "~ other patch versions of Kubernetes none -> any") {
+		t.Errorf("told:\n%s", told)
+	}
+}
+
+func TestWhatAChangeOfAVariableAsksFor(t *testing.T) {
+	with := func(schema string) string {
+		return replaced(t, "{name: repository, required: false, schema: {openAPIV3Schema: {type: string}}}", "{name: v, required: false, schema: {openAPIV3Schema: {"+schema+"}}}")
+	}
+	for name, tt := range map[string]struct{ from, to, consequence, note string }{
+		"Default":           {"type: string, default: a", "type: string, default: b", "", "new Clusters only"},
+		"DefaultOfAField":   {"type: object, properties: {a: {default: 1}}", "type: object, properties: {a: {default: 2}}", "", "new Clusters only"},
+		"FieldNamedDefault": {"type: object, properties: {default: {description: a}}", "type: object, properties: {default: {description: b}}", "", ""},
+		"ValueIsGone":       {"type: string, enum: [a, b]", "type: string, enum: [a]", "(enum)", ""},
+		"OneMoreValue":      {"type: string, enum: [a]", "type: string, enum: [a, b]", "", ""},
+		"Shorter":           {"type: string, maxLength: 9", "type: string, maxLength: 8", "(maxLength)", ""},
+		"Longer":            {"type: string, maxLength: 8", "type: string, maxLength: 9", "", ""},
+		"AtLeastMore":       {"type: integer, minimum: 1", "type: integer, minimum: 2", "(minimum)", ""},
+		"NoLimitAnyMore":    {"type: integer, minimum: 1", "type: integer", "", ""},
+		"Pattern":           {"type: string", "type: string, pattern: x", "(pattern)", ""},
+		"Type":              {"type: string", "type: integer", "(type)", ""},
+		"FieldIsGone":       {"type: object, properties: {a: {}, b: {}}", "type: object, properties: {a: {}}", "(properties)", ""},
+		"FieldIsNew":        {"type: object, properties: {a: {}}", "type: object, properties: {a: {}, pattern: {}}", "", ""},
+		"FieldIsRequired":   {"type: object, required: [a]", "type: object, required: [a, b]", "(required)", ""},
+		"Rule":              {"type: string", "type: string, x-kubernetes-validations: [{rule: self != ''}]", "(x-kubernetes-validations)", ""},
+		"Description":       {"type: string, description: a", "type: string, description: b", "", ""},
+	} {
+		t.Run(name, func(t *testing.T) {
+			c := compare.Releases(side{tag: "docker-scs-1-35-v1", class: with(tt.from)}.side(t), side{tag: "docker-scs-1-35-v2", class: with(tt.to)}.side(t))
+			if len(c.Variables) != 1 {
+				t.Fatalf("variables: %+v", c.Variables)
+			}
+			v := c.Variables[0]
+			if !strings.Contains(v.Consequence, tt.consequence) || (tt.consequence == "") != (v.Consequence == "") {
+				t.Errorf("consequence %q, want %q", v.Consequence, tt.consequence)
+			}
+			if !strings.Contains(v.Note, tt.note) || (tt.note == "") != (v.Note == "") {
+				t.Errorf("note %q, want %q", v.Note, tt.note)
+			}
+		})
+	}
+}
+
+// An addon that is called otherwise is the same objects, of which only what changes is told.
+func TestAnAddonThatIsRenamedKeepsItsObjects(t *testing.T) {
+	objects := func(image string) string {
+		return "{apiVersion: apps/v1, kind: Deployment, metadata: {name: x, namespace: ns}, spec: {template: {spec: {containers: [{name: main, image: '" + image + "'}]}}}}\n---\n" +
+			"{apiVersion: v1, kind: ServiceAccount, metadata: {name: x, namespace: ns}}\n---\n{apiVersion: v1, kind: ConfigMap, metadata: {name: x, namespace: ns}}"
+	}
+	c := compare.Releases(
+		side{tag: "docker-scs-1-35-v1", class: class, addons: map[string]string{"old": objects("a:1")}}.side(t),
+		side{tag: "docker-scs-1-35-v2", class: class, addons: map[string]string{"new": objects("a:2")}}.side(t),
+	)
+	if c.Same || len(c.Addons) != 2 || c.Addons[0].Change != compare.Added || c.Addons[1].Change != compare.Removed {
+		t.Fatalf("addons: %+v", c.Addons)
+	}
+	var got []string
+	for _, addon := range c.Addons {
+		for _, o := range addon.Objects {
+			got = append(got, strings.TrimSpace(strings.Join([]string{o.Kind, string(o.Change), o.FromAddon, o.ToAddon}, " ")))
+			if o.Kind == "Deployment" && o.FromAddon != "" && (!o.Restarts || len(o.Fields) != 1 || o.Fields[0].Path != "spec.template.spec.containers[main].image") {
+				t.Errorf("of the Deployment is told: %+v", o)
+			}
+		}
+	}
+	want := []string{
+		"ConfigMap same old", "Deployment changed old", "ServiceAccount same old",
+		"ConfigMap removed  new", "Deployment removed  new", "ServiceAccount removed  new",
+	}
+	if diff := cmp.Diff(want, got); diff != "" {
+		t.Error(diff)
+	}
+	told := c.Text(compare.TextOptions{})
+	for _, line := range []string{
+		"+ addon new: new, 3 objects, 3 from another addon", "- addon old: removed with 3 objects, 3 to another addon",
+		"~ ConfigMap ns/x, comes over from addon old", "- ConfigMap ns/x, goes over to addon new",
+	} {
+		if !strings.Contains(told, line) {
+			t.Errorf("it does not say %q:\n%s", line, told)
+		}
 	}
 }
 

@@ -4,6 +4,7 @@
 package compare
 
 import (
+	"fmt"
 	"regexp"
 	"slices"
 	"strings"
@@ -39,6 +40,35 @@ var fixed = map[schema.GroupKind]*regexp.Regexp{
 	{Group: "apiextensions.k8s.io", Kind: "CustomResourceDefinition"}: regexp.MustCompile(`^spec\.(group|scope|names\.(plural|kind))$`),
 }
 
+// content is what a ConfigMap or a Secret that is immutable keeps.
+var content = regexp.MustCompile(`^(data|binaryData|stringData|immutable)\b`)
+
+var definitionKind = schema.GroupKind{Group: "apiextensions.k8s.io", Kind: "CustomResourceDefinition"}
+
+// definition notes versions of a kind that are no longer there.
+func (c *Comparison) definition(old, next *unstructured.Unstructured) {
+	of := func(definition *unstructured.Unstructured) map[string]map[string]any {
+		list, _, _ := unstructured.NestedSlice(definition.Object, "spec", "versions")
+		versions := map[string]map[string]any{}
+		for _, item := range list {
+			if v, is := item.(map[string]any); is {
+				versions[fmt.Sprint(v["name"])] = v
+			}
+		}
+		return versions
+	}
+	before, after := of(old), of(next)
+	for _, name := range keysOfSets(before) {
+		v, stays := after[name]
+		switch {
+		case !stays:
+			c.problem(describe(next, false, Changed), "version %s is gone: the API server refuses that as long as status.storedVersions of the definition has it, and whoever uses it fails", name)
+		case before[name]["served"] == true && v["served"] != true:
+			c.problem(describe(next, false, Changed), "version %s is not served any more: whoever uses it fails", name)
+		}
+	}
+}
+
 // precious are kinds that the operator never makes anew: what they hold would go with them.
 var precious = []string{"Namespace", "CustomResourceDefinition", "PersistentVolumeClaim", "PersistentVolume", "Node"}
 
@@ -46,6 +76,9 @@ var precious = []string{"Namespace", "CustomResourceDefinition", "PersistentVolu
 func (c *Comparison) unchangeable(old Part, index map[id]*unstructured.Unstructured) {
 	for _, obj := range old.Objects {
 		next := index[idOf(obj, false)]
+		if next != nil && obj.GroupVersionKind().GroupKind() == definitionKind {
+			c.definition(obj, next)
+		}
 		form := fixed[obj.GroupVersionKind().GroupKind()]
 		if next == nil {
 			continue
@@ -53,7 +86,7 @@ func (c *Comparison) unchangeable(old Part, index map[id]*unstructured.Unstructu
 		var paths []string
 		for _, f := range differences(obj.Object, next.Object) {
 			frozen, _, _ := unstructured.NestedBool(obj.Object, "immutable")
-			if form != nil && form.MatchString(f.Path) || frozen && (strings.HasPrefix(f.Path, "data") || strings.HasPrefix(f.Path, "binaryData")) {
+			if form != nil && form.MatchString(f.Path) || frozen && content.MatchString(f.Path) {
 				paths = append(paths, f.Path)
 			}
 		}

@@ -127,11 +127,11 @@ func (w *writer) summary(c *Comparison) {
 
 // told says in a few words what happens to an addon.
 func (a AddonChange) told() string {
-	switch a.Change {
+	switch moved := a.moved(); a.Change {
 	case Added:
-		return "new, " + objects(len(a.Objects))
+		return "new, " + objects(len(a.Objects)) + moved
 	case Removed:
-		return "removed with " + objects(len(a.Objects))
+		return "removed with " + objects(len(a.Objects)) + moved
 	default:
 	}
 	count := map[Change]int{}
@@ -145,7 +145,9 @@ func (a AddonChange) told() string {
 			versions++
 			continue
 		}
-		count[o.Change]++
+		if o.FromAddon == "" && o.ToAddon == "" {
+			count[o.Change]++
+		}
 	}
 	var parts []string
 	if a.AppVersion != nil {
@@ -161,10 +163,34 @@ func (a AddonChange) told() string {
 	if versions > 0 {
 		parts = append(parts, objects(versions)+" with another version only")
 	}
+	if moved := a.moved(); moved != "" {
+		parts = append(parts, strings.TrimPrefix(moved, ", "))
+	}
 	if len(restarting) > 0 {
 		parts = append(parts, "pods restart: "+strings.Join(restarting, ", "))
 	}
 	return strings.Join(parts, "; ")
+}
+
+// moved says how many objects come from other addons, and go to others.
+func (a AddonChange) moved() string {
+	came, went := 0, 0
+	for _, o := range a.Objects {
+		if o.FromAddon != "" {
+			came++
+		}
+		if o.ToAddon != "" {
+			went++
+		}
+	}
+	text := ""
+	if came > 0 {
+		text += fmt.Sprintf(", %d from another addon", came)
+	}
+	if went > 0 {
+		text += fmt.Sprintf(", %d to another addon", went)
+	}
+	return text
 }
 
 func objects(n int) string {
@@ -175,12 +201,15 @@ func objects(n int) string {
 }
 
 func (w *writer) class(c *Comparison) {
-	if c.Kubernetes == nil && c.NodeImages == nil && len(c.Variables)+len(c.Class.Objects) == 0 {
+	if c.Kubernetes == nil && c.Patches == nil && c.NodeImages == nil && len(c.Variables)+len(c.Class.Objects) == 0 {
 		return
 	}
 	w.title("Cluster class")
 	if k := c.Kubernetes; k != nil {
 		w.line(1, "%s Kubernetes %s -> %s", w.mark(Changed), k.From, k.To)
+	}
+	if p := c.Patches; p != nil {
+		w.line(1, "%s other patch versions of Kubernetes %s -> %s", w.mark(Changed), orNone(p.From), orNone(p.To))
 	}
 	if n := c.NodeImages; n != nil {
 		w.line(1, "%s node images %s -> %s", w.mark(Changed), orNone(n.From), orNone(n.To))
@@ -191,6 +220,9 @@ func (w *writer) class(c *Comparison) {
 			required = ", required"
 		}
 		w.line(1, "%s variable %s%s", w.mark(v.Change), v.Name, required)
+		if v.Note != "" {
+			w.line(3, "%s", v.Note)
+		}
 		w.fields(v.Fields)
 	}
 	w.part(c.Class)
@@ -261,6 +293,12 @@ func (w *writer) object(o Object) {
 	}
 	if o.Note != "" {
 		text += ", " + o.Note
+	}
+	if o.FromAddon != "" {
+		text += ", comes over from addon " + o.FromAddon
+	}
+	if o.ToAddon != "" {
+		text += ", goes over to addon " + o.ToAddon
 	}
 	w.line(1, "%s %s", w.mark(o.Change), text)
 	w.fields(o.Fields)

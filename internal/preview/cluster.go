@@ -147,6 +147,9 @@ func clusterOf(obj *unstructured.Unstructured) (*clusterv1.Cluster, error) {
 }
 
 func (c *Cluster) namespace() string {
+	if c.Cluster == nil && c.Settings != nil {
+		return c.Settings.Namespace
+	}
 	if c.Cluster == nil {
 		return sample.Namespace
 	}
@@ -154,12 +157,25 @@ func (c *Cluster) namespace() string {
 	return cmp.Or(c.Cluster.Spec.Topology.ClassRef.Namespace, c.Cluster.Namespace)
 }
 
+// settings returns the settings that the operator finds: they are named like the Cluster, in its namespace.
+func (c *Cluster) settings(note func(string, ...any)) *v1alpha1.ClusterAddonSettings {
+	if c.Settings == nil || c.Cluster == nil || c.Settings.Name == c.Cluster.Name && c.Settings.Namespace == c.Cluster.Namespace {
+		return c.Settings
+	}
+	note("ClusterAddonSettings %s/%s are not those of Cluster %s/%s, and count for nothing: they have to be called like it",
+		c.Settings.Namespace, c.Settings.Name, c.Cluster.Namespace, c.Cluster.Name)
+	return nil
+}
+
 // facts returns what values templates see of the cluster once it uses the release. A cluster that is given lacks what
 // Cluster API has not written yet: that comes from the sample.
 func (c *Cluster) facts(rel *release.Release, class []*unstructured.Unstructured, note func(string, ...any)) (render.Facts, error) {
 	o := sample.Options{}
-	if c.Cluster != nil {
+	switch {
+	case c.Cluster != nil:
 		o.Name, o.Namespace = c.Cluster.Name, c.Cluster.Namespace
+	case c.Settings != nil: // the Cluster that is made up is theirs
+		o.Name, o.Namespace = c.Settings.Name, c.Settings.Namespace
 	}
 	made, err := sample.Of(rel, class, o)
 	if err != nil {

@@ -19,6 +19,7 @@ import (
 	"k8s.io/apimachinery/pkg/runtime/schema"
 	"sigs.k8s.io/yaml"
 
+	"github.com/clusterstacks/cluster-stack-operator/api/v1alpha1"
 	"github.com/clusterstacks/cluster-stack-operator/internal/apply"
 	"github.com/clusterstacks/cluster-stack-operator/internal/controller/clusteraddon"
 	"github.com/clusterstacks/cluster-stack-operator/internal/controller/clusterstackrelease"
@@ -88,6 +89,7 @@ func Of(ctx context.Context, rel *release.Release, o Options) (*Preview, error) 
 		cluster = &Cluster{}
 	}
 	p := &previewer{Preview: &Preview{Release: rel, Record: render.Record{}}, options: o, cluster: cluster}
+	p.settings = cluster.settings(p.note)
 	if o.Namespace == "" {
 		p.options.Namespace = cluster.namespace()
 	}
@@ -107,6 +109,8 @@ type previewer struct {
 	*Preview
 	options Options
 	cluster *Cluster
+	// settings are those of the cluster, nil if it has none.
+	settings *v1alpha1.ClusterAddonSettings
 }
 
 func (p *previewer) note(format string, args ...any) {
@@ -151,7 +155,7 @@ func (p *previewer) class() error {
 		return fmt.Errorf("cluster class of %s: %w", p.Release.Name, err)
 	}
 	if err := clusterstackrelease.Allowed(clusterstackrelease.Kinds(), p.options.Namespace, idsOf(p.Class)); err != nil {
-		p.note("the operator applies nothing of the cluster class: %v", err)
+		p.note("the operator applies nothing of the cluster class of %s: %v", p.Release.Name, err)
 	}
 	return nil
 }
@@ -176,16 +180,16 @@ func (p *previewer) addons(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
-	values, missing, err := clusteraddon.Values(ctx, p.cluster.values, p.cluster.Settings)
+	values, missing, err := clusteraddon.Values(ctx, p.cluster.values, p.settings)
 	if err != nil {
 		return err
 	}
 	facts.Values = values
-	off := clusteraddon.Off(p.cluster.Settings)
+	off := clusteraddon.Off(p.settings)
 	all := Order(p.Release)
 	for _, name := range slices.Concat(off, slices.Sorted(maps.Keys(values))) {
 		if !slices.Contains(all, name) {
-			p.note("ClusterAddonSettings %s names the addon %s, which the release does not have", p.cluster.Settings.Name, name)
+			p.note("ClusterAddonSettings %s names the addon %s, which the release does not have", p.settings.Name, name)
 		}
 	}
 	for _, name := range all {

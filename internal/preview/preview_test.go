@@ -167,6 +167,48 @@ func TestSettingsOfAClusterCount(t *testing.T) {
 	}
 }
 
+func TestSettingsOfAnotherClusterDoNotCount(t *testing.T) {
+	for name, tt := range map[string]struct {
+		cluster string
+		counts  bool
+	}{
+		"OfThisOne":          {"name: sample, namespace: default", true},
+		"OfThisOneByDefault": {"name: sample", true},
+		"OfAnother":          {"name: other, namespace: default", false},
+		"InAnotherNamespace": {"name: sample, namespace: other", false},
+	} {
+		t.Run(name, func(t *testing.T) {
+			optional := strings.ReplaceAll(settings, "name: secret}", "name: secret, optional: true}")
+			cluster := "\n---\n{apiVersion: cluster.x-k8s.io/v1beta2, kind: Cluster, metadata: {" + tt.cluster + "}, spec: {topology: {classRef: {name: docker-scs-1-35-v1}, version: v1.35.4}}}"
+			p := of(t, open(t, nil), preview.Options{Cluster: read(t, optional+cluster)})
+			if off := p.Addons[1].Off; off != tt.counts {
+				t.Errorf("an addon that the settings switch off: %t", off)
+			}
+			if host := data(t, p)["host"]; (host == "ours") != tt.counts {
+				t.Errorf("a value of the settings: %s", host)
+			}
+			if said := slices.ContainsFunc(p.Notes, func(n string) bool { return strings.Contains(n, "count for nothing") }); said == tt.counts {
+				t.Errorf("notes: %q", p.Notes)
+			}
+		})
+	}
+}
+
+// Settings alone are those of a Cluster that is made up.
+func TestAMadeUpClusterIsThatOfTheSettings(t *testing.T) {
+	mine := strings.ReplaceAll(settings, "name: sample, namespace: default", "name: mine, namespace: ns")
+	mine = strings.ReplaceAll(mine, "name: values, namespace: default", "name: values, namespace: ns")
+	mine = strings.ReplaceAll(mine, "name: secret}", "name: secret, optional: true}")
+	mine = strings.ReplaceAll(mine, "cluster: ours\\n", "")
+	p := of(t, open(t, nil), preview.Options{Cluster: read(t, mine)})
+	if got := data(t, p); got["cluster"] != "mine" || got["host"] != "ours" {
+		t.Errorf("values: %v", got)
+	}
+	if ns := p.Class.Objects[0].GetNamespace(); ns != "ns" {
+		t.Errorf("the class is in namespace %q", ns)
+	}
+}
+
 func TestWhatCannotBeShownIsSaid(t *testing.T) {
 	for name, tt := range map[string]struct {
 		change  func(map[string]string, fstest.MapFS)
@@ -184,7 +226,7 @@ func TestWhatCannotBeShownIsSaid(t *testing.T) {
 			},
 			of: "cluster-addon/cni depends on other, which the release does not bring",
 		},
-		"ClassWithWhatIsNotAllowed": {note: "the operator applies nothing of the cluster class"},
+		"ClassWithWhatIsNotAllowed": {note: "the operator applies nothing of the cluster class of docker-scs-1-35-v1"},
 	} {
 		t.Run(name, func(t *testing.T) {
 			p, err := preview.Of(t.Context(), open(t, tt.change), preview.Options{})
