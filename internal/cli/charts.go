@@ -56,6 +56,17 @@ func chartsOfOthers(settings web.Options) chartOptions {
 	return chartOptions{allowed: []string{"https://", "oci://"}, web: settings}
 }
 
+// forOthers returns the options for a release that somebody else has made, with the mirrors that these have.
+func (o *chartOptions) forOthers(places *placeFlags) (chartOptions, error) {
+	settings, err := places.settings()
+	if err != nil {
+		return chartOptions{}, err
+	}
+	others := chartsOfOthers(settings)
+	others.mirrors = o.mirrors
+	return others, nil
+}
+
 // repositories returns where charts are fetched from. They are those that the author of the stack has named, so all are
 // allowed unless the options say otherwise, and who to be there is what the user's Helm and Docker know.
 func (o *chartOptions) repositories() (*chartrepo.Repositories, error) {
@@ -68,12 +79,17 @@ func (o *chartOptions) repositories() (*chartrepo.Repositories, error) {
 	if err != nil {
 		return nil, err
 	}
+	settings.PlainHTTP = true // for a mirror, which the user has chosen
+	mirror, err := web.Client(settings)
+	if err != nil {
+		return nil, err
+	}
 	known, err := readHelmConfig()
 	if err != nil {
 		return nil, err
 	}
 	options := chartrepo.Options{
-		Client: client, MirrorClient: client, Allowed: allowed,
+		Client: client, MirrorClient: mirror, Allowed: allowed,
 		Credential: known.credential, MirrorCredential: known.registries,
 	}
 	// Without a place for it, there is no cache.

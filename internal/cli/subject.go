@@ -74,7 +74,17 @@ func (f *subjectFlags) with(ctx context.Context, text string, use func(*release.
 	if err != nil {
 		return err
 	}
-	return p.with(ctx, func(fetched fetched) error { return use(fetched.release) })
+	charts, err := f.charts.forOthers(&f.placeFlags)
+	if err != nil {
+		return err
+	}
+	return p.with(ctx, func(got fetched) error {
+		rel, err := complete(ctx, got, charts)
+		if err != nil {
+			return err
+		}
+		return use(rel)
+	})
 }
 
 // withStack builds a release of the stack in a folder.

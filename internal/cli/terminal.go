@@ -28,3 +28,18 @@ func (p painter) paint(code, text string) string {
 
 func (p painter) bold(text string) string  { return p.paint("1", text) }
 func (p painter) faint(text string) string { return p.paint("2", text) }
+
+// columns tells how wide the terminal is that a writer goes to, nil if it is none.
+func columns(w io.Writer) func() int {
+	f, ok := w.(*os.File)
+	if !ok || !term.IsTerminal(int(f.Fd())) {
+		return nil
+	}
+	return func() int {
+		width, _, err := term.GetSize(int(f.Fd()))
+		if err != nil {
+			return 0
+		}
+		return width
+	}
+}

@@ -5,8 +5,10 @@ package trial
 
 import (
 	"encoding/xml"
+	"errors"
 	"fmt"
 	"io"
+	"slices"
 	"strings"
 )
 
@@ -15,17 +17,55 @@ type Outcome string
 
 // The outcomes of a step.
 const (
-	Passed  Outcome = "Passed"
-	Failed  Outcome = "Failed"
-	Skipped Outcome = "Skipped" // a step before it failed
+	Passed Outcome = "Passed"
+	Failed Outcome = "Failed"
+	// Error is a step that could not be tried to its end, which says nothing about the stack: the trial was interrupted, or
+	// there is no management cluster any more.
+	Error   Outcome = "Error"
+	Skipped Outcome = "Skipped" // a step before it did not pass
 )
 
 // Result is what came of a trial. As JSON, its times are in seconds.
 type Result struct {
+	// Stack is "<provider>-<name>-<major>-<minor>".
+	Stack string `json:"stack"`
 	// Passed tells that all steps came to their end.
-	Passed  bool         `json:"passed"`
-	Seconds float64      `json:"seconds"`
-	Steps   []StepResult `json:"steps"`
+	Passed  bool    `json:"passed"`
+	Seconds float64 `json:"seconds"`
+	// Findings are errors in the stack because of which nothing was tried.
+	Findings []Problem    `json:"findings,omitempty"`
+	Steps    []StepResult `json:"steps"`
+}
+
+// Untried is the result of a trial that has not begun.
+func Untried(stack string, steps []Step) Result {
+	r := Result{Stack: stack, Steps: []StepResult{}}
+	for i := range steps {
+		r.Steps = append(r.Steps, title(steps, i))
+	}
+	return r
+}
+
+// Break notes why a trial did not come to its end, at the step that was to be tried.
+func (r *Result) Break(why error) {
+	r.Passed = false
+	for i := range r.Steps {
+		switch r.Steps[i].Outcome {
+		case Passed:
+			continue
+		case Failed: // there is nothing to add
+		default:
+			r.Steps[i].Outcome, r.Steps[i].Error = Error, why.Error()
+		}
+		return
+	}
+}
+
+// Unfinished is what to report of a trial that goes on: should somebody kill it, nobody takes it for one that passed.
+func (r Result) Unfinished() Result {
+	r.Steps = slices.Clone(r.Steps)
+	r.Break(errors.New("csctl was ended before this step was"))
+	return r
 }
 
 // StepResult is what came of a step. Objects are those of the workload cluster, written as
@@ -37,7 +77,7 @@ type StepResult struct {
 	Kubernetes string  `json:"kubernetes"`
 	Outcome    Outcome `json:"outcome"`
 	Seconds    float64 `json:"seconds"`
-	// Error is why the step failed.
+	// Error is why the step did not pass.
 	Error string `json:"error,omitempty"`
 
 	// Addons are those in the cluster after the step.
@@ -78,44 +118,63 @@ type Problem struct {
 func (p Problem) String() string { return p.Object + ": " + p.Message }
 
 // WriteJUnit writes the result in the format of JUnit that continuous integration reads
-// (https://github.com/testmoapp/junitxml): the stack is the suite, each step a case.
-func (r Result) WriteJUnit(w io.Writer, stack string) error {
-	type failure struct {
+// (https://github.com/testmoapp/junitxml): the stack is the suite, each step a case. Errors that were found before
+// anything was tried are a case of their own.
+func (r Result) WriteJUnit(w io.Writer) error {
+	type reason struct {
 		Message string `xml:"message,attr"`
+		Type    string `xml:"type,attr"`
 		Text    string `xml:",chardata"`
 	}
+	type skipped struct {
+		Message string `xml:"message,attr"`
+	}
 	type testcase struct {
-		Name      string    `xml:"name,attr"`
-		Classname string    `xml:"classname,attr"`
-		Time      string    `xml:"time,attr"`
-		Failure   *failure  `xml:"failure,omitempty"`
-		Skipped   *struct{} `xml:"skipped,omitempty"`
-		Output    string    `xml:"system-out,omitempty"`
+		Name      string   `xml:"name,attr"`
+		Classname string   `xml:"classname,attr"`
+		Time      string   `xml:"time,attr"`
+		Skipped   *skipped `xml:"skipped,omitempty"`
+		Error     *reason  `xml:"error,omitempty"`
+		Failure   *reason  `xml:"failure,omitempty"`
+		Output    string   `xml:"system-out,omitempty"`
 	}
 	type suite struct {
 		XMLName  xml.Name   `xml:"testsuite"`
 		Name     string     `xml:"name,attr"`
 		Tests    int        `xml:"tests,attr"`
 		Failures int        `xml:"failures,attr"`
+		Errors   int        `xml:"errors,attr"`
 		Skipped  int        `xml:"skipped,attr"`
 		Time     string     `xml:"time,attr"`
 		Cases    []testcase `xml:"testcase"`
 	}
 	seconds := func(s float64) string { return fmt.Sprintf("%.3f", s) }
-	s := suite{Name: stack, Tests: len(r.Steps), Time: seconds(r.Seconds)}
+	s := suite{Name: r.Stack, Time: seconds(r.Seconds)}
+	if len(r.Findings) > 0 {
+		s.Failures++
+		s.Cases = append(s.Cases, testcase{
+			Name: "csctl lint", Classname: r.Stack, Time: seconds(0),
+			Failure: &reason{Message: r.found(), Type: string(Failed), Text: strings.Join(texts(r.Findings), "\n")},
+		})
+	}
 	for _, step := range r.Steps {
-		c := testcase{Name: step.Name, Classname: stack, Time: seconds(step.Seconds), Output: strings.Join(step.lines(), "\n")}
+		c := testcase{Name: step.Name, Classname: r.Stack, Time: seconds(step.Seconds), Output: strings.Join(step.lines(), "\n")}
+		why := &reason{Message: step.Error, Type: string(step.Outcome), Text: strings.Join(texts(step.Problems), "\n")}
 		switch step.Outcome {
 		case Passed:
 		case Failed:
 			s.Failures++
-			c.Failure = &failure{Message: step.Error, Text: strings.Join(step.problems(), "\n")}
+			c.Failure = why
+		case Error:
+			s.Errors++
+			c.Error = why
 		case Skipped:
 			s.Skipped++
-			c.Skipped = &struct{}{}
+			c.Skipped = &skipped{Message: "a step before it did not pass"}
 		}
 		s.Cases = append(s.Cases, c)
 	}
+	s.Tests = len(s.Cases)
 	if _, err := io.WriteString(w, xml.Header); err != nil {
 		return err
 	}
@@ -128,9 +187,17 @@ func (r Result) WriteJUnit(w io.Writer, stack string) error {
 	return err
 }
 
-func (r StepResult) problems() []string {
-	lines := make([]string, 0, len(r.Problems))
-	for _, p := range r.Problems {
+// found sums up the findings.
+func (r Result) found() string {
+	if len(r.Findings) == 1 {
+		return "the stack has an error, so nothing was tried"
+	}
+	return fmt.Sprintf("the stack has %d errors, so nothing was tried", len(r.Findings))
+}
+
+func texts(problems []Problem) []string {
+	lines := make([]string, 0, len(problems))
+	for _, p := range problems {
 		lines = append(lines, p.String())
 	}
 	return lines
@@ -184,8 +251,14 @@ func (r StepResult) lines() []string {
 // WriteText writes the result for people.
 func (r Result) WriteText(w io.Writer) error {
 	var text strings.Builder
+	if len(r.Findings) > 0 {
+		fmt.Fprintf(&text, "✗ %s: %s\n", r.Stack, r.found())
+		for _, line := range texts(r.Findings) {
+			fmt.Fprintf(&text, "     %s\n", line)
+		}
+	}
 	for i, step := range r.Steps {
-		mark := map[Outcome]string{Passed: "✓", Failed: "✗", Skipped: "-"}[step.Outcome]
+		mark := map[Outcome]string{Passed: "✓", Failed: "✗", Error: "!", Skipped: "-"}[step.Outcome]
 		fmt.Fprintf(&text, "%s %d. %s", mark, i+1, step.Name)
 		if step.Outcome == Skipped {
 			text.WriteString(": not tried\n")
@@ -196,9 +269,13 @@ func (r Result) WriteText(w io.Writer) error {
 			fmt.Fprintf(&text, "     %s\n", line)
 		}
 		if step.Error != "" {
-			fmt.Fprintf(&text, "     failed: %s\n", step.Error)
+			what := "failed"
+			if step.Outcome == Error {
+				what = "not tried to its end"
+			}
+			fmt.Fprintf(&text, "     %s: %s\n", what, step.Error)
 		}
-		for _, line := range step.problems() {
+		for _, line := range texts(step.Problems) {
 			fmt.Fprintf(&text, "       %s\n", line)
 		}
 	}

@@ -5,18 +5,24 @@ package trial
 
 import (
 	"encoding/xml"
+	"errors"
 	"strings"
 	"testing"
+	"time"
 
 	"github.com/google/go-cmp/cmp"
+	corev1 "k8s.io/api/core/v1"
+	eventsv1 "k8s.io/api/events/v1"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/types"
 
 	"github.com/clusterstacks/cluster-stack-operator/internal/apply"
+	"github.com/clusterstacks/cluster-stack-operator/internal/release"
 )
 
 // tried is a trial whose second of three steps failed.
 var tried = Result{
-	Seconds: 30.25,
+	Stack: "docker-scs-1-35", Seconds: 30.25,
 	Steps: []StepResult{
 		{
 			Name: "create a cluster from docker-scs-1-35-v1", Release: "docker-scs-1-35-v1", Kubernetes: "v1.35.4", Outcome: Passed, Seconds: 20,
@@ -59,7 +65,7 @@ func TestATrialIsToldInWords(t *testing.T) {
 
 func TestATrialIsToldToContinuousIntegration(t *testing.T) {
 	var text strings.Builder
-	if err := tried.WriteJUnit(&text, "docker-scs-1-35"); err != nil {
+	if err := tried.WriteJUnit(&text); err != nil {
 		t.Fatal(err)
 	}
 	// What those who read it look at.
@@ -93,6 +99,138 @@ func TestATrialIsToldToContinuousIntegration(t *testing.T) {
 	}
 	if c := got.Cases[2]; c.Failure != nil || c.Skipped == nil {
 		t.Errorf("a step that was not tried: %+v", c)
+	}
+}
+
+// What a step left undone is never told as if it had passed, and whatever is in a message stays readable XML.
+func TestEveryOutcomeIsToldToContinuousIntegration(t *testing.T) {
+	steps := []Step{{Kubernetes: "v1.35.4"}, {Kubernetes: "v1.35.4"}, {Kubernetes: "v1.36.3"}}
+	passed := Untried("docker-scs-1-35", steps)
+	passed.Steps[0].Outcome = Passed
+	failed := passed.Unfinished()
+	failed.Steps[1].Outcome, failed.Steps[1].Error = Failed, "a \x00 \x1b[31m \xff ]]> <b>"
+	failed.Steps[1].Problems = []Problem{{"Pod x", "said \x01 & <that>"}}
+	findings := Result{Stack: "docker-scs-1-35", Findings: []Problem{{"csctl.yaml:3", "it is wrong"}}}
+	for name, tt := range map[string]struct {
+		give                     Result
+		tests, failures, errored int
+		skipped                  int
+	}{
+		"NotBegun":    {Untried("docker-scs-1-35", steps).Unfinished(), 3, 0, 1, 2},
+		"Interrupted": {passed.Unfinished(), 3, 0, 1, 1},
+		"Failed":      {failed, 3, 1, 0, 1},
+		"NotTried":    {findings, 1, 1, 0, 0},
+	} {
+		t.Run(name, func(t *testing.T) {
+			var text strings.Builder
+			if err := tt.give.WriteJUnit(&text); err != nil {
+				t.Fatal(err)
+			}
+			var got struct {
+				Name     string `xml:"name,attr"`
+				Tests    int    `xml:"tests,attr"`
+				Failures int    `xml:"failures,attr"`
+				Errors   int    `xml:"errors,attr"`
+				Skipped  int    `xml:"skipped,attr"`
+				Cases    []struct {
+					Name    string    `xml:"name,attr"`
+					Failure *struct{} `xml:"failure"`
+					Error   *struct{} `xml:"error"`
+					Skipped *struct{} `xml:"skipped"`
+				} `xml:"testcase"`
+			}
+			if err := xml.Unmarshal([]byte(text.String()), &got); err != nil {
+				t.Fatalf("%v:\n%s", err, text.String())
+			}
+			failures, errored, skipped := 0, 0, 0
+			for _, c := range got.Cases {
+				if c.Name == "" {
+					t.Error("a case has no name")
+				}
+				if c.Failure != nil {
+					failures++
+				}
+				if c.Error != nil {
+					errored++
+				}
+				if c.Skipped != nil {
+					skipped++
+				}
+			}
+			want := []int{tt.tests, tt.failures, tt.errored, tt.skipped}
+			if diff := cmp.Diff(want, []int{got.Tests, got.Failures, got.Errors, got.Skipped}); diff != "" {
+				t.Errorf("it counts (-want +got): %s", diff)
+			}
+			if diff := cmp.Diff(want, []int{len(got.Cases), failures, errored, skipped}); diff != "" {
+				t.Errorf("it has (-want +got): %s", diff)
+			}
+			if got.Name != "docker-scs-1-35" {
+				t.Errorf("the suite is called %q", got.Name)
+			}
+			if tt.give.Passed {
+				t.Error("it counts as passed")
+			}
+		})
+	}
+}
+
+func TestATrialThatIsBrokenOffIsToldInWords(t *testing.T) {
+	name, err := release.ParseName("docker-scs-1-35-v1")
+	if err != nil {
+		t.Fatal(err)
+	}
+	r := Untried("docker-scs-1-35", []Step{{Release: name, Kubernetes: "v1.35.4"}, {Release: name, Kubernetes: "v1.35.4"}})
+	r.Break(errors.New("interrupt"))
+	var got strings.Builder
+	if err := r.WriteText(&got); err != nil {
+		t.Fatal(err)
+	}
+	const want = `! 1. create a cluster from docker-scs-1-35-v1, Kubernetes v1.35.4: 0.0s
+     not tried to its end: interrupt
+- 2. upgrade from docker-scs-1-35-v1 to docker-scs-1-35-v1: not tried
+`
+	if diff := cmp.Diff(want, got.String()); diff != "" {
+		t.Error(diff)
+	}
+}
+
+func TestWarningsOfControllersAreTold(t *testing.T) {
+	now := time.Date(2025, time.January, 1, 0, 0, 0, 0, time.UTC)
+	event := func(kind, name, reason, note string, age time.Duration) eventsv1.Event {
+		return eventsv1.Event{
+			Type: corev1.EventTypeWarning, Reason: reason, Note: note, EventTime: metav1.NewMicroTime(now.Add(-age)),
+			Regarding: corev1.ObjectReference{Kind: kind, Namespace: "kube-system", Name: name},
+		}
+	}
+	normal := event("Pod", "x", "Pulled", "it is there", 0)
+	normal.Type = corev1.EventTypeNormal
+	repeated := event("DaemonSet", "cni", "FailedCreate", "serviceaccount \"cni\"\nnot found", time.Hour)
+	repeated.Series = &eventsv1.EventSeries{LastObservedTime: metav1.NewMicroTime(now)}
+	old := event("DaemonSet", "cni", "FailedCreate", "an older reason", time.Minute)
+	got := warnings([]eventsv1.Event{
+		event("Job", "x", "BackoffLimitExceeded", "it failed", time.Minute), old, repeated, normal,
+		event("Pod", "x", "FailedScheduling", "its conditions say so", 0), event("Node", "y", "Gone", "long ago", time.Hour),
+	}, now)
+	want := []Problem{
+		{"DaemonSet kube-system/cni", `event FailedCreate: serviceaccount "cni" not found`},
+		{"Job kube-system/x", "event BackoffLimitExceeded: it failed"},
+	}
+	if diff := cmp.Diff(want, got); diff != "" {
+		t.Error(diff)
+	}
+}
+
+func TestAPodThatHasDoneItsWorkIsNoProblem(t *testing.T) {
+	pod := corev1.Pod{Status: corev1.PodStatus{
+		Phase:      corev1.PodSucceeded,
+		Conditions: []corev1.PodCondition{{Type: corev1.PodReady, Status: corev1.ConditionFalse, Reason: "PodCompleted"}},
+	}}
+	if got := podProblem(&pod); got != "" {
+		t.Errorf("got %q", got)
+	}
+	pod.Status.Phase = corev1.PodFailed
+	if podProblem(&pod) == "" {
+		t.Error("a pod that failed is none either")
 	}
 }
 

@@ -10,8 +10,10 @@ import (
 	"maps"
 	"slices"
 	"strings"
+	"time"
 
 	corev1 "k8s.io/api/core/v1"
+	eventsv1 "k8s.io/api/events/v1"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/apis/meta/v1/unstructured"
 	"k8s.io/apimachinery/pkg/runtime/schema"
@@ -223,11 +225,56 @@ func (t *trial) workloadProblems(ctx context.Context) []Problem {
 			}
 		}
 	}
+	events := &eventsv1.EventList{}
+	if workload.List(ctx, events) == nil {
+		found = append(found, warnings(events.Items, time.Now())...)
+	}
 	return found
 }
 
-// podProblem says why a pod is not ready, empty if it is.
+// Of warnings the last are told, of the time that Kubernetes may take to try something again.
+const (
+	maxWarnings   = 20
+	recentWarning = 5 * time.Minute
+)
+
+// warnings are what controllers complain of in events, the last of each kind, in the order of the objects. Why a DaemonSet
+// or a Job gets no pods stands nowhere else. That a pod finds no node, its conditions say.
+func warnings(events []eventsv1.Event, now time.Time) []Problem {
+	last := map[string]eventsv1.Event{}
+	at := func(e eventsv1.Event) time.Time {
+		times := []time.Time{e.EventTime.Time, e.DeprecatedLastTimestamp.Time}
+		if e.Series != nil {
+			times = append(times, e.Series.LastObservedTime.Time)
+		}
+		return slices.MaxFunc(times, time.Time.Compare)
+	}
+	for _, e := range events {
+		if e.Type != corev1.EventTypeWarning || e.Reason == "FailedScheduling" || now.Sub(at(e)) > recentWarning {
+			continue
+		}
+		key := strings.Join([]string{e.Regarding.Kind, e.Regarding.Namespace, e.Regarding.Name, e.Reason}, " ")
+		if known, is := last[key]; !is || at(known).Before(at(e)) {
+			last[key] = e
+		}
+	}
+	keys := slices.SortedFunc(maps.Keys(last), func(a, b string) int { return at(last[b]).Compare(at(last[a])) })
+	keys = keys[:min(len(keys), maxWarnings)]
+	slices.Sort(keys)
+	var found []Problem
+	for _, key := range keys {
+		e := last[key]
+		name := strings.TrimPrefix(e.Regarding.Namespace+"/"+e.Regarding.Name, "/")
+		found = append(found, Problem{Object: e.Regarding.Kind + " " + name, Message: fmt.Sprintf("event %s: %s", e.Reason, strings.Join(strings.Fields(e.Note), " "))})
+	}
+	return found
+}
+
+// podProblem says why a pod is not ready, empty if it is, or has done what it was for.
 func podProblem(pod *corev1.Pod) string {
+	if pod.Status.Phase == corev1.PodSucceeded {
+		return ""
+	}
 	reason := string(pod.Status.Phase)
 	for _, c := range pod.Status.Conditions {
 		switch {

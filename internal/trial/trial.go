@@ -37,6 +37,8 @@ type Step struct {
 
 // Options say what to try.
 type Options struct {
+	// Stack is "<provider>-<name>-<major>-<minor>", for the result.
+	Stack string
 	// Namespace that all is made in.
 	Namespace string
 	// Objects are applied before the first step, and the Cluster among them in it. Its class and version are those of the
@@ -47,43 +49,67 @@ type Options struct {
 	Limit time.Duration
 	// Report is told what happens.
 	Report *story.Report
+	// Told, if set, is given what is known whenever a step begins.
+	Told func(Result)
 }
 
 // Run walks the steps until one fails. What the stack is to blame for is in the result; the error is about the management
-// cluster, or the input.
+// cluster, the input, or that ctx has ended. The result then has what is known, and at which step that was.
 func Run(ctx context.Context, config *rest.Config, o Options) (Result, error) {
+	result := Untried(o.Stack, o.Steps)
+	err := run(ctx, config, o, &result)
+	if err != nil {
+		result.Break(err)
+	}
+	return result, err
+}
+
+// tellPatience bounds the time that it takes to find out what a step did, also after ctx has ended.
+const tellPatience = 30 * time.Second
+
+func run(ctx context.Context, config *rest.Config, o Options, result *Result) error {
 	s, err := story.New(config, o.Report)
 	if err != nil {
-		return Result{}, err
+		return err
 	}
 	s.Seen = initialize
 	t := &trial{Options: o, story: s}
 	if err := t.prepare(ctx); err != nil {
-		return Result{}, err
+		return err
 	}
-	result := Result{Passed: true}
 	for i, step := range o.Steps {
-		r := t.title(i)
-		if !result.Passed {
-			r.Outcome = Skipped
-			result.Steps = append(result.Steps, r)
-			continue
+		r := &result.Steps[i]
+		if o.Told != nil {
+			o.Told(result.Unfinished())
 		}
 		o.Report.Chapter(r.Name)
+		o.Report.Say("this may take %s", o.Limit)
 		begin := time.Now()
 		failed := t.walk(ctx, i, step)
 		r.Seconds = time.Since(begin).Seconds()
-		if ctx.Err() != nil {
-			return result, context.Cause(ctx)
-		}
-		if err := t.tell(ctx, &r, failed); err != nil {
-			return result, err
-		}
-		result.Passed = r.Outcome == Passed
 		result.Seconds += r.Seconds
-		result.Steps = append(result.Steps, r)
+		telling, cancel := context.WithTimeoutCause(context.WithoutCancel(ctx), tellPatience, fmt.Errorf("the management cluster does not answer within %s", tellPatience))
+		err := t.tell(telling, r, failed)
+		if err != nil && telling.Err() != nil {
+			err = context.Cause(telling)
+		}
+		if err != nil && failed != nil {
+			err = fmt.Errorf("%w; and what came of the step cannot be told: %w", failed, err)
+		}
+		cancel()
+		switch {
+		case ctx.Err() != nil:
+			r.Outcome = Error
+			return context.Cause(ctx)
+		case err != nil:
+			r.Outcome = Error
+			return err
+		case r.Outcome != Passed:
+			return nil
+		}
 	}
-	return result, nil
+	result.Passed = true
+	return nil
 }
 
 type trial struct {
@@ -96,13 +122,14 @@ type trial struct {
 
 func (t *trial) key() client.ObjectKey { return client.ObjectKeyFromObject(t.cluster) }
 
-func (t *trial) title(i int) StepResult {
-	r := StepResult{Release: t.Steps[i].Release.String(), Kubernetes: t.Steps[i].Kubernetes}
+// title is what is known of a step before it is tried.
+func title(steps []Step, i int) StepResult {
+	r := StepResult{Release: steps[i].Release.String(), Kubernetes: steps[i].Kubernetes, Outcome: Skipped}
 	if i == 0 {
 		r.Name = "create a cluster from " + r.Release
 		return r
 	}
-	r.From = t.Steps[i-1].Release.String()
+	r.From = steps[i-1].Release.String()
 	r.Name = fmt.Sprintf("upgrade from %s to %s", r.From, r.Release)
 	return r
 }
@@ -168,6 +195,8 @@ func (t *trial) apply(ctx context.Context, object *unstructured.Unstructured) er
 
 // walk takes one step. The error says why it did not come to its end.
 func (t *trial) walk(ctx context.Context, i int, step Step) error {
+	ctx, cancel := context.WithTimeoutCause(ctx, t.Limit, story.NotThere(t.Limit))
+	defer cancel()
 	if err := t.subscribe(ctx, step.Release); err != nil {
 		return err
 	}
@@ -189,7 +218,7 @@ func (t *trial) walk(ctx context.Context, i int, step Step) error {
 		return err
 	}
 	goal := story.Goal{Class: step.Release.ClassName(), Version: step.Kubernetes, Nodes: nodes}
-	return t.story.Reached(ctx, t.key(), goal, t.Limit)
+	return t.story.Reached(ctx, t.key(), goal, t.Limit+time.Second) // it is ctx that ends
 }
 
 // subscribe asks the operator for a release. One ClusterStack is that of all releases of one channel for one minor of

@@ -17,8 +17,12 @@ import (
 	"slices"
 	"strings"
 	"sync"
+	"syscall"
 	"testing"
+	"time"
 
+	"github.com/clusterstacks/cluster-stack-operator/internal/build"
+	"github.com/clusterstacks/cluster-stack-operator/internal/release"
 	"github.com/clusterstacks/cluster-stack-operator/internal/sandbox/sandboxtest"
 	"github.com/clusterstacks/cluster-stack-operator/internal/trial"
 	"github.com/clusterstacks/cluster-stack-operator/stacks/stackstest"
@@ -77,13 +81,20 @@ func try(t *testing.T, args ...string) (result trial.Result, junit []byte, code 
 // nothingIsLeft checks that neither files nor processes of a trial are left.
 func nothingIsLeft(t *testing.T, state, tmp string) {
 	t.Helper()
+	for _, what := range leftovers(t, state, tmp) {
+		t.Errorf("csctl test left %s", what)
+	}
+}
+
+func leftovers(t *testing.T, state, tmp string) (found []string) {
+	t.Helper()
 	for _, folder := range []string{filepath.Join(state, "cluster-stack"), tmp} {
 		left, err := os.ReadDir(folder)
 		if err != nil && !errors.Is(err, os.ErrNotExist) {
 			t.Error(err)
 		}
 		for _, entry := range left {
-			t.Errorf("csctl test left %s", filepath.Join(folder, entry.Name()))
+			found = append(found, filepath.Join(folder, entry.Name()))
 		}
 	}
 	processes, err := filepath.Glob("/proc/[0-9]*/cmdline")
@@ -93,54 +104,96 @@ func nothingIsLeft(t *testing.T, state, tmp string) {
 	for _, file := range processes {
 		// One that has ended meanwhile has no file.
 		if line, err := os.ReadFile(file); err == nil && bytes.Contains(line, []byte(state)) {
-			t.Errorf("csctl test left the process %s", bytes.ReplaceAll(line, []byte{0}, []byte(" ")))
+			found = append(found, "the process "+string(bytes.ReplaceAll(line, []byte{0}, []byte(" "))))
 		}
 	}
+	return found
 }
 
-// Ctrl-C ends a trial wherever it is.
-func TestAnInterruptedTrialLeavesNothing(t *testing.T) {
+// However a trial ends, and wherever it is: nothing is left, and a report says how far it came.
+func TestATrialThatIsEndedLeavesAReportAndNothingElse(t *testing.T) {
 	bin, err := built()
 	if err != nil {
 		t.Fatal(err)
 	}
-	for name, line := range map[string]string{
-		"WhileTheSandboxStarts":    "custom resources",
-		"WhileTheClusterIsComing":  "Cluster: created",
-		"WhileItsMachinesAreThere": "Nodes: ",
+	for name, tt := range map[string]struct {
+		line   string
+		signal syscall.Signal
+		says   string
+	}{
+		"InterruptedWhileTheSandboxStarts": {"custom resources", syscall.SIGINT, "interrupt"},
+		"KilledWhileTheSandboxStarts":      {"custom resources", syscall.SIGKILL, ""},
+		"TerminatedWhileMachinesAreThere":  {"Nodes: ", syscall.SIGTERM, "terminated"},
+		"KilledWhileMachinesAreThere":      {"Nodes: ", syscall.SIGKILL, ""},
 	} {
 		t.Run(name, func(t *testing.T) {
 			state, tmp := t.TempDir(), t.TempDir()
-			cmd := exec.CommandContext(t.Context(), filepath.Join(bin, "csctl"), "test", filepath.Join(root, "stacks/docker/starter/1-36"))
+			report := filepath.Join(t.TempDir(), "junit.xml")
+			cmd := exec.CommandContext(t.Context(), filepath.Join(bin, "csctl"), "test", filepath.Join(root, "stacks/docker/starter/1-36"), "--junit", report)
 			cmd.Env = append(os.Environ(), "XDG_STATE_HOME="+state, "TMPDIR="+tmp)
-			var stderr bytes.Buffer
+			var stdout, stderr bytes.Buffer
 			cmd.Stderr = &stderr
 			cmd.Cancel = func() error { return cmd.Process.Signal(os.Interrupt) }
-			stdout, err := cmd.StdoutPipe()
+			out, err := cmd.StdoutPipe()
 			if err != nil {
 				t.Fatal(err)
 			}
 			if err := cmd.Start(); err != nil {
 				t.Fatal(err)
 			}
-			interrupted := false
-			for lines := bufio.NewScanner(stdout); lines.Scan(); {
-				if !interrupted && strings.Contains(lines.Text(), line) {
-					interrupted = true
-					if err := cmd.Process.Signal(os.Interrupt); err != nil {
+			ended := false
+			for lines := bufio.NewScanner(out); lines.Scan(); {
+				stdout.WriteString(lines.Text() + "\n")
+				if !ended && strings.Contains(lines.Text(), tt.line) {
+					ended = true
+					if err := cmd.Process.Signal(tt.signal); err != nil {
 						t.Error(err)
 					}
 				}
 			}
-			if err := cmd.Wait(); err == nil || !strings.Contains(stderr.String(), "interrupt") {
-				t.Errorf("it ended with %v and said %s", err, stderr.String())
+			err = cmd.Wait()
+			if !ended {
+				t.Fatalf("it never said %q: %v\n%s", tt.line, err, stderr.String())
 			}
-			if !interrupted {
-				t.Errorf("it never said %q", line)
+			if tt.says != "" {
+				var exit *exec.ExitError
+				if !errors.As(err, &exit) || exit.ExitCode() != 2 || !strings.Contains(stderr.String(), tt.says) {
+					t.Errorf("it ended with %v and said %s", err, stderr.String())
+				}
+				if told := "! 1. create a cluster from docker-starter-1-36-v1"; !strings.Contains(stdout.String(), told) {
+					t.Errorf("it did not say how far it came, as in %q:\n%s", told, stdout.String())
+				}
+			}
+			junit, err := os.ReadFile(report)
+			if err != nil {
+				t.Fatal(err)
+			}
+			if s := readSuite(t, junit); s.Tests != 2 || s.Errors != 1 || s.Skipped != 1 || s.Failures != 0 {
+				t.Errorf("for continuous integration it wrote\n%s", junit)
+			}
+			// A trial that was killed cannot wait for its sandbox to end.
+			for deadline := time.Now().Add(time.Minute); tt.says == "" && len(leftovers(t, state, tmp)) > 0 && time.Now().Before(deadline); {
+				time.Sleep(100 * time.Millisecond)
 			}
 			nothingIsLeft(t, state, tmp)
 		})
 	}
+}
+
+// suite is what those look at who read a report of JUnit.
+type suite struct {
+	Tests    int `xml:"tests,attr"`
+	Failures int `xml:"failures,attr"`
+	Errors   int `xml:"errors,attr"`
+	Skipped  int `xml:"skipped,attr"`
+}
+
+func readSuite(t *testing.T, report []byte) (s suite) {
+	t.Helper()
+	if err := xml.Unmarshal(report, &s); err != nil {
+		t.Fatalf("%v\n%s", err, report)
+	}
+	return s
 }
 
 func TestAStackIsCreatedFromAndUpgradedTo(t *testing.T) {
@@ -176,10 +229,14 @@ func TestAStackIsCreatedFromAndUpgradedTo(t *testing.T) {
 // use in place of an excerpt.
 const openStackVariable = "CLUSTER_STACK_TEST_OPENSTACK_CRDS"
 
-// The sandbox knows OpenStack by its CRDs only, and the addons are charts that the stack does not bring along.
+// The sandbox knows OpenStack by its CRDs only, and the addons are charts that the stack does not bring along. Nor does the
+// release before, as it was made by another tool: the operator has to get them from where csctl does.
 func TestAStackForAProviderKnownByItsCRDsIsCreatedFromAndUpgradedTo(t *testing.T) {
 	crds := cmp.Or(os.Getenv(openStackVariable), filepath.Join(root, "test/sandbox/providers/testdata/openstack-crds.yaml"))
-	args := []string{filepath.Join(root, "stacks/openstack/starter/1-36"), "--crds", crds, "--cluster", "testdata/openstack.yaml"}
+	args := []string{
+		filepath.Join(root, "stacks/openstack/starter/1-36"), "--crds", crds, "--cluster", "testdata/openstack.yaml",
+		"--previous", incomplete(t, "stacks/openstack/starter", "1-36"),
+	}
 	for _, mirror := range stackstest.Charts(t, filepath.Join(root, "stacks")) {
 		args = append(args, "--chart-mirrors", mirror.From+"="+mirror.To)
 	}
@@ -190,6 +247,9 @@ func TestAStackForAProviderKnownByItsCRDsIsCreatedFromAndUpgradedTo(t *testing.T
 	created, upgraded := result.Steps[0], result.Steps[1]
 	if want := []trial.Addon{{Name: "ccm", Objects: 1}, {Name: "cni", Objects: 1}, {Name: "csi", Objects: 1}, {Name: "metrics-server", Objects: 1}}; !slices.Equal(created.Addons, want) {
 		t.Errorf("addons %v, want %v", created.Addons, want)
+	}
+	if created.Release != "openstack-starter-1-36-v3" || upgraded.Release != "openstack-starter-1-36-v4" {
+		t.Errorf("created %s, upgraded to %s", created.Release, upgraded.Release)
 	}
 	if len(created.Added) != 4 || len(upgraded.Added)+len(upgraded.Pruned) != 0 {
 		t.Errorf("created: %+v, upgraded: %+v", created, upgraded)
@@ -202,6 +262,32 @@ func TestAStackForAProviderKnownByItsCRDsIsCreatedFromAndUpgradedTo(t *testing.T
 			t.Errorf("%+v", step)
 		}
 	}
+}
+
+// incomplete builds release v3 of a stack without the charts that it depends on, and returns its folder.
+func incomplete(t *testing.T, stacks, folder string) string {
+	t.Helper()
+	stack, err := build.Read(os.DirFS(filepath.Join(root, stacks)), folder)
+	if err != nil {
+		t.Fatal(err)
+	}
+	version := release.Version{Major: 3}
+	made, err := stack.Build(build.Versions{ClusterStack: version, ClusterAddon: version, NodeImage: version})
+	if err != nil {
+		t.Fatal(err)
+	}
+	written, err := made.Write(t.TempDir(), nil)
+	if err != nil {
+		t.Fatal(err)
+	}
+	rel, err := release.Open(os.DirFS(written.Folder), made.Name)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if lacking, err := rel.Incomplete(); err != nil || len(lacking) == 0 {
+		t.Fatalf("it lacks nothing: %v", err)
+	}
+	return written.Folder
 }
 
 // The pods of an addon want a node that there is not.
@@ -241,10 +327,7 @@ func TestAFaultyStackIsToldFromOthers(t *testing.T) {
 	if result.Steps[1].Outcome != trial.Skipped {
 		t.Errorf("after it: %+v", result.Steps[1])
 	}
-	var suite struct {
-		Failures int `xml:"failures,attr"`
-	}
-	if err := xml.Unmarshal(junit, &suite); err != nil || suite.Failures != 1 {
-		t.Errorf("for continuous integration: %v\n%s", err, junit)
+	if s := readSuite(t, junit); s.Tests != 2 || s.Failures != 1 || s.Skipped != 1 || s.Errors != 0 {
+		t.Errorf("for continuous integration it wrote\n%s", junit)
 	}
 }
