@@ -624,8 +624,35 @@ func readObjects(file string) ([]*unstructured.Unstructured, error) {
 		} else if err != nil {
 			return nil, fmt.Errorf("--cluster: read %s: %w", file, err)
 		}
-		if len(object.Object) > 0 {
-			objects = append(objects, object)
+		items := []unstructured.Unstructured{*object}
+		switch {
+		case len(object.Object) == 0:
+			continue
+		case object.IsList():
+			list, err := object.ToList()
+			if err != nil {
+				return nil, fmt.Errorf("--cluster: read %s: %w", file, err)
+			}
+			items = list.Items
+		}
+		for i := range items {
+			strip(&items[i])
+			objects = append(objects, &items[i])
+		}
+	}
+}
+
+// strip takes out of an object what belongs to the management cluster that it was read from: what the API server and
+// controllers have written.
+func strip(object *unstructured.Unstructured) {
+	for _, field := range []string{"uid", "resourceVersion", "generation", "creationTimestamp", "managedFields", "ownerReferences", "finalizers"} {
+		unstructured.RemoveNestedField(object.Object, "metadata", field)
+	}
+	delete(object.Object, "status")
+	// A Cluster that has these already looks for objects that are not there.
+	if _, made, _ := unstructured.NestedFieldNoCopy(object.Object, "spec", "controlPlaneRef"); made && object.GetKind() == clusterv1.ClusterKind {
+		for _, field := range []string{"controlPlaneRef", "infrastructureRef", "controlPlaneEndpoint"} {
+			unstructured.RemoveNestedField(object.Object, "spec", field)
 		}
 	}
 }

@@ -134,11 +134,19 @@ func title(steps []Step, i int) StepResult {
 	return r
 }
 
-// Cluster returns the one Cluster among the objects.
+// Cluster returns the one Cluster among the objects. All are in the namespace of the trial, or in one that is among them.
 func (o Options) Cluster() (*unstructured.Unstructured, error) {
 	var cluster *unstructured.Unstructured
+	namespaces := map[string]bool{"": true, o.Namespace: true, metav1.NamespaceDefault: true}
+	for _, object := range o.Objects {
+		if object.GetAPIVersion() == "v1" && object.GetKind() == "Namespace" {
+			namespaces[object.GetName()] = true
+		}
+	}
 	for _, object := range o.Objects {
 		switch {
+		case !isCluster(object) && !namespaces[object.GetNamespace()]:
+			return nil, fmt.Errorf("%s %s is in the namespace %s: leave that out, what the Cluster of a trial needs is made in %s", object.GetKind(), object.GetName(), object.GetNamespace(), o.Namespace)
 		case !isCluster(object):
 		case cluster != nil:
 			return nil, fmt.Errorf("there are two Clusters, %s and %s: a trial is that of one", cluster.GetName(), object.GetName())

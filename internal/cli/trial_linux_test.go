@@ -1,0 +1,130 @@
+// Copyright The Cluster Stack Operator Authors.
+// SPDX-License-Identifier: Apache-2.0
+
+package cli
+
+import (
+	"os"
+	"path/filepath"
+	"testing"
+
+	"github.com/google/go-cmp/cmp"
+
+	"github.com/clusterstacks/cluster-stack-operator/internal/release"
+	"github.com/clusterstacks/cluster-stack-operator/internal/source"
+)
+
+// A Cluster as kubectl prints it can be tried elsewhere.
+func TestWhatAnotherManagementClusterWroteIsForgotten(t *testing.T) {
+	file := filepath.Join(t.TempDir(), "cluster.yaml")
+	const text = `
+apiVersion: v1
+kind: List
+items:
+- apiVersion: cluster.x-k8s.io/v1beta2
+  kind: Cluster
+  metadata: {name: mine, labels: {a: b}, uid: x, resourceVersion: "1", generation: 2, creationTimestamp: "2025-01-01T00:00:00Z", finalizers: [c], managedFields: []}
+  spec:
+    controlPlaneEndpoint: {host: x, port: 6443}
+    controlPlaneRef: {kind: KubeadmControlPlane, name: mine-x}
+    infrastructureRef: {kind: DevCluster, name: mine-x}
+    topology: {version: v1.35.4}
+  status: {phase: Provisioned}
+---
+apiVersion: cluster.x-k8s.io/v1beta2
+kind: Cluster
+metadata: {name: fresh}
+spec: {controlPlaneEndpoint: {host: x}}
+`
+	if err := os.WriteFile(file, []byte(text), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	objects, err := readObjects(file)
+	if err != nil {
+		t.Fatal(err)
+	}
+	var got []map[string]any
+	for _, object := range objects {
+		got = append(got, object.Object)
+	}
+	want := []map[string]any{
+		{
+			"apiVersion": "cluster.x-k8s.io/v1beta2", "kind": "Cluster", "metadata": map[string]any{"name": "mine", "labels": map[string]any{"a": "b"}},
+			"spec": map[string]any{"topology": map[string]any{"version": "v1.35.4"}},
+		},
+		{
+			"apiVersion": "cluster.x-k8s.io/v1beta2", "kind": "Cluster", "metadata": map[string]any{"name": "fresh"},
+			"spec": map[string]any{"controlPlaneEndpoint": map[string]any{"host": "x"}},
+		},
+	}
+	if diff := cmp.Diff(want, got); diff != "" {
+		t.Error(diff)
+	}
+}
+
+func TestTheReleaseBefore(t *testing.T) {
+	parse := func(tag string) release.Name {
+		name, err := release.ParseName(tag)
+		if err != nil {
+			t.Fatal(err)
+		}
+		return name
+	}
+	for name, tt := range map[string]struct {
+		offers []string
+		want   string
+	}{
+		"Newest":               {[]string{"docker-scs-1-35-v2", "docker-scs-1-35-v10", "docker-scs-1-35-v9"}, "docker-scs-1-35-v10"},
+		"OfThisMinorFirst":     {[]string{"docker-scs-1-34-v20", "docker-scs-1-35-v1", "docker-scs-1-34-v30"}, "docker-scs-1-35-v1"},
+		"OfTheMinorBefore":     {[]string{"docker-scs-1-34-v2", "docker-scs-1-34-v3", "docker-scs-1-33-v9", "docker-scs-1-36-v9"}, "docker-scs-1-34-v3"},
+		"StableOnly":           {[]string{"docker-scs-1-35-v0-beta-3", "docker-scs-1-34-v1"}, "docker-scs-1-34-v1"},
+		"OfThisStackOnly":      {[]string{"docker-other-1-35-v1", "openstack-scs-1-35-v1"}, ""},
+		"NothingThatLeadsToIt": {[]string{"docker-scs-1-33-v1", "docker-scs-1-36-v1"}, ""},
+	} {
+		t.Run(name, func(t *testing.T) {
+			var offers []source.Offer
+			for _, tag := range tt.offers {
+				offers = append(offers, source.Offer{Name: parse(tag)})
+			}
+			got, found := newestBefore(parse("docker-scs-1-35-v1"), offers)
+			if found != (tt.want != "") || found && got.String() != tt.want {
+				t.Errorf("%s, %t, want %q", got, found, tt.want)
+			}
+		})
+	}
+}
+
+// The folder of a trial that was killed goes with the next one, and that of one that runs does not.
+func TestFoldersOfKilledTrialsAreRemoved(t *testing.T) {
+	tmp := t.TempDir()
+	t.Setenv("TMPDIR", tmp)
+	stale := filepath.Join(tmp, testFolderName+"1")
+	if err := os.MkdirAll(filepath.Join(stale, "docker-scs-1-35-v1"), 0o755); err != nil {
+		t.Fatal(err)
+	}
+	first, err := newTestFolder(false)
+	if err != nil {
+		t.Fatal(err)
+	}
+	kept, err := newTestFolder(true)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := kept.held.Close(); err != nil { // as at the end of csctl
+		t.Fatal(err)
+	}
+	second, err := newTestFolder(false)
+	if err != nil {
+		t.Fatal(err)
+	}
+	for path, want := range map[string]bool{stale: false, first.path: true, second.path: true, kept.path: true} {
+		if _, err := os.Stat(path); (err == nil) != want {
+			t.Errorf("%s is there: %v, want %t", path, err, want)
+		}
+	}
+	for _, folder := range []*testFolder{first, second} {
+		if err := folder.remove(); err != nil {
+			t.Error(err)
+		}
+	}
+}
