@@ -111,7 +111,7 @@ killed, the sandbox is gone then, unless --keep was given, and the file of --jun
 	}
 	for _, flag := range []string{"previous", "next"} {
 		mustComplete(cmd, flag, func(*cobra.Command, []string, string) ([]string, cobra.ShellCompDirective) {
-			return []string{none}, cobra.ShellCompDirectiveFilterDirs
+			return nil, cobra.ShellCompDirectiveFilterDirs
 		})
 	}
 	mustComplete(cmd, "cluster", cobra.FixedCompletions([]string{"yaml", "yml", "json"}, cobra.ShellCompDirectiveFilterFileExt))
@@ -187,7 +187,11 @@ func test(ctx context.Context, folder string, options testOptions, asJSON bool, 
 
 	// What is known at the end counts. Until then the file is for whoever has to kill us.
 	result := trial.Untried(tried.Stack, tried.Steps)
-	soFar := func(r trial.Result) { _ = writeJUnit(r, options.junit) }
+	soFar := func(r trial.Result) {
+		if info, err := os.Stat(options.junit); errors.Is(err, fs.ErrNotExist) || err == nil && info.Mode().IsRegular() {
+			_ = writeJUnit(r, options.junit)
+		}
+	}
 	soFar(result.Unfinished())
 	tried.Told = soFar
 
