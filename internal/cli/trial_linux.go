@@ -179,7 +179,7 @@ func test(ctx context.Context, folder string, options testOptions, asJSON bool, 
 	if err := findOperator(&options.sandbox); err != nil {
 		return err
 	}
-	charts, err := serveCharts(plan.charts)
+	charts, err := serveCharts(ctx, plan.charts)
 	if err != nil {
 		return err
 	}

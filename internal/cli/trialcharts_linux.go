@@ -85,11 +85,11 @@ type chartServer struct {
 }
 
 // serveCharts serves charts for the operator of a sandbox, until it is closed.
-func serveCharts(charts []repositoryChart) (*chartServer, error) {
+func serveCharts(ctx context.Context, charts []repositoryChart) (*chartServer, error) {
 	if len(charts) == 0 {
 		return &chartServer{}, nil
 	}
-	listener, err := net.Listen("tcp", "127.0.0.1:0")
+	listener, err := (&net.ListenConfig{}).Listen(ctx, "tcp", "127.0.0.1:0")
 	if err != nil {
 		return nil, err
 	}
