@@ -4,12 +4,16 @@
 package cli
 
 import (
+	"net/http"
 	"os"
 	"path/filepath"
 	"testing"
 
 	"github.com/google/go-cmp/cmp"
+	chart "helm.sh/helm/v4/pkg/chart/v2"
 
+	"github.com/clusterstacks/cluster-stack-operator/internal/chartrepo"
+	"github.com/clusterstacks/cluster-stack-operator/internal/chartrepo/chartrepotest"
 	"github.com/clusterstacks/cluster-stack-operator/internal/release"
 	"github.com/clusterstacks/cluster-stack-operator/internal/source"
 )
@@ -126,5 +130,38 @@ func TestFoldersOfKilledTrialsAreRemoved(t *testing.T) {
 		if err := folder.remove(); err != nil {
 			t.Error(err)
 		}
+	}
+}
+
+// The operator takes the first mirror that fits, of whatever is below its repository.
+func TestChartsOfARepositoryBelowAnotherAreServed(t *testing.T) {
+	const upper, lower = "https://charts.example.com/all/", "https://charts.example.com/all/more"
+	charts := []repositoryChart{
+		{upper, "a", "1.0.0", chartrepotest.Package("a", "1.0.0", nil)},
+		{lower, "b", "2.0.0", chartrepotest.Package("b", "2.0.0", nil)},
+		{upper, "a", "1.0.0", chartrepotest.Package("a", "1.0.0", nil)}, // two addons want it
+		{"oci://registry.example.com/x", "c", "3.0.0", chartrepotest.Package("c", "3.0.0", nil)},
+	}
+	server, err := serveCharts(t.Context(), charts)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer server.Close()
+	options := chartrepo.Options{MirrorClient: http.DefaultClient}
+	for _, text := range server.mirrors {
+		mirror, err := chartrepo.ParseMirror(text)
+		if err != nil {
+			t.Fatal(err)
+		}
+		options.Mirrors = append(options.Mirrors, mirror)
+	}
+	versions, err := chartrepo.New(options).Versions(t.Context(), []*chart.Dependency{
+		{Name: "a", Version: "~1.0", Repository: upper}, {Name: "b", Version: "2.0.0", Repository: lower}, {Name: "c", Version: "3.x", Repository: "oci://registry.example.com/x"},
+	})
+	if err != nil {
+		t.Fatal(err)
+	}
+	if diff := cmp.Diff([]string{"1.0.0", "2.0.0", "3.0.0"}, versions); diff != "" {
+		t.Error(diff)
 	}
 }
