@@ -195,6 +195,9 @@ func mirror(ctx context.Context, from *place, to *target, names []release.Name, 
 	changed := to.draft != nil && to.draft.Resumed
 	for _, name := range names {
 		var one mirrored
+		if err = from.checkPin(ctx, name); err != nil {
+			break
+		}
 		if dryRun {
 			one, err = to.look(ctx, from, name)
 		} else {
@@ -216,6 +219,34 @@ func mirror(ctx context.Context, from *place, to *target, names []release.Name, 
 	return done, to.draft.Close()
 }
 
+// pinOf returns the digest that the place's name demands of a release, empty if it demands none.
+func (p *place) pinOf(name release.Name) string {
+	if name != p.release {
+		return ""
+	}
+	return p.digest
+}
+
+// checkPin returns an error when a release is not what its place's name demands any more: a tag that has moved is told of.
+func (p *place) checkPin(ctx context.Context, name release.Name) error {
+	want := p.pinOf(name)
+	resolver, is := p.source.(source.Resolver)
+	if want == "" || !is {
+		return nil
+	}
+	sum, err := resolver.Resolve(ctx, name)
+	if err != nil {
+		return err
+	}
+	if sum != want {
+		return fmt.Errorf("release %s in %s is not %s any more: it is %s", name, p.source, want, sum)
+	}
+	return nil
+}
+
+// hasManifests tells whether releases of a place have the digests of their manifests, and not those of their files.
+func (p *place) hasManifests() bool { return p.kind == placeRegistry || p.kind == placeBundle }
+
 // look says what would become of a release.
 func (t *target) look(ctx context.Context, from *place, name release.Name) (mirrored, error) {
 	one := mirrored{Release: name.String(), State: stateWanted}
@@ -227,9 +258,15 @@ func (t *target) look(ctx context.Context, from *place, name release.Name) (mirr
 	switch {
 	case err == nil:
 		one.State, one.Digest = stateUnchanged, sum
-		// Of places of one kind the digests can be compared.
-		if mine, is := from.source.(source.Resolver); is && (from.kind == t.kind || from.kind != placeFolder && from.kind != placeGitHub && t.kind != placeFolder && t.kind != placeGitHub) {
-			want, err := mine.Resolve(ctx, name)
+		// Of places of one sort the digests can be compared.
+		if mine, is := from.source.(source.Resolver); is && from.hasManifests() == t.hasManifests() {
+			want := from.pinOf(name)
+			if want == "" {
+				want, err = mine.Resolve(ctx, name)
+			}
+			if err != nil && !errors.Is(err, errors.ErrUnsupported) {
+				return one, err
+			}
 			if err == nil && want != sum {
 				return one, fmt.Errorf("release %s in %s: %w", name, t, source.ErrPublished)
 			}
@@ -248,12 +285,7 @@ func (t *target) take(ctx context.Context, from *place, name release.Name, tell 
 	yours, second := t.source.(*oci.Source)
 	told := func(file string, size int64, there bool) { tell.file(name.String()+"/"+file, size, there) }
 	if first && second {
-		if from.digest != "" && name == from.release {
-			if sum, err := mine.Resolve(ctx, name); err != nil || sum != from.digest {
-				return one, errors.Join(err, fmt.Errorf("release %s in %s is not %s any more", name, mine, from.digest))
-			}
-		}
-		copied, err := mine.Copy(ctx, name, yours, told)
+		copied, err := mine.Copy(ctx, name, yours, oci.CopyOptions{Digest: from.pinOf(name), Uploaded: told})
 		one.Digest, one.Referrers, one.Added = copied.Digest, copied.Referrers, copied.Added
 		if copied.Existed {
 			one.State = stateUnchanged

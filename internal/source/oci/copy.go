@@ -4,51 +4,56 @@
 package oci
 
 import (
-	"archive/tar"
 	"bytes"
 	"cmp"
 	"context"
 	"errors"
 	"fmt"
 	"io"
-	"io/fs"
-	"os"
-	"path"
-	"path/filepath"
 	"strings"
 
 	"github.com/opencontainers/go-digest"
 	ocispec "github.com/opencontainers/image-spec/specs-go/v1"
 	"oras.land/oras-go/v2/content"
-	"oras.land/oras-go/v2/content/oci"
 	"oras.land/oras-go/v2/errdef"
 
 	"github.com/clusterstacks/cluster-stack-operator/internal/release"
 	"github.com/clusterstacks/cluster-stack-operator/internal/source"
 )
 
+// CopyOptions are settings whose zero value works.
+type CopyOptions struct {
+	// Digest is what the release has to have, whatever its tag stands for by now; empty is what its tag stands for.
+	Digest string
+	// Uploaded, if set, is called after each file, and says whether it was there already.
+	Uploaded func(file string, size int64, there bool)
+}
+
 // Copied is what came of copying a release.
 type Copied struct {
 	source.Published
-	// Referrers is how many artifacts refer to the release, such as signatures, and Added how many of them were not there.
+	// Referrers is how many artifacts refer to the release, such as signatures, and Added how many of them were not there,
+	// or not whole.
 	Referrers, Added int
 }
 
 // Copy copies a release to another repository as it is, so that it keeps its digest, with all that refers to it, such as
 // signatures, and gives it its tag last. What is there already is not sent again. A release of that name that is another
 // one is left as it is, and the error wraps source.ErrPublished.
-func (s *Source) Copy(ctx context.Context, name release.Name, to *Source, uploaded func(file string, size int64, there bool)) (Copied, error) {
+func (s *Source) Copy(ctx context.Context, name release.Name, to *Source, o CopyOptions) (Copied, error) {
 	ctx, cancel := s.bounded(ctx)
 	defer cancel()
-	done, err := s.copy(ctx, name, to, uploaded)
+	done, err := s.copy(ctx, name, to, o)
 	if err != nil {
 		return Copied{}, s.failed(ctx, fmt.Sprintf("copy release %s to %s", name, to), err)
 	}
 	return done, nil
 }
 
-func (s *Source) copy(ctx context.Context, name release.Name, to *Source, uploaded func(string, int64, bool)) (Copied, error) {
-	desc, data, err := s.raw(ctx, name.String())
+func (s *Source) copy(ctx context.Context, name release.Name, to *Source, o CopyOptions) (Copied, error) {
+	// What is asked for by its digest is that, and what is asked for by its tag is read once: whoever moves the tag meanwhile
+	// changes nothing.
+	desc, data, err := s.raw(ctx, cmp.Or(o.Digest, name.String()))
 	if err != nil {
 		return Copied{}, err
 	}
@@ -69,7 +74,7 @@ func (s *Source) copy(ctx context.Context, name release.Name, to *Source, upload
 		return Copied{}, to.failed(ctx, "look for release "+name.String(), err)
 	}
 	if !done.Existed {
-		if err := s.copyBlobs(ctx, manifest, to, uploaded); err != nil {
+		if err := s.copyBlobs(ctx, manifest, to, o.Uploaded); err != nil {
 			return Copied{}, err
 		}
 		if err := to.repository.Push(ctx, desc, bytes.NewReader(data)); err != nil && !errors.Is(err, errdef.ErrAlreadyExists) {
@@ -101,6 +106,8 @@ func (s *Source) raw(ctx context.Context, reference string) (ocispec.Descriptor,
 	}
 	if sum := digest.FromBytes(data); desc.Digest != sum {
 		return ocispec.Descriptor{}, nil, fmt.Errorf("the registry promised the manifest %s and sent %s", desc.Digest, sum)
+	} else if strings.Contains(reference, ":") && reference != sum.String() { // no tag has a colon
+		return ocispec.Descriptor{}, nil, fmt.Errorf("the registry was asked for the manifest %s and sent %s", reference, sum)
 	}
 	return ocispec.Descriptor{MediaType: desc.MediaType, Digest: desc.Digest, Size: int64(len(data))}, data, nil
 }
@@ -223,125 +230,4 @@ func (s *Source) copyManifest(ctx context.Context, reference string, to *Source,
 		return err
 	}
 	return nil
-}
-
-// Draft is a bundle that is being written: a folder beside the file, which takes up where it was left. It has what the
-// file has, as far as there is one.
-type Draft struct {
-	*Source
-	// Resumed says that an earlier call has left it unfinished.
-	Resumed bool
-
-	file, folder string
-}
-
-// OpenDraft begins a bundle, or goes on with one.
-func OpenDraft(ctx context.Context, file string) (*Draft, error) {
-	d := &Draft{file: file, folder: file + ".partial"}
-	_, err := os.Stat(d.folder)
-	if d.Resumed = err == nil; errors.Is(err, fs.ErrNotExist) {
-		if err := d.unpack(); err != nil {
-			return nil, err
-		}
-	}
-	store, err := oci.NewWithContext(ctx, d.folder)
-	if err != nil {
-		return nil, fmt.Errorf("%s: %w: remove it to begin anew", d.folder, err)
-	}
-	d.Source = fromLayout(store, file)
-	return d, nil
-}
-
-// unpack makes a folder of the file that is there.
-func (d *Draft) unpack() error {
-	in, err := os.Open(d.file)
-	if errors.Is(err, fs.ErrNotExist) {
-		return nil
-	}
-	if err != nil {
-		return err
-	}
-	defer func() { _ = in.Close() }() // only read from
-	if err := os.MkdirAll(filepath.Dir(d.file), 0o755); err != nil {
-		return err
-	}
-	tmp, err := os.MkdirTemp(filepath.Dir(d.file), ".csctl-*")
-	if err != nil {
-		return err
-	}
-	defer func() { _ = os.RemoveAll(tmp) }() // gone already if all went well
-	root, err := os.OpenRoot(tmp)
-	if err != nil {
-		return err
-	}
-	defer func() { _ = root.Close() }() // written by then
-	for archive := tar.NewReader(in); ; {
-		header, err := archive.Next()
-		if errors.Is(err, io.EOF) {
-			break
-		}
-		if err != nil {
-			return fmt.Errorf("%s is not a bundle: %w", d.file, err)
-		}
-		if header.Typeflag != tar.TypeReg {
-			continue
-		}
-		name := path.Clean(header.Name)
-		if err := root.MkdirAll(path.Dir(name), 0o755); err != nil {
-			return err
-		}
-		out, err := root.Create(name)
-		if err != nil {
-			return err
-		}
-		_, err = io.Copy(out, archive)
-		if err = errors.Join(err, out.Close()); err != nil {
-			return err
-		}
-	}
-	return os.Rename(tmp, d.folder)
-}
-
-// Close writes the bundle, which appears when it is whole, and removes the folder.
-func (d *Draft) Close() error {
-	tmp, err := os.CreateTemp(filepath.Dir(d.file), ".csctl-*")
-	if err != nil {
-		return err
-	}
-	defer func() { _ = os.Remove(tmp.Name()) }() // gone already if all went well
-	err = writeTar(tmp, os.DirFS(d.folder))
-	if err = errors.Join(err, tmp.Chmod(0o644), tmp.Sync(), tmp.Close()); err != nil {
-		return err
-	}
-	if err := os.Rename(tmp.Name(), d.file); err != nil {
-		return err
-	}
-	return os.RemoveAll(d.folder)
-}
-
-// Discard removes the folder of a bundle in which nothing has changed.
-func (d *Draft) Discard() error { return os.RemoveAll(d.folder) }
-
-// writeTar packs a layout. It says nothing about who packed it, and when.
-func writeTar(w io.Writer, layout fs.FS) error {
-	archive := tar.NewWriter(w)
-	err := fs.WalkDir(layout, ".", func(name string, entry fs.DirEntry, err error) error {
-		if err != nil || !entry.Type().IsRegular() || strings.HasPrefix(name, "ingest/") {
-			return err
-		}
-		info, err := entry.Info()
-		if err != nil {
-			return err
-		}
-		if err := archive.WriteHeader(&tar.Header{Name: name, Size: info.Size(), Mode: 0o644}); err != nil {
-			return err
-		}
-		in, err := layout.Open(name)
-		if err != nil {
-			return err
-		}
-		_, err = io.Copy(archive, in)
-		return errors.Join(err, in.Close())
-	})
-	return errors.Join(err, archive.Close())
 }
