@@ -7,9 +7,12 @@ import (
 	"bytes"
 	"cmp"
 	"context"
+	"encoding/json"
 	"errors"
 	"fmt"
 	"io"
+	"maps"
+	"slices"
 	"strings"
 
 	"github.com/opencontainers/go-digest"
@@ -187,30 +190,155 @@ func (s *Source) copyReferrers(ctx context.Context, subject ocispec.Descriptor, 
 		if there[desc.Digest] {
 			continue
 		}
-		if err := s.copyManifest(ctx, desc.Digest.String(), to, ""); err != nil {
+		if err := s.copyManifest(ctx, desc.Digest.String(), to); err != nil {
 			return 0, 0, err
 		}
 		added++
 	}
-	tag := subject.Digest.Algorithm().String() + "-" + subject.Digest.Encoded() + ".sig"
-	switch mine, err := s.repository.Resolve(ctx, tag); {
-	case errors.Is(err, errdef.ErrNotFound):
-		return found, added, nil
-	case err != nil:
+	older, more, err := s.mergeSignatures(ctx, signatureTag(subject.Digest), to)
+	if err != nil {
 		return 0, 0, err
-	default:
-		yours, err := to.repository.Resolve(ctx, tag)
-		if err != nil && !errors.Is(err, errdef.ErrNotFound) {
-			return 0, 0, err
-		}
-		if err == nil && yours.Digest == mine.Digest {
-			return found + 1, added, nil
-		}
-		return found + 1, added + 1, s.copyManifest(ctx, tag, to, tag)
 	}
+	if older {
+		found++
+	}
+	if more {
+		added++
+	}
+	return found, added, nil
 }
 
-func (s *Source) copyManifest(ctx context.Context, reference string, to *Source, tag string) error {
+// signatureTag is the tag of the artifact that has the signatures of the older form for a manifest.
+func signatureTag(subject digest.Digest) string {
+	return subject.Algorithm().String() + "-" + subject.Encoded() + ".sig"
+}
+
+// mergeSignatures copies signatures of the older form. They are layers of one artifact with a tag, to which each signer adds
+// his own, so those that only the target has stay where they are, and the others come behind them.
+func (s *Source) mergeSignatures(ctx context.Context, tag string, to *Source) (found, added bool, err error) {
+	ours, err := s.signatureList(ctx, tag)
+	if err != nil || ours == nil {
+		return false, false, err
+	}
+	theirs, err := to.signatureList(ctx, tag)
+	if err != nil {
+		return false, false, to.failed(ctx, "look for signatures under the tag "+tag, err)
+	}
+	base, merged := ours, []listedSignature(nil)
+	if theirs != nil {
+		base, merged = theirs, slices.Clone(theirs.signatures)
+	}
+	before := len(merged)
+	for _, one := range ours.signatures {
+		if slices.ContainsFunc(merged, one.same) {
+			continue
+		}
+		if _, err := s.copyBlob(ctx, one.layer, to); err != nil {
+			return false, false, err
+		}
+		merged = append(merged, one)
+	}
+	if len(merged) == before {
+		return true, false, nil
+	}
+	if slices.EqualFunc(merged, ours.signatures, listedSignature.same) {
+		// It is the same artifact where it can be.
+		if _, err := s.copyBlob(ctx, ours.manifest.Config, to); err != nil {
+			return false, false, err
+		}
+		return true, true, to.repository.PushReference(ctx, ours.desc, bytes.NewReader(ours.data), tag)
+	}
+	manifest := *base.manifest
+	manifest.Layers = nil
+	for _, one := range merged {
+		manifest.Layers = append(manifest.Layers, one.layer)
+	}
+	if manifest.Config, err = base.putConfig(ctx, merged, to); err != nil {
+		return false, false, err
+	}
+	data, err := json.Marshal(manifest)
+	if err != nil {
+		return false, false, err
+	}
+	desc := ocispec.Descriptor{MediaType: ocispec.MediaTypeImageManifest, Digest: digest.FromBytes(data), Size: int64(len(data))}
+	return true, true, to.repository.PushReference(ctx, desc, bytes.NewReader(data), tag)
+}
+
+// signatureList is an artifact with signatures of the older form. cosign writes it as an image, whose configuration lists the
+// layers once more.
+type signatureList struct {
+	desc       ocispec.Descriptor
+	data       []byte
+	manifest   *ocispec.Manifest
+	image      *ocispec.Image // nil if it is another configuration
+	signatures []listedSignature
+}
+
+// listedSignature is one of them, with what the configuration says of it.
+type listedSignature struct {
+	layer   ocispec.Descriptor
+	diffID  digest.Digest
+	history ocispec.History
+}
+
+// same tells whether two are the same signature: it stands in the annotations, over what the layer has in it.
+func (l listedSignature) same(other listedSignature) bool {
+	return l.layer.Digest == other.layer.Digest && maps.Equal(l.layer.Annotations, other.layer.Annotations)
+}
+
+// signatureList returns what is under a tag, nil if that is nothing.
+func (s *Source) signatureList(ctx context.Context, tag string) (*signatureList, error) {
+	desc, data, err := s.raw(ctx, tag)
+	if errors.Is(err, errdef.ErrNotFound) {
+		return nil, nil //nolint:nilnil // that is said above
+	}
+	if err != nil {
+		return nil, err
+	}
+	manifest, err := parseManifest(desc.MediaType, data)
+	if err != nil {
+		return nil, err
+	}
+	list := &signatureList{desc: desc, data: data, manifest: manifest}
+	image := &ocispec.Image{}
+	if text, err := s.small(ctx, manifest.Config); err == nil && json.Unmarshal(text, image) == nil && len(image.RootFS.DiffIDs) == len(manifest.Layers) {
+		list.image = image
+	}
+	for i, layer := range manifest.Layers {
+		one := listedSignature{layer: layer, diffID: layer.Digest}
+		if list.image != nil {
+			one.diffID = image.RootFS.DiffIDs[i]
+		}
+		if list.image != nil && len(image.History) == len(manifest.Layers) {
+			one.history = image.History[i]
+		}
+		list.signatures = append(list.signatures, one)
+	}
+	return list, nil
+}
+
+// putConfig puts the list's configuration, with other signatures in it, into a repository that has that of the list.
+func (l *signatureList) putConfig(ctx context.Context, signatures []listedSignature, to *Source) (ocispec.Descriptor, error) {
+	desc := l.manifest.Config
+	if l.image == nil {
+		return desc, nil
+	}
+	image := *l.image
+	image.RootFS.DiffIDs, image.History = nil, nil
+	for _, one := range signatures {
+		image.RootFS.DiffIDs = append(image.RootFS.DiffIDs, one.diffID)
+		image.History = append(image.History, one.history)
+	}
+	data, err := json.Marshal(image)
+	if err != nil {
+		return ocispec.Descriptor{}, err
+	}
+	desc.Digest, desc.Size, desc.Data = digest.FromBytes(data), int64(len(data)), nil
+	_, err = to.push(ctx, desc, data)
+	return desc, err
+}
+
+func (s *Source) copyManifest(ctx context.Context, reference string, to *Source) error {
 	desc, data, err := s.raw(ctx, reference)
 	if err != nil {
 		return err
@@ -221,9 +349,6 @@ func (s *Source) copyManifest(ctx context.Context, reference string, to *Source,
 	}
 	if err := s.copyBlobs(ctx, manifest, to, nil); err != nil {
 		return err
-	}
-	if tag != "" {
-		return to.repository.PushReference(ctx, desc, bytes.NewReader(data), tag)
 	}
 	desc.ArtifactType, desc.Annotations = cmp.Or(manifest.ArtifactType, manifest.Config.MediaType), manifest.Annotations
 	if err := to.repository.Push(ctx, desc, bytes.NewReader(data)); err != nil && !errors.Is(err, errdef.ErrAlreadyExists) {

@@ -137,8 +137,7 @@ func maySign(annotations map[string]string) bool {
 
 // tagged adds the signatures of the older form.
 func (s *Source) tagged(ctx context.Context, name release.Name, subject digest.Digest, signatures []verify.Signature) ([]verify.Signature, error) {
-	tag := subject.Algorithm().String() + "-" + subject.Encoded() + ".sig"
-	manifest, _, err := s.manifest(ctx, name, tag)
+	manifest, _, err := s.manifest(ctx, name, signatureTag(subject))
 	var malformed *source.MalformedError
 	if errors.As(err, &malformed) || errors.Is(err, errdef.ErrNotFound) {
 		return signatures, nil
