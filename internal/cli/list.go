@@ -55,6 +55,8 @@ type row struct {
 	Digest     string     `json:"digest,omitempty"`
 	// Signed says whether something is there that looks like a signature. It is absent when nobody asked.
 	Signed *bool `json:"signed,omitempty"`
+	// Error says why something is not known of it.
+	Error string `json:"error,omitempty"`
 
 	name release.Name
 }
@@ -108,7 +110,8 @@ func newListCommand() *cobra.Command {
 		Long: `List the releases that a place offers.
 
 The newest release of each cluster stack, Kubernetes version and channel is marked with a star. Versions that are called
-after a hash have no order: of several, none is the newest.
+after a hash have no order: of several, none is the newest. A release that cannot be looked at is listed with what is known,
+named at the end, and makes the exit code 1.
 
 ` + placeHelp,
 		Example: `  csctl list oci://registry.example.org/kaas/cluster-stacks
@@ -135,8 +138,9 @@ after a hash have no order: of several, none is the newest.
 		if p.release != (release.Name{}) {
 			rows = slices.DeleteFunc(rows, func(r row) bool { return r.name != p.release })
 		}
-		if err := p.describe(ctx, rows, signed); err != nil {
-			return err
+		unknown := p.describe(ctx, rows, signed)
+		if ctx.Err() != nil {
+			return context.Cause(ctx)
 		}
 		var foreign []string
 		if all {
@@ -145,13 +149,13 @@ after a hash have no order: of several, none is the newest.
 			}
 		}
 		if output.json() {
-			return printJSON(cmd.OutOrStdout(), struct {
+			return errors.Join(unknown, printJSON(cmd.OutOrStdout(), struct {
 				Place    string   `json:"place"`
 				Releases []row    `json:"releases"`
 				Foreign  []string `json:"foreign,omitempty"`
-			}{p.String(), append([]row{}, rows...), foreign})
+			}{p.String(), append([]row{}, rows...), foreign}))
 		}
-		return printRows(cmd.OutOrStdout(), rows, foreign, signed)
+		return errors.Join(unknown, printRows(cmd.OutOrStdout(), rows, foreign, signed))
 	}
 	return cmd
 }
@@ -171,39 +175,54 @@ func (p *place) foreign(ctx context.Context) ([]string, error) {
 // atOnce is how many releases a place is asked about at the same time.
 const atOnce = 8
 
-// describe asks for what the list does not say.
+// describe asks for what the list does not say. A release that cannot be looked at takes nothing from the others: its error
+// is part of what is returned.
 func (p *place) describe(ctx context.Context, rows []row, signed bool) error {
-	all, ctx := errgroup.WithContext(ctx)
+	var all errgroup.Group
 	all.SetLimit(atOnce)
+	errs := make([][]error, len(rows))
 	for i := range rows {
-		all.Go(func() error { return p.describeOne(ctx, &rows[i], signed) })
+		all.Go(func() error {
+			errs[i] = p.describeOne(ctx, &rows[i], signed)
+			return nil
+		})
 	}
-	return all.Wait()
+	_ = all.Wait() // each error is kept by itself
+	unknown := someFailed{what: "could not be looked at, or not as a whole", of: len(rows)}
+	for i, of := range errs {
+		unknown.add(of...)
+		if err := errors.Join(of...); err != nil {
+			rows[i].Error = err.Error()
+		}
+	}
+	return unknown.err()
 }
 
-func (p *place) describeOne(ctx context.Context, r *row, signed bool) error {
-	if dated, is := p.source.(source.Dated); is && r.Published == nil {
-		at, err := dated.Published(ctx, r.name)
-		if err != nil {
-			return err
-		}
-		if !at.IsZero() {
-			r.Published = &at
-		}
-	}
+func (p *place) describeOne(ctx context.Context, r *row, signed bool) (errs []error) {
 	if resolver, is := p.source.(source.Resolver); is {
 		sum, err := resolver.Resolve(ctx, r.name)
 		if err != nil && !errors.Is(err, errors.ErrUnsupported) {
-			return err
+			return []error{err} // and nothing else can be known
 		}
 		r.Digest = sum
 	}
+	if dated, is := p.source.(source.Dated); is && r.Published == nil {
+		at, err := dated.Published(ctx, r.name)
+		if err != nil {
+			errs = append(errs, err)
+		} else if !at.IsZero() {
+			r.Published = &at
+		}
+	}
 	if !signed {
-		return nil
+		return errs
 	}
 	is, err := p.looksSigned(ctx, r.name, r.Digest)
+	if err != nil {
+		return append(errs, err)
+	}
 	r.Signed = &is
-	return err
+	return errs
 }
 
 func printRows(w io.Writer, rows []row, foreign []string, signed bool) error {
@@ -227,7 +246,7 @@ func printRows(w io.Writer, rows []row, foreign []string, signed bool) error {
 		}
 		_, _ = fmt.Fprintf(out, "%s\t%s\t%s\t%s\t%s\t%s", r.Release, r.Kubernetes, r.Channel, newest, published, cmp.Or(short(r.Digest), "-"))
 		if signed {
-			_, _ = fmt.Fprintf(out, "\t%s", map[bool]string{true: "yes", false: "no"}[r.Signed != nil && *r.Signed])
+			_, _ = fmt.Fprintf(out, "\t%s", inWords(r.Signed))
 		}
 		_, _ = fmt.Fprintln(out)
 	}
@@ -235,6 +254,17 @@ func printRows(w io.Writer, rows []row, foreign []string, signed bool) error {
 		_, _ = fmt.Fprintf(out, "%s\t\t\t\t\t\n", tag)
 	}
 	return out.Flush()
+}
+
+// inWords says what is known of a question.
+func inWords(is *bool) string {
+	switch {
+	case is == nil:
+		return "unknown"
+	case *is:
+		return "yes"
+	}
+	return "no"
 }
 
 // short is enough of a digest to tell it from others by eye.

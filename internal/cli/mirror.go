@@ -24,8 +24,11 @@ import (
 type mirrored struct {
 	Release string `json:"release"`
 	Digest  string `json:"digest,omitempty"`
-	// State is copied, unchanged, or wanted by a dry run.
+	// State is copied, unchanged, failed, or wanted by a dry run.
 	State string `json:"state"`
+	// Error says why it failed, and Left why something that refers to it was not copied.
+	Error string   `json:"error,omitempty"`
+	Left  []string `json:"left,omitempty"`
 	// Referrers is how many signatures and the like came along.
 	Referrers int `json:"referrers,omitempty"`
 	// Added is how many of them were not there before.
@@ -40,6 +43,7 @@ type mirrored struct {
 const (
 	stateCopied = "copied"
 	stateWanted = "wanted"
+	stateFailed = "failed"
 )
 
 func newMirrorCommand() *cobra.Command {
@@ -55,8 +59,8 @@ func newMirrorCommand() *cobra.Command {
 
 Between registries and bundles they stay as they are, with their digest, and signatures come along. From a folder or from
 GitHub they become artifacts, and what is signed in their files stays signed. What is there already is not copied again, so
-the same call goes on where another one was cut off. A release that is there with other contents is an error, and left as it
-is.
+the same call goes on where another one was cut off. A release that is there with other contents is left as it is. What cannot
+be copied is named at the end, with an exit code of 1, and all else is copied.
 
 A bundle, whose name ends with .tar, is one file for networks without a way in: an OCI image layout in a tar archive. It is
 written when it is whole; what is in it already stays.
@@ -193,30 +197,42 @@ func sameCredentials(from, to placeName) error {
 
 func mirror(ctx context.Context, from *place, to *target, names []release.Name, dryRun bool, tell *transfer) (done []mirrored, err error) {
 	changed := to.draft != nil && to.draft.Resumed
+	failed := someFailed{what: "not copied, or not with all that refers to them", of: len(names)}
 	for _, name := range names {
-		var one mirrored
-		if err = from.checkPin(ctx, name); err != nil {
-			break
-		}
-		if dryRun {
-			one, err = to.look(ctx, from, name)
-		} else {
-			one, err = to.take(ctx, from, name, tell)
+		one, left, err := to.mirrorOne(ctx, from, name, dryRun, tell)
+		if ctx.Err() != nil {
+			// Without a second look: the folder of a bundle stays, and the next call goes on with it.
+			return done, errors.Join(context.Cause(ctx), err)
 		}
 		if err != nil {
-			break
+			one.State, one.Error = stateFailed, err.Error()
+			left = append(left, err)
 		}
+		failed.add(left...)
 		changed = changed || one.State == stateCopied || one.Added > 0
 		done = append(done, one)
 	}
-	// Without a second look at what went wrong: the folder of a bundle stays, and the next call goes on with it.
-	if err != nil || to.draft == nil {
-		return done, err
+	switch {
+	case to.draft == nil:
+	case changed:
+		err = to.draft.Close()
+	case failed.count == 0:
+		err = to.draft.Discard()
 	}
-	if !changed {
-		return done, to.draft.Discard()
+	return done, errors.Join(failed.err(), err)
+}
+
+// mirrorOne copies a release, or says what would become of it. What else was to be copied with it and was not is left.
+func (t *target) mirrorOne(ctx context.Context, from *place, name release.Name, dryRun bool, tell *transfer) (one mirrored, left []error, err error) {
+	one = mirrored{Release: name.String()}
+	if err := from.checkPin(ctx, name); err != nil {
+		return one, nil, err
 	}
-	return done, to.draft.Close()
+	if dryRun {
+		one, err = t.look(ctx, from, name)
+		return one, nil, err
+	}
+	return t.take(ctx, from, name, tell)
 }
 
 // pinOf returns the digest that the place's name demands of a release, empty if it demands none.
@@ -279,8 +295,8 @@ func (t *target) look(ctx context.Context, from *place, name release.Name) (mirr
 }
 
 // take copies a release.
-func (t *target) take(ctx context.Context, from *place, name release.Name, tell *transfer) (mirrored, error) {
-	one := mirrored{Release: name.String(), State: stateCopied}
+func (t *target) take(ctx context.Context, from *place, name release.Name, tell *transfer) (one mirrored, left []error, err error) {
+	one = mirrored{Release: name.String(), State: stateCopied}
 	mine, first := from.source.(*oci.Source)
 	yours, second := t.source.(*oci.Source)
 	told := func(file string, size int64, there bool) { tell.file(name.String()+"/"+file, size, there) }
@@ -290,13 +306,17 @@ func (t *target) take(ctx context.Context, from *place, name release.Name, tell 
 		if copied.Existed {
 			one.State = stateUnchanged
 		}
-		return one, err
+		for _, err := range copied.Left {
+			one.Left = append(one.Left, err.Error())
+			left = append(left, fmt.Errorf("release %s: %w", name, err))
+		}
+		return one, left, err
 	}
 	publisher, can := t.source.(source.Publisher)
 	if !can {
-		return one, fmt.Errorf("%s takes no releases", t)
+		return one, nil, fmt.Errorf("%s takes no releases", t)
 	}
-	return one, from.withRelease(ctx, name, func(got fetched) error {
+	return one, nil, from.withRelease(ctx, name, func(got fetched) error {
 		files := os.DirFS(got.folder)
 		created, err := createdAt()
 		if err != nil {
@@ -324,12 +344,15 @@ func (t *target) leavesSignatures(ctx context.Context, from *place, got fetched)
 
 func printMirrored(w io.Writer, done []mirrored, warn io.Writer, from *place, to *target) error {
 	for _, one := range done {
+		if one.State == stateFailed {
+			continue // which stands at the end
+		}
 		text := one.Release + " " + one.State
 		if one.Digest != "" {
 			text += " " + one.Digest
 		}
-		if one.Referrers > 0 {
-			text += fmt.Sprintf(", with %d signatures or other artifacts about it", one.Referrers)
+		if one.Referrers > len(one.Left) {
+			text += fmt.Sprintf(", with %d signatures or other artifacts about it", one.Referrers-len(one.Left))
 		}
 		if _, err := fmt.Fprintln(w, text); err != nil {
 			return err
@@ -358,6 +381,7 @@ func printImages(ctx context.Context, w io.Writer, from *place, names []release.
 	}
 	var each []mirrored
 	all := map[string]bool{}
+	failed := someFailed{what: "not looked at, so that images may be missing", of: len(names)}
 	for _, name := range names {
 		one := mirrored{Release: name.String(), State: stateWanted}
 		err := from.withRelease(ctx, name, func(got fetched) error {
@@ -372,8 +396,12 @@ func printImages(ctx context.Context, w io.Writer, from *place, names []release.
 			one.Images, err = imagesOf(ctx, got, chartsOfOthers(settings))
 			return err
 		})
+		if ctx.Err() != nil {
+			return errors.Join(context.Cause(ctx), err)
+		}
 		if err != nil {
-			return err
+			one.State, one.Error = stateFailed, err.Error()
+			failed.add(err)
 		}
 		for _, image := range one.Images {
 			all[image] = true
@@ -382,16 +410,16 @@ func printImages(ctx context.Context, w io.Writer, from *place, names []release.
 	}
 	images := slices.Sorted(maps.Keys(all))
 	if asJSON {
-		return printJSON(w, struct {
+		return errors.Join(failed.err(), printJSON(w, struct {
 			From     string     `json:"from"`
 			Images   []string   `json:"images"`
 			Releases []mirrored `json:"releases"`
-		}{from.String(), append([]string{}, images...), each})
+		}{from.String(), append([]string{}, images...), each}))
 	}
 	for _, image := range images {
 		if _, err := fmt.Fprintln(w, image); err != nil {
 			return err
 		}
 	}
-	return nil
+	return failed.err()
 }

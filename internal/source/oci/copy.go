@@ -38,11 +38,14 @@ type Copied struct {
 	// Referrers is how many artifacts refer to the release, such as signatures, and Added how many of them were not there,
 	// or not whole.
 	Referrers, Added int
+	// Left says why each of them that is not there now could not be copied, and what it is called.
+	Left []error
 }
 
 // Copy copies a release to another repository as it is, so that it keeps its digest, with all that refers to it, such as
 // signatures, and gives it its tag last. What is there already is not sent again. A release of that name that is another
-// one is left as it is, and the error wraps source.ErrPublished.
+// one is left as it is, and the error wraps source.ErrPublished. What refers to a release takes nothing from it: anybody
+// may have put it there, so one that cannot be copied is told of, and the rest is copied.
 func (s *Source) Copy(ctx context.Context, name release.Name, to *Source, o CopyOptions) (Copied, error) {
 	ctx, cancel := s.bounded(ctx)
 	defer cancel()
@@ -85,7 +88,7 @@ func (s *Source) copy(ctx context.Context, name release.Name, to *Source, o Copy
 		}
 	}
 	// Before the tag: who demands signatures does not find a release without.
-	if done.Referrers, done.Added, err = s.copyReferrers(ctx, desc, to); err != nil {
+	if err := s.copyReferrers(ctx, desc, to, &done); err != nil {
 		return Copied{}, err
 	}
 	if done.Existed {
@@ -157,7 +160,7 @@ func (s *Source) copyBlob(ctx context.Context, desc ocispec.Descriptor, to *Sour
 const maxReferrers = 1000
 
 // copyReferrers copies what refers to a manifest, and signatures of the older form, which have a tag.
-func (s *Source) copyReferrers(ctx context.Context, subject ocispec.Descriptor, to *Source) (found, added int, err error) {
+func (s *Source) copyReferrers(ctx context.Context, subject ocispec.Descriptor, to *Source, done *Copied) error {
 	list := func(of *Source) (all []ocispec.Descriptor, err error) {
 		err = of.repository.Referrers(ctx, subject, "", func(page []ocispec.Descriptor) error {
 			if all = append(all, page...); len(all) > maxReferrers {
@@ -172,11 +175,11 @@ func (s *Source) copyReferrers(ctx context.Context, subject ocispec.Descriptor, 
 	}
 	ours, err := list(s)
 	if err != nil {
-		return 0, 0, err
+		return err
 	}
 	theirs, err := list(to)
 	if err != nil {
-		return 0, 0, err
+		return to.failed(ctx, "look for signatures", err)
 	}
 	there := map[digest.Digest]bool{}
 	for _, desc := range theirs {
@@ -186,26 +189,39 @@ func (s *Source) copyReferrers(ctx context.Context, subject ocispec.Descriptor, 
 		if desc.MediaType != ocispec.MediaTypeImageManifest {
 			continue // nobody makes others
 		}
-		found++
+		done.Referrers++
 		if there[desc.Digest] {
 			continue
 		}
 		if err := s.copyManifest(ctx, desc.Digest.String(), to); err != nil {
-			return 0, 0, err
+			s.left(ctx, done, desc.Digest.String(), err)
+			continue
 		}
-		added++
+		done.Added++
 	}
-	older, more, err := s.mergeSignatures(ctx, signatureTag(subject.Digest), to)
+	tag := signatureTag(subject.Digest)
+	found, added, err := s.mergeSignatures(ctx, tag, to, done)
 	if err != nil {
-		return 0, 0, err
+		s.left(ctx, done, tag, err)
 	}
-	if older {
-		found++
+	if found {
+		done.Referrers++
 	}
-	if more {
-		added++
+	if added {
+		done.Added++
 	}
-	return found, added, nil
+	return ctx.Err()
+}
+
+// left notes what could not be copied.
+func (s *Source) left(ctx context.Context, done *Copied, what string, err error) {
+	what = fmt.Sprintf("copy %s, which refers to %s,", what, done.Digest)
+	if errors.Is(err, errdef.ErrNotFound) {
+		err = fmt.Errorf("%s from %s: the registry has lost it, or a part of it", what, s)
+	} else {
+		err = s.failed(ctx, what, err)
+	}
+	done.Left = append(done.Left, err)
 }
 
 // signatureTag is the tag of the artifact that has the signatures of the older form for a manifest.
@@ -215,14 +231,14 @@ func signatureTag(subject digest.Digest) string {
 
 // mergeSignatures copies signatures of the older form. They are layers of one artifact with a tag, to which each signer adds
 // his own, so those that only the target has stay where they are, and the others come behind them.
-func (s *Source) mergeSignatures(ctx context.Context, tag string, to *Source) (found, added bool, err error) {
+func (s *Source) mergeSignatures(ctx context.Context, tag string, to *Source, done *Copied) (found, added bool, err error) {
 	ours, err := s.signatureList(ctx, tag)
 	if err != nil || ours == nil {
-		return false, false, err
+		return err != nil, false, err
 	}
 	theirs, err := to.signatureList(ctx, tag)
 	if err != nil {
-		return false, false, to.failed(ctx, "look for signatures under the tag "+tag, err)
+		return true, false, to.failed(ctx, "look for signatures under the tag "+tag, err)
 	}
 	base, merged := ours, []listedSignature(nil)
 	if theirs != nil {
@@ -234,7 +250,8 @@ func (s *Source) mergeSignatures(ctx context.Context, tag string, to *Source) (f
 			continue
 		}
 		if _, err := s.copyBlob(ctx, one.layer, to); err != nil {
-			return false, false, err
+			s.left(ctx, done, "the layer "+one.layer.Digest.String()+" of "+tag, err)
+			continue
 		}
 		merged = append(merged, one)
 	}
@@ -244,24 +261,30 @@ func (s *Source) mergeSignatures(ctx context.Context, tag string, to *Source) (f
 	if slices.EqualFunc(merged, ours.signatures, listedSignature.same) {
 		// It is the same artifact where it can be.
 		if _, err := s.copyBlob(ctx, ours.manifest.Config, to); err != nil {
-			return false, false, err
+			return true, false, err
 		}
-		return true, true, to.repository.PushReference(ctx, ours.desc, bytes.NewReader(ours.data), tag)
+		if err := to.repository.PushReference(ctx, ours.desc, bytes.NewReader(ours.data), tag); err != nil {
+			return true, false, err
+		}
+		return true, true, nil
 	}
 	manifest := *base.manifest
 	manifest.Layers = nil
 	for _, one := range merged {
 		manifest.Layers = append(manifest.Layers, one.layer)
 	}
-	if manifest.Config, err = base.putConfig(ctx, merged, to); err != nil {
-		return false, false, err
+	if manifest.Config, err = s.putConfig(ctx, base, merged, to); err != nil {
+		return true, false, err
 	}
 	data, err := json.Marshal(manifest)
 	if err != nil {
-		return false, false, err
+		return true, false, err
 	}
 	desc := ocispec.Descriptor{MediaType: ocispec.MediaTypeImageManifest, Digest: digest.FromBytes(data), Size: int64(len(data))}
-	return true, true, to.repository.PushReference(ctx, desc, bytes.NewReader(data), tag)
+	if err := to.repository.PushReference(ctx, desc, bytes.NewReader(data), tag); err != nil {
+		return true, false, err
+	}
+	return true, true, nil
 }
 
 // signatureList is an artifact with signatures of the older form. cosign writes it as an image, whose configuration lists the
@@ -317,11 +340,12 @@ func (s *Source) signatureList(ctx context.Context, tag string) (*signatureList,
 	return list, nil
 }
 
-// putConfig puts the list's configuration, with other signatures in it, into a repository that has that of the list.
-func (l *signatureList) putConfig(ctx context.Context, signatures []listedSignature, to *Source) (ocispec.Descriptor, error) {
+// putConfig puts the configuration of a list of either repository, with other signatures in it, into the target.
+func (s *Source) putConfig(ctx context.Context, l *signatureList, signatures []listedSignature, to *Source) (ocispec.Descriptor, error) {
 	desc := l.manifest.Config
 	if l.image == nil {
-		return desc, nil
+		_, err := s.copyBlob(ctx, desc, to)
+		return desc, err
 	}
 	image := *l.image
 	image.RootFS.DiffIDs, image.History = nil, nil
