@@ -62,8 +62,9 @@ GitHub they become artifacts, and what is signed in their files stays signed. Wh
 the same call goes on where another one was cut off. A release that is there with other contents is left as it is. What cannot
 be copied is named at the end, with an exit code of 1, and all else is copied.
 
-A bundle, whose name ends with .tar, is one file for networks without a way in: an OCI image layout in a tar archive. It is
-written when it is whole; what is in it already stays.
+A bundle, whose name ends with .tar, is one file for networks without a way in: an OCI image layout in a tar archive. What is
+in it already stays, and it is replaced at once when all is there. Until then there is a folder beside it, FILE.tar.partial,
+with which the next call goes on where this one is cut off.
 
 With --images nothing is copied: it lists the images of containers that the releases name when they are rendered for a
 made-up cluster. What Cluster API and kubeadm pull for a Kubernetes version is not among them.
@@ -195,14 +196,14 @@ func sameCredentials(from, to placeName) error {
 	return nil
 }
 
+// mirror copies releases, or says what would become of them.
 func mirror(ctx context.Context, from *place, to *target, names []release.Name, dryRun bool, tell *transfer) (done []mirrored, err error) {
-	changed := to.draft != nil && to.draft.Resumed
+	changed := false
 	failed := someFailed{what: "not copied, or not with all that refers to them", of: len(names)}
 	for _, name := range names {
 		one, left, err := to.mirrorOne(ctx, from, name, dryRun, tell)
 		if ctx.Err() != nil {
-			// Without a second look: the folder of a bundle stays, and the next call goes on with it.
-			return done, errors.Join(context.Cause(ctx), err)
+			return done, errors.Join(context.Cause(ctx), to.finish(false, true))
 		}
 		if err != nil {
 			one.State, one.Error = stateFailed, err.Error()
@@ -212,14 +213,23 @@ func mirror(ctx context.Context, from *place, to *target, names []release.Name, 
 		changed = changed || one.State == stateCopied || one.Added > 0
 		done = append(done, one)
 	}
-	switch {
-	case to.draft == nil:
-	case changed:
-		err = to.draft.Close()
-	case failed.count == 0:
-		err = to.draft.Discard()
+	return done, errors.Join(failed.err(), to.finish(changed, failed.count > 0))
+}
+
+// finish writes a bundle that has changed. What is in no bundle stays for the next call if it is to go on with it.
+func (t *target) finish(changed, goesOn bool) error {
+	if t.draft == nil {
+		return nil
 	}
-	return done, errors.Join(failed.err(), err)
+	if changed {
+		if err := t.draft.Write(); err != nil {
+			return errors.Join(err, t.draft.Leave())
+		}
+	}
+	if goesOn {
+		return t.draft.Leave()
+	}
+	return t.draft.Discard()
 }
 
 // mirrorOne copies a release, or says what would become of it. What else was to be copied with it and was not is left.
