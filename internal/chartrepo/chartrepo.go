@@ -122,7 +122,7 @@ func refused(format string, args ...any) error {
 // Complete returns the packages of the charts that are missing, named <chart>-<version>.tgz. The lock file of the chart
 // decides on versions, if there is one; it has to fit the chart.
 func (r *Repositories) Complete(ctx context.Context, incomplete release.IncompleteChart) ([]release.File, error) {
-	wanted, err := resolve(incomplete)
+	wanted, err := Wanted(incomplete)
 	if err != nil {
 		return nil, err
 	}
@@ -154,6 +154,15 @@ func (r *Repositories) Versions(ctx context.Context, dependencies []*chart.Depen
 	return versions, err
 }
 
+// Fetch returns the package of a chart, and its exact version.
+func (r *Repositories) Fetch(ctx context.Context, dependency *chart.Dependency) (packed []byte, version string, err error) {
+	err = r.fetchAll(ctx, []*chart.Dependency{dependency}, func(_ *chart.Dependency, got []byte, exact string) error {
+		packed, version = got, exact
+		return nil
+	})
+	return packed, version, err
+}
+
 // fetchAll fetches charts one after the other, within the limits on all together.
 func (r *Repositories) fetchAll(ctx context.Context, wanted []*chart.Dependency, take func(dependency *chart.Dependency, packed []byte, version string) error) error {
 	ctx, cancel := context.WithTimeoutCause(ctx, r.limits.time, fmt.Errorf("the repositories of all charts that are missing needed more than %s", r.limits.time))
@@ -179,8 +188,8 @@ func (r *Repositories) fetchAll(ctx context.Context, wanted []*chart.Dependency,
 	return nil
 }
 
-// resolve returns the dependencies that are missing, with the version of the lock file.
-func resolve(incomplete release.IncompleteChart) ([]*chart.Dependency, error) {
+// Wanted returns the dependencies that are missing, with the version of the lock file.
+func Wanted(incomplete release.IncompleteChart) ([]*chart.Dependency, error) {
 	all, err := chartlock.Resolve(incomplete.Metadata, incomplete.Lock)
 	if errors.Is(err, chartlock.ErrOutdated) {
 		return nil, refused("%v: run \"csctl dependency update\" on the stack, and publish a release that \"csctl create\" makes of it", err)

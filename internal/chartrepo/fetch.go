@@ -95,7 +95,7 @@ func choose(entries []indexed, version string) (indexed, error) {
 	for i, e := range entries {
 		versions[i] = e.Version
 	}
-	best, err := highest(versions, version)
+	best, err := Highest(versions, version)
 	if err != nil {
 		return indexed{}, err
 	}
@@ -108,7 +108,8 @@ func choose(entries []indexed, version string) (indexed, error) {
 	return same[0], nil
 }
 
-func highest(versions []string, wanted string) (string, error) {
+// Highest returns the version that is wanted, or of those in the wanted range the highest one.
+func Highest(versions []string, wanted string) (string, error) {
 	if slices.Contains(versions, wanted) {
 		return wanted, nil
 	}
@@ -209,7 +210,7 @@ func (c *call) pull(ctx context.Context, from place, name, version string) ([]by
 		}); err != nil {
 			return nil, err
 		}
-		if exact, err = highest(all, version); err != nil {
+		if exact, err = Highest(all, version); err != nil {
 			return nil, err
 		}
 	}

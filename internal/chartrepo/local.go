@@ -31,7 +31,7 @@ func (c *call) open(url, name, version string) ([]byte, error) {
 			versions = append(versions, there)
 		}
 	}
-	exact, err := highest(versions, version)
+	exact, err := Highest(versions, version)
 	if err != nil {
 		return nil, fmt.Errorf("%w: %s has no %s-%s.tgz", err, folder, name, version)
 	}

@@ -20,7 +20,7 @@ import (
 
 // imagesOf returns the images of containers that a release names when it is rendered for a made-up cluster, sorted.
 // Charts that it depends on and does not bring along are fetched.
-func imagesOf(ctx context.Context, got fetched, charts chartOptions) ([]string, error) {
+func imagesOf(ctx context.Context, got fetched, charts *shelf) ([]string, error) {
 	rel, err := complete(ctx, got, charts)
 	if err != nil {
 		return nil, err
@@ -50,7 +50,7 @@ func imagesOf(ctx context.Context, got fetched, charts chartOptions) ([]string, 
 }
 
 // complete fetches the charts that a release lacks, as the operator does, and opens it with them.
-func complete(ctx context.Context, got fetched, charts chartOptions) (*release.Release, error) {
+func complete(ctx context.Context, got fetched, charts *shelf) (*release.Release, error) {
 	incomplete, err := got.release.Incomplete()
 	if err != nil || len(incomplete) == 0 {
 		return got.release, err

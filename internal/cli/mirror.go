@@ -38,6 +38,9 @@ type mirrored struct {
 	Images   []string `json:"images,omitempty"`
 	// Charts are those that the release depends on and does not bring along.
 	Charts []string `json:"charts,omitempty"`
+
+	// charts are what became of them.
+	charts []mirroredChart
 }
 
 const (
@@ -48,9 +51,10 @@ const (
 
 func newMirrorCommand() *cobra.Command {
 	var (
-		flags          placeFlags
-		want           selection
-		dryRun, images bool
+		flags                  placeFlags
+		want                   selection
+		dryRun, images, charts bool
+		repositories           chartOptions
 	)
 	cmd := &cobra.Command{
 		Use:   "mirror FROM TO",
@@ -66,6 +70,11 @@ A bundle, whose name ends with .tar, is one file for networks without a way in: 
 in it already stays, and it is replaced at once when all is there. Until then there is a folder beside it, FILE.tar.partial,
 with which the next call goes on where this one is cut off.
 
+Charts that a release depends on and does not bring along are fetched and come along, before the release itself: in
+registries and folders they lie below charts/, with a path for each repository that they are from, and what the operator
+wants to hear about that is printed as --chart-mirrors. From one registry to another one they are looked for when a release
+is copied, and of those that are there already with --charts only.
+
 With --images nothing is copied: it lists the images of containers that the releases name when they are rendered for a
 made-up cluster. What Cluster API and kubeadm pull for a Kubernetes version is not among them.
 
@@ -73,6 +82,7 @@ made-up cluster. What Cluster API and kubeadm pull for a Kubernetes version is n
 		Example: `  csctl mirror oci://registry.example.org/kaas/cluster-stacks stacks.tar --kubernetes 1.35 --newest
   csctl mirror stacks.tar oci://mirror.internal/cluster-stacks
   csctl mirror github://my-org/cluster-stacks oci://mirror.internal/cluster-stacks --dry-run
+  csctl mirror oci://registry.example.org/kaas/cluster-stacks stacks.tar --chart-mirrors @stable=https://charts.example.org
   csctl mirror stacks.tar --images`,
 		Args: cobra.RangeArgs(1, 2), ValidArgsFunction: cobra.NoFileCompletions,
 	}
@@ -80,6 +90,8 @@ made-up cluster. What Cluster API and kubeadm pull for a Kubernetes version is n
 	want.register(cmd)
 	cmd.Flags().BoolVar(&dryRun, "dry-run", false, "only say which releases would be copied")
 	cmd.Flags().BoolVar(&images, "images", false, "only list the images of containers that the releases need")
+	cmd.Flags().BoolVar(&charts, "charts", true, "copy the charts, too, that releases depend on and do not bring along")
+	repositories.addFlags(cmd.Flags())
 	output := outputFlag(cmd)
 	cmd.RunE = func(cmd *cobra.Command, args []string) error {
 		ctx := cmd.Context()
@@ -104,12 +116,19 @@ made-up cluster. What Cluster API and kubeadm pull for a Kubernetes version is n
 		if err != nil {
 			return err
 		}
+		beside, err := from.shelf(flags, repositories.mirrors)
+		if err != nil {
+			return err
+		}
 		if images {
-			return printImages(ctx, cmd.OutOrStdout(), from, names, flags, output.json())
+			return printImages(ctx, cmd.OutOrStdout(), from, names, beside, output.json())
 		}
 		to, err := openTarget(ctx, flags, args[1], dryRun)
 		if err != nil {
 			return err
+		}
+		if charts {
+			to.shelf, to.everyChart = beside, cmd.Flags().Changed("charts")
 		}
 		tell := newTransfer(cmd.ErrOrStderr())
 		done, err := mirror(ctx, from, to, names, dryRun, tell)
@@ -117,10 +136,11 @@ made-up cluster. What Cluster API and kubeadm pull for a Kubernetes version is n
 		// What was copied before something went wrong is copied.
 		if output.json() {
 			return errors.Join(err, printJSON(cmd.OutOrStdout(), struct {
-				From     string     `json:"from"`
-				To       string     `json:"to"`
-				Releases []mirrored `json:"releases"`
-			}{from.String(), to.String(), append([]mirrored{}, done...)}))
+				From     string          `json:"from"`
+				To       string          `json:"to"`
+				Releases []mirrored      `json:"releases"`
+				Charts   []mirroredChart `json:"charts,omitempty"`
+			}{from.String(), to.String(), append([]mirrored{}, done...), allCharts(done)}))
 		}
 		return errors.Join(err, printMirrored(cmd.OutOrStdout(), done, cmd.ErrOrStderr(), from, to))
 	}
@@ -151,6 +171,12 @@ type target struct {
 	*place
 	// draft is set when it is a bundle.
 	draft *oci.Draft
+	// plainHTTP says that it is spoken to without TLS.
+	plainHTTP bool
+	// shelf is where the charts come from that releases lack, nil when none are to be copied. With everyChart also those are
+	// looked for that should be there already.
+	shelf      *shelf
+	everyChart bool
 }
 
 func openTarget(ctx context.Context, flags placeFlags, text string, dryRun bool) (*target, error) {
@@ -163,7 +189,7 @@ func openTarget(ctx context.Context, flags placeFlags, text string, dryRun bool)
 	}
 	if name.kind != placeBundle {
 		p, err := flags.openName(ctx, name)
-		return &target{place: p}, err
+		return &target{place: p, plainHTTP: flags.plainHTTP}, err
 	}
 	if _, err := os.Stat(name.location); dryRun && errors.Is(err, os.ErrNotExist) {
 		return &target{place: &place{placeName: name}}, nil
@@ -311,7 +337,12 @@ func (t *target) take(ctx context.Context, from *place, name release.Name, tell 
 	yours, second := t.source.(*oci.Source)
 	told := func(file string, size int64, there bool) { tell.file(name.String()+"/"+file, size, there) }
 	if first && second {
-		copied, err := mine.Copy(ctx, name, yours, oci.CopyOptions{Digest: from.pinOf(name), Uploaded: told})
+		// The release comes last: who finds it finds its charts.
+		sum, err := t.bringCharts(ctx, from, &one, name)
+		if err != nil {
+			return one, nil, err
+		}
+		copied, err := mine.Copy(ctx, name, yours, oci.CopyOptions{Digest: sum, Uploaded: told})
 		one.Digest, one.Referrers, one.Added = copied.Digest, copied.Referrers, copied.Added
 		if copied.Existed {
 			one.State = stateUnchanged
@@ -327,6 +358,9 @@ func (t *target) take(ctx context.Context, from *place, name release.Name, tell 
 		return one, nil, fmt.Errorf("%s takes no releases", t)
 	}
 	return one, nil, from.withRelease(ctx, name, func(got fetched) error {
+		if err := t.bringChartsOf(ctx, &one, got.release); err != nil {
+			return err
+		}
 		files := os.DirFS(got.folder)
 		created, err := createdAt()
 		if err != nil {
@@ -342,6 +376,93 @@ func (t *target) take(ctx context.Context, from *place, name release.Name, tell 
 		one.Unsigned, err = t.leavesSignatures(ctx, from, got)
 		return err
 	})
+}
+
+// bringCharts puts the charts that a release lacks beside the releases of the target, and returns the digest of the release
+// that was looked at, if one was, or that is meant.
+func (t *target) bringCharts(ctx context.Context, from *place, one *mirrored, name release.Name) (digest string, err error) {
+	if t.shelf == nil {
+		return from.pinOf(name), nil
+	}
+	if there, is := t.source.(source.Resolver); is {
+		_, err := there.Resolve(ctx, name)
+		switch {
+		case err == nil && t.kind == placeBundle:
+			// What is at hand is looked at again and again.
+			return from.pinOf(name), t.withRelease(ctx, name, func(got fetched) error { return t.bringChartsOf(ctx, one, got.release) })
+		case err == nil && from.kind == placeRegistry && !t.everyChart:
+			return from.pinOf(name), nil
+		}
+	}
+	err = from.withRelease(ctx, name, func(got fetched) error {
+		digest = got.digest
+		return t.bringChartsOf(ctx, one, got.release)
+	})
+	return digest, err
+}
+
+func (t *target) bringChartsOf(ctx context.Context, one *mirrored, rel *release.Release) (err error) {
+	if t.shelf == nil {
+		return nil
+	}
+	incomplete, err := rel.Incomplete()
+	if err != nil {
+		return err
+	}
+	for _, lacking := range incomplete {
+		one.Charts = append(one.Charts, lacking.Missing...)
+	}
+	slices.Sort(one.Charts)
+	one.Charts = slices.Compact(one.Charts)
+	if !t.takesCharts() {
+		return nil
+	}
+	if one.charts, err = t.takeCharts(ctx, t.shelf, incomplete); err != nil {
+		return fmt.Errorf("release %s: %w", rel.Name, err)
+	}
+	return nil
+}
+
+// allCharts returns the charts of all releases, each once, in their order.
+func allCharts(done []mirrored) (all []mirroredChart) {
+	at := map[mirroredChart]int{}
+	for _, one := range done {
+		for _, c := range one.charts {
+			key := mirroredChart{Name: c.Name, Version: c.Version, Repository: c.Repository}
+			i, twice := at[key]
+			if !twice {
+				at[key] = len(all)
+				all = append(all, c)
+			} else if c.State == stateCopied {
+				all[i].State = stateCopied
+			}
+		}
+	}
+	return all
+}
+
+// printCharts tells of charts, and what whoever wants them has to be told.
+func printCharts(w io.Writer, charts []mirroredChart, to *target) error {
+	var mirrors []string
+	for _, c := range charts {
+		if _, err := fmt.Fprintf(w, "%s %s %s\n", c, c.State, c.Digest); err != nil {
+			return err
+		}
+		if c.Mirror != "" {
+			mirrors = append(mirrors, c.Mirror)
+		}
+	}
+	who := "The operator finds charts there with"
+	if to.kind == placeFolder {
+		who = "csctl finds charts there, and the operator where the folder is served by HTTP, with"
+	}
+	slices.Sort(mirrors)
+	for _, mirror := range slices.Compact(mirrors) {
+		if _, err := fmt.Fprintf(w, "%s --chart-mirrors %s\n", who, visibleName(mirror)); err != nil {
+			return err
+		}
+	}
+	return nil
 }
 
 // leavesSignatures tells whether a release has signatures that do not count at the target: some stand beside a
@@ -368,7 +489,15 @@ func printMirrored(w io.Writer, done []mirrored, warn io.Writer, from *place, to
 			return err
 		}
 	}
+	if err := printCharts(w, allCharts(done), to); err != nil {
+		return err
+	}
 	for _, one := range done {
+		if len(one.Charts) > 0 && !to.takesCharts() {
+			if _, err := fmt.Fprintf(warn, "Warning: %s depends on charts for which there is no room in %s: %s\n", one.Release, to, visibleName(strings.Join(one.Charts, ", "))); err != nil {
+				return err
+			}
+		}
 		if !one.Unsigned {
 			continue
 		}
@@ -384,11 +513,7 @@ func printMirrored(w io.Writer, done []mirrored, warn io.Writer, from *place, to
 }
 
 // printImages lists what the releases need, once for all or for each.
-func printImages(ctx context.Context, w io.Writer, from *place, names []release.Name, flags placeFlags, asJSON bool) error {
-	settings, err := flags.settings()
-	if err != nil {
-		return err
-	}
+func printImages(ctx context.Context, w io.Writer, from *place, names []release.Name, beside *shelf, asJSON bool) error {
 	var each []mirrored
 	all := map[string]bool{}
 	failed := someFailed{what: "not looked at, so that images may be missing", of: len(names)}
@@ -403,7 +528,7 @@ func printImages(ctx context.Context, w io.Writer, from *place, names []release.
 			for _, chart := range incomplete {
 				one.Charts = append(one.Charts, chart.Missing...)
 			}
-			one.Images, err = imagesOf(ctx, got, chartsOfOthers(settings))
+			one.Images, err = imagesOf(ctx, got, beside)
 			return err
 		})
 		if ctx.Err() != nil {

@@ -186,7 +186,7 @@ func TestMirrorGoesOnBehindWhatCannotBeCopied(t *testing.T) {
 					t.Errorf("it does not say %q:\n%s", want, stdout)
 				}
 			}
-			for _, want := range []string{"Error: 3 of 4 releases not copied", "release " + tag("v2") + ": the artifact is of type", "copy release " + tag("v3"), "release " + tag("v4") + ": copy sha256:"} {
+			for _, want := range []string{"Error: 3 of 4 releases not copied", "release " + tag("v2") + ": the artifact is of type", "release " + tag("v3") + " from oci://", "release " + tag("v4") + ": copy sha256:"} {
 				if !strings.Contains(stderr, want) {
 					t.Errorf("it does not say %q:\n%s", want, stderr)
 				}

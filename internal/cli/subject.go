@@ -29,7 +29,8 @@ func has(folder, file string) bool {
 
 // subjectHelp says in help pages what a STACK or a RELEASE may be.
 const subjectHelp = `STACK is the folder of a cluster stack, which is built first, as csctl create --mode hash does, with the charts that
-it depends on. RELEASE is a release at its place.
+it depends on. RELEASE is a release at its place; charts that it does not bring along are looked for beside it, where csctl
+mirror puts them, and then in their repositories or mirrors.
 
 ` + placeHelp
 
@@ -74,7 +75,7 @@ func (f *subjectFlags) with(ctx context.Context, text string, use func(*release.
 	if err != nil {
 		return err
 	}
-	charts, err := f.charts.forOthers(&f.placeFlags)
+	charts, err := p.shelf(f.placeFlags, f.charts.mirrors)
 	if err != nil {
 		return err
 	}

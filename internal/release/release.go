@@ -347,16 +347,21 @@ func chartOf(files []File) (Chart, error) {
 // ReadPackage reads a Helm package within the limits that hold for releases, and returns the name and the version
 // that its chart says it has.
 func ReadPackage(packed []byte) (name, version string, err error) {
-	files, err := readArchive(packed)
-	if err != nil {
-		return "", "", err
-	}
-	chart, err := chartOf(files)
+	chart, err := OpenPackage(packed)
 	if err != nil {
 		return "", "", err
 	}
 	header, err := readChartHeader(chart)
 	return header.Name, header.Version, err
+}
+
+// OpenPackage returns the chart in a Helm package, within the same limits.
+func OpenPackage(packed []byte) (Chart, error) {
+	files, err := readArchive(packed)
+	if err != nil {
+		return nil, err
+	}
+	return chartOf(files)
 }
 
 func (o *opener) readArchive(file string) ([]File, error) {

@@ -8,7 +8,9 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"strings"
 
+	"github.com/opencontainers/go-digest"
 	ocispec "github.com/opencontainers/image-spec/specs-go/v1"
 	"oras.land/oras-go/v2/content"
 	"oras.land/oras-go/v2/content/oci"
@@ -83,4 +85,45 @@ func (l inLayout) Referrers(ctx context.Context, desc ocispec.Descriptor, artifa
 		return err
 	}
 	return fn(found)
+}
+
+func (l inLayout) Below(path string) (repository, error) {
+	return belowLayout{inLayout: l, prefix: path + ":"}, nil
+}
+
+// belowLayout is a part of a layout, which has one list of tags for all: in each tag stands where it belongs.
+type belowLayout struct {
+	inLayout
+	prefix string
+}
+
+func (l belowLayout) reference(text string) string {
+	if digest.Digest(text).Validate() == nil {
+		return text
+	}
+	return l.prefix + text
+}
+
+func (l belowLayout) Resolve(ctx context.Context, reference string) (ocispec.Descriptor, error) {
+	return l.inLayout.Resolve(ctx, l.reference(reference))
+}
+
+func (l belowLayout) FetchReference(ctx context.Context, reference string) (ocispec.Descriptor, io.ReadCloser, error) {
+	return l.inLayout.FetchReference(ctx, l.reference(reference))
+}
+
+func (l belowLayout) PushReference(ctx context.Context, desc ocispec.Descriptor, manifest io.Reader, tag string) error {
+	return l.inLayout.PushReference(ctx, desc, manifest, l.reference(tag))
+}
+
+func (l belowLayout) Tags(ctx context.Context, _ string, fn func([]string) error) error {
+	return l.inLayout.Tags(ctx, "", func(all []string) error {
+		var mine []string
+		for _, tag := range all {
+			if rest, is := strings.CutPrefix(tag, l.prefix); is {
+				mine = append(mine, rest)
+			}
+		}
+		return fn(mine)
+	})
 }

@@ -70,6 +70,8 @@ type repository interface {
 	PushReference(ctx context.Context, desc ocispec.Descriptor, manifest io.Reader, tag string) error
 	// Push uploads a manifest without a tag, and has it found as a referrer if it refers to something.
 	Push(ctx context.Context, desc ocispec.Descriptor, manifest io.Reader) error
+	// Below returns the repository at a path below this one.
+	Below(path string) (repository, error)
 }
 
 // blobs are contents that are known by their digests.
@@ -90,6 +92,17 @@ func (r inRegistry) PushReference(ctx context.Context, desc ocispec.Descriptor, 
 
 func (r inRegistry) Push(ctx context.Context, desc ocispec.Descriptor, manifest io.Reader) error {
 	return r.Manifests().Push(ctx, desc, manifest)
+}
+
+func (r inRegistry) Below(path string) (repository, error) {
+	ref := r.Reference
+	ref.Repository += "/" + path
+	if err := ref.ValidateRepository(); err != nil {
+		return nil, fmt.Errorf("no registry can have a repository %s: %w", ref.Repository, err)
+	}
+	return inRegistry{&remote.Repository{
+		Reference: ref, PlainHTTP: r.PlainHTTP, MaxMetadataBytes: r.MaxMetadataBytes, SkipReferrersGC: r.SkipReferrersGC, Client: r.Client,
+	}}, nil
 }
 
 var _ interface {
