@@ -25,6 +25,9 @@ import (
 	"github.com/clusterstacks/cluster-stack-operator/internal/web"
 )
 
+// created is when releases of these tests were made.
+var created = time.Unix(0, 0)
+
 // runCsctl runs the program with settings of its own, and returns what it says.
 func runCsctl(t testing.TB, args ...string) (stdout, stderr string, code int) {
 	t.Helper()
@@ -58,7 +61,7 @@ func publishFiles(t testing.TB, src *oci.Source, tag, more string) string {
 	if more != "" {
 		files["more.txt"] = &fstest.MapFile{Data: []byte(more)}
 	}
-	sum, err := src.Publish(t.Context(), parseName(t, tag), files, time.Unix(0, 0), nil)
+	sum, err := src.Publish(t.Context(), parseName(t, tag), files, created, nil)
 	must(t, err)
 	return sum
 }
@@ -150,7 +153,7 @@ func spoiled(t testing.TB) (r *registrytest.Registry, tag func(string) string) {
 	publishFiles(t, from, tag("v3"), "lost")
 	sum := publishFiles(t, from, tag("v4"), "")
 	for _, bundle := range []string{"lost", "signature"} {
-		must(t, from.AddSignature(t.Context(), parseName(t, tag("v4")), sum, []byte(bundle), time.Unix(0, 0)))
+		must(t, from.AddSignature(t.Context(), parseName(t, tag("v4")), sum, []byte(bundle), created))
 	}
 	return r, tag
 }

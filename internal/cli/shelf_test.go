@@ -78,7 +78,7 @@ func TestChartsThatAReleaseLacksComeAlong(t *testing.T) {
 	repository := chartrepotest.Start(t, cilium("1.16.6"), cilium("1.16.7"), cilium("1.17.0"))
 	r := registrytest.Start(t, registrytest.Options{})
 	old := openStacks(t, r, "old")
-	_, err := old.Publish(t.Context(), parseName(t, placeTag), lacking(placeTag, repository.URL), time.Unix(0, 0), nil)
+	_, err := old.Publish(t.Context(), parseName(t, placeTag), lacking(placeTag, repository.URL), created, nil)
 	must(t, err)
 	publishFiles(t, old, "docker-scs-1-35-v2", "")
 	bundle := filepath.Join(t.TempDir(), "stacks.tar")
