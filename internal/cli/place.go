@@ -29,9 +29,10 @@ import (
 const placeHelp = `A place is where releases live, and may name one of them:
 
   oci://HOST/REPOSITORY[:RELEASE][@DIGEST]   a repository in a registry
-  github://[HOST/]OWNER/REPOSITORY[#RELEASE] a repository on GitHub or a GitHub Enterprise Server;
+  github://[HOST/]OWNER/REPOSITORY[#RELEASE] a repository on GitHub, *.ghe.com or a GitHub Enterprise Server;
                                              https://HOST/OWNER/REPOSITORY[#RELEASE] is the same
-  FOLDER                                     a folder with a folder for each release
+  FOLDER                                     a folder with a folder for each release; one that is called like
+                                             a host and not there yet is written ./FOLDER
   FOLDER/RELEASE                             one of them
   FILE.tar[#RELEASE]                         a bundle, as csctl mirror writes it
 
@@ -125,11 +126,75 @@ func parseRegistry(text string) (placeName, error) {
 
 func parseGitHub(text, tag string, tagged bool) (placeName, error) {
 	u, err := url.Parse(strings.TrimSuffix(strings.TrimSuffix(text, "/"), ".git"))
+	if err == nil {
+		u.Host = strings.ToLower(u.Host)
+	}
 	if err != nil || u.Host == "" || u.User != nil || strings.Count(u.Path, "/") != 2 {
 		return placeName{}, fmt.Errorf("%q is not a repository on GitHub of the form github://OWNER/REPOSITORY or https://HOST/OWNER/REPOSITORY", text)
 	}
+	if u.Host == "www."+gitHub {
+		u.Host = gitHub
+	}
+	if host, is := repositoriesOf(u.Host); is {
+		return placeName{}, fmt.Errorf("%s is not where repositories are on GitHub: name the repository as a browser shows it, such as https://%s%s", u.Host, host, u.Path)
+	}
 	p := placeName{kind: placeGitHub, location: u.Scheme + "://" + u.Host + u.Path}
 	return p.tagged(text, tag, tagged)
+}
+
+// enterprise is the end of the hosts of GitHub Enterprise Cloud with a place of its own for data.
+const enterprise = ".ghe.com"
+
+// repositoriesOf returns the host of the repositories for one that is GitHub's, too, but has something else.
+func repositoriesOf(host string) (repositories string, is bool) {
+	if strings.HasSuffix(host, ".githubusercontent.com") || strings.HasSuffix(host, ".github.io") {
+		return gitHub, true
+	}
+	if rest, is := strings.CutSuffix(host, "."+gitHub); is && rest != "" {
+		return gitHub, true
+	}
+	// Only octocorp.ghe.com has repositories: api.octocorp.ghe.com and its like have not.
+	if rest, is := strings.CutSuffix(host, enterprise); is && strings.Contains(rest, ".") {
+		return rest[strings.LastIndex(rest, ".")+1:] + enterprise, true
+	}
+	return "", false
+}
+
+// apiOf returns the URL of the API of a host that is not github.com.
+func apiOf(scheme, host string) string {
+	if strings.HasSuffix(host, enterprise) {
+		return scheme + "://api." + host + "/"
+	}
+	return scheme + "://" + host + "/api/v3/"
+}
+
+// maybeHost tells of a path that is not there whether it rather is a place elsewhere whose scheme was forgotten: its first
+// part has a dot or a port, as hosts have. Nobody shall look for a release in a folder that is called like a registry.
+func maybeHost(text string) bool {
+	first, rest, below := strings.Cut(filepath.ToSlash(text), "/")
+	name, port, hasPort := strings.Cut(first, ":")
+	switch {
+	case name == "" || strings.HasPrefix(name, ".") || strings.Contains(first, `\`):
+		return false
+	case hasPort && port != "" && strings.Trim(port, "0123456789") == "":
+		return true
+	case strings.Contains(name, "@") && hasPort:
+		return true
+	}
+	return below && rest != "" && strings.Contains(name, ".")
+}
+
+// didYouMean is the error for such a path.
+func didYouMean(text string) error {
+	meant := "oci://" + text
+	if user, repository, is := strings.Cut(text, ":"); is && strings.Contains(user, "@") {
+		_, host, _ := strings.Cut(user, "@")
+		meant = "github://" + host + "/" + strings.TrimSuffix(repository, ".git")
+	}
+	if host, _, _ := strings.Cut(text, "/"); host == gitHub || host == "www."+gitHub || strings.HasSuffix(host, enterprise) {
+		meant = "https://" + text
+	}
+	return fmt.Errorf("there is no folder %s: did you mean %s? For a folder write ./%s", text, meant, text)
 }
 
 // parseFolder tells the folder of a release from one with releases in it by what lies there, and one that is not there
@@ -142,6 +207,12 @@ func parseFolder(text string) (placeName, error) {
 	info, err := os.Stat(path)
 	if err != nil && !errors.Is(err, os.ErrNotExist) {
 		return placeName{}, err
+	}
+	if err != nil && !filepath.IsAbs(text) && maybeHost(text) {
+		first, _, _ := strings.Cut(filepath.ToSlash(text), "/")
+		if _, err := os.Stat(first); err != nil {
+			return placeName{}, didYouMean(text)
+		}
 	}
 	if err == nil && !info.IsDir() {
 		return placeName{}, fmt.Errorf("%s is neither a folder nor a bundle, whose name ends with .tar", text)
@@ -285,7 +356,7 @@ func openGitHub(location string, settings web.Options) (*github.Source, error) {
 		if settings.PlainHTTP {
 			u.Scheme = "http"
 		}
-		options.APIURL = u.Scheme + "://" + u.Host + "/api/v3/"
+		options.APIURL = apiOf(u.Scheme, u.Host)
 	}
 	return github.New(owner, repository, options)
 }

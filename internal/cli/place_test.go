@@ -57,6 +57,7 @@ func TestPlacesAsPeopleNameThem(t *testing.T) {
 	writeFiles(t, "releases/"+placeTag, releasetest.Multistage(placeTag))
 	writeFiles(t, "unpacked", releasetest.Multistage(placeTag))
 	must(t, os.WriteFile("file", nil, 0o600))
+	must(t, os.Mkdir("releases.d", 0o700))
 	name := parseName(t, placeTag)
 	sum := "sha256:" + strings.Repeat("0", 64)
 	for text, want := range map[string]struct {
@@ -73,6 +74,22 @@ func TestPlacesAsPeopleNameThem(t *testing.T) {
 		"github://git.example.org/o/r#" + placeTag:             {place: placeName{kind: placeGitHub, location: "https://git.example.org/o/r", release: name}},
 		"https://github.com/o/r.git":                           {place: placeName{kind: placeGitHub, location: "https://github.com/o/r"}},
 		"https://git.example.org/o/r/releases/tag/" + placeTag: {place: placeName{kind: placeGitHub, location: "https://git.example.org/o/r", release: name}},
+		"https://www.github.com/o/r":                           {place: placeName{kind: placeGitHub, location: "https://github.com/o/r"}},
+		"github://GitHub.com/o/R":                              {place: placeName{kind: placeGitHub, location: "https://github.com/o/R"}},
+		"https://octocorp.ghe.com/o/r":                         {place: placeName{kind: placeGitHub, location: "https://octocorp.ghe.com/o/r"}},
+		"https://api.octocorp.ghe.com/o/r":                     {err: "such as https://octocorp.ghe.com/o/r"},
+		"https://api.github.com/o/r":                           {err: "such as https://github.com/o/r"},
+		"https://raw.githubusercontent.com/o/r":                {err: "is not where repositories are on GitHub"},
+		"ghcr.io/org/repo":                                     {err: "did you mean oci://ghcr.io/org/repo? For a folder write ./ghcr.io/org/repo"},
+		"registry.example.org/x":                               {err: "did you mean oci://registry.example.org/x?"},
+		"ghcr.io/org/repo/" + placeTag:                         {err: "did you mean oci://"},
+		"localhost:5000/x":                                     {err: "did you mean oci://localhost:5000/x?"},
+		"github.com/o/r":                                       {err: "did you mean https://github.com/o/r?"},
+		"git@github.com:o/r.git":                               {err: "did you mean github://github.com/o/r?"},
+		"./ghcr.io/org/repo":                                   {place: placeName{kind: placeFolder, location: here + "/ghcr.io/org/repo"}},
+		"releases.d/new":                                       {place: placeName{kind: placeFolder, location: here + "/releases.d/new"}},
+		".release/new":                                         {place: placeName{kind: placeFolder, location: here + "/.release/new"}},
+		"v1.2":                                                 {place: placeName{kind: placeFolder, location: here + "/v1.2"}},
 		"https://github.com/o":                                 {err: "is not a repository on GitHub"},
 		"https://me:secret@github.com/o/r":                     {err: "is not a repository on GitHub"},
 		"s3://bucket":                                          {err: "is not a place"},
@@ -215,6 +232,29 @@ func TestADigestThatWasNamedIsDemanded(t *testing.T) {
 	must(t, err)
 	if err := p.with(t.Context(), func(fetched) error { return nil }); !errors.Is(err, source.ErrNotFound) {
 		t.Errorf("got %v", err)
+	}
+}
+
+// The API of GitHub Enterprise Cloud is on a host of its own, and so is where it takes uploads.
+func TestAPIOfGitHubs(t *testing.T) {
+	for place, want := range map[string]string{
+		"github://o/r":                     "github://github.com/o/r",
+		"https://www.github.com/o/r":       "github://github.com/o/r",
+		"https://octocorp.ghe.com/o/r":     "github://octocorp.ghe.com/o/r",
+		"https://git.example.org/o/r":      "github://git.example.org/o/r",
+		"https://git.example.org:8443/o/r": "github://git.example.org:8443/o/r",
+	} {
+		flags := placeFlags{}
+		p, err := flags.open(t.Context(), place)
+		must(t, err)
+		if got := fmt.Sprint(p.source); got != want {
+			t.Errorf("%s is %s, want %s", place, got, want)
+		}
+	}
+	for host, want := range map[string]string{"octocorp.ghe.com": "https://api.octocorp.ghe.com/", "git.example.org": "https://git.example.org/api/v3/"} {
+		if got := apiOf("https", host); got != want {
+			t.Errorf("the API of %s is %s, want %s", host, got, want)
+		}
 	}
 }
 

@@ -115,8 +115,9 @@ func (s *Source) String() string { return Location(s.owner, s.repository, s.api.
 func Location(owner, repository, apiURL string) string {
 	host := "github.com"
 	if _, rest, is := strings.Cut(apiURL, "://"); is {
-		if host, _, _ = strings.Cut(rest, "/"); host == "api.github.com" {
-			host = "github.com"
+		host, _, _ = strings.Cut(rest, "/")
+		if name, is := strings.CutPrefix(host, "api."); is && (name == "github.com" || strings.HasSuffix(name, ".ghe.com")) {
+			host = name
 		}
 	}
 	return fmt.Sprintf("github://%s/%s/%s", host, owner, repository)
