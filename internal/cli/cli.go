@@ -64,7 +64,7 @@ func Run(args []string, stdin io.Reader, stdout, stderr io.Writer) int {
 		code = exit.code
 	}
 	if exit == nil || exit.err != nil {
-		_, _ = fmt.Fprintf(stderr, "Error: %v%s\n", err, cure(ran, err))
+		_, _ = fmt.Fprintf(stderr, "Error: %s%s\n", visible(err.Error()), cure(ran, err))
 	}
 	return code
 }

@@ -112,7 +112,7 @@ func diff(ctx context.Context, from, to string, options diffOptions, asJSON bool
 	if asJSON {
 		err = printJSON(stdout, c)
 	} else {
-		_, err = io.WriteString(stdout, c.Text(compare.TextOptions{Colour: colourful(stdout), All: options.all}))
+		_, err = io.WriteString(stdout, visibleInColour(c.Text(compare.TextOptions{Colour: colourful(stdout), All: options.all})))
 	}
 	if err == nil && !c.Same {
 		err = errDiffers

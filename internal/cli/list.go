@@ -251,7 +251,7 @@ func printRows(w io.Writer, rows []row, foreign []string, signed bool) error {
 		_, _ = fmt.Fprintln(out)
 	}
 	for _, tag := range foreign {
-		_, _ = fmt.Fprintf(out, "%s\t\t\t\t\t\n", tag)
+		_, _ = fmt.Fprintf(out, "%s\t\t\t\t\t\n", visibleName(tag))
 	}
 	return out.Flush()
 }

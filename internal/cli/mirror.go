@@ -552,7 +552,7 @@ func printImages(ctx context.Context, w io.Writer, from *place, names []release.
 		}{from.String(), append([]string{}, images...), each}))
 	}
 	for _, image := range images {
-		if _, err := fmt.Fprintln(w, image); err != nil {
+		if _, err := fmt.Fprintln(w, visibleName(image)); err != nil {
 			return err
 		}
 	}

@@ -58,7 +58,7 @@ type transfer struct {
 func newTransfer(out io.Writer) *transfer { return &transfer{out: out, live: isTerminal(out)} }
 
 func (t *transfer) file(what string, size int64, there bool) {
-	text := fmt.Sprintf("%s (%s)", what, inBytes(size))
+	text := fmt.Sprintf("%s (%s)", visibleName(what), inBytes(size))
 	if there {
 		text += ", there already"
 	}

@@ -4,6 +4,7 @@
 package cli
 
 import (
+	"regexp"
 	"strconv"
 	"strings"
 	"unicode"
@@ -37,5 +38,20 @@ func visible(text string) string {
 		quoted := strconv.QuoteRuneToASCII(r)
 		out.WriteString(quoted[1 : len(quoted)-1])
 	}
+	return out.String()
+}
+
+// colour is a sequence of those that we write ourselves: whoever writes it into a name makes that red, and nothing else.
+var colour = regexp.MustCompile("\x1b\\[(0|1|2|31|32|33)m")
+
+// visibleInColour is visible for a text that may have our colours in it.
+func visibleInColour(text string) string {
+	out, last := &strings.Builder{}, 0
+	for _, at := range colour.FindAllStringIndex(text, -1) {
+		out.WriteString(visible(text[last:at[0]]))
+		out.WriteString(text[at[0]:at[1]])
+		last = at[1]
+	}
+	out.WriteString(visible(text[last:]))
 	return out.String()
 }
