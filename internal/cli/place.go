@@ -4,6 +4,7 @@
 package cli
 
 import (
+	"bytes"
 	"cmp"
 	"context"
 	"errors"
@@ -22,6 +23,8 @@ import (
 	"github.com/clusterstacks/cluster-stack-operator/internal/source/dir"
 	"github.com/clusterstacks/cluster-stack-operator/internal/source/github"
 	"github.com/clusterstacks/cluster-stack-operator/internal/source/oci"
+	"github.com/clusterstacks/cluster-stack-operator/internal/store"
+	"github.com/clusterstacks/cluster-stack-operator/internal/verify"
 	"github.com/clusterstacks/cluster-stack-operator/internal/web"
 )
 
@@ -419,6 +422,17 @@ func (p *place) with(ctx context.Context, use func(fetched) error) error {
 }
 
 func (p *place) withRelease(ctx context.Context, name release.Name, use func(fetched) error) error {
+	return p.withFiles(ctx, name, func(folder, digest string) error {
+		rel, err := release.Open(os.DirFS(folder), name)
+		if err != nil {
+			return err
+		}
+		return use(fetched{release: rel, digest: digest, folder: folder})
+	})
+}
+
+// withFiles fetches the files of a release into a folder, which is gone afterwards, and lets no parser see them.
+func (p *place) withFiles(ctx context.Context, name release.Name, use func(folder, digest string) error) error {
 	folder, err := os.MkdirTemp("", "csctl-")
 	if err != nil {
 		return err
@@ -433,9 +447,54 @@ func (p *place) withRelease(ctx context.Context, name release.Name, use func(fet
 	if err != nil {
 		return err
 	}
-	rel, err := release.Open(root.FS(), name)
+	return use(folder, sum)
+}
+
+// withVerified is with for a release with which a policy has to be content. It enters a store as it does in the operator, so
+// that no parser sees a byte of what nobody who is trusted has signed, and a signature counts for the release only that it was
+// made for.
+func (p *place) withVerified(ctx context.Context, policy *verify.Policy, use func(fetched, verify.Signer) error) error {
+	name, err := p.named()
 	if err != nil {
 		return err
 	}
-	return use(fetched{release: rel, digest: sum, folder: folder})
+	return p.withFiles(ctx, name, func(folder, digest string) (err error) {
+		tmp, err := os.MkdirTemp("", "csctl-")
+		if err != nil {
+			return err
+		}
+		defer func() { _ = os.RemoveAll(tmp) }() // the system clears what stays
+		// What a release depends on nobody has signed, so the store does not ask for it.
+		nothing := func(context.Context, release.IncompleteChart) ([]release.File, error) {
+			return nil, errors.New("no chart is fetched for a release that has to be signed")
+		}
+		releases, err := store.Open(tmp, store.Options{Complete: nothing})
+		if err != nil {
+			return err
+		}
+		defer func() { err = errors.Join(err, releases.Close()) }()
+		want := store.Want{Key: p.String(), Name: name, From: fetchedFiles{folder, digest}, Policy: policy}
+		if signer, is := p.source.(source.Signer); is {
+			want.Signatures = signer.Signatures
+		}
+		got, err := releases.Get(ctx, want)
+		if err != nil {
+			return err
+		}
+		return use(fetched{release: got.Release, digest: digest, folder: folder}, *got.Signer)
+	})
+}
+
+// fetchedFiles are those of a release that was fetched already.
+type fetchedFiles struct{ folder, digest string }
+
+// Fetch implements store.Fetcher.
+func (f fetchedFiles) Fetch(ctx context.Context, _ release.Name, dst *os.Root) (string, error) {
+	files, err := source.ReadFiles(os.DirFS(f.folder))
+	for _, file := range files {
+		if err == nil {
+			_, _, err = source.Save(ctx, dst, file.Name, bytes.NewReader(file.Data), source.MaxFileSize)
+		}
+	}
+	return f.digest, err
 }

@@ -12,6 +12,7 @@ import (
 
 	"github.com/clusterstacks/cluster-stack-operator/internal/source"
 	"github.com/clusterstacks/cluster-stack-operator/internal/source/dir"
+	"github.com/clusterstacks/cluster-stack-operator/internal/verify"
 )
 
 func newPullCommand() *cobra.Command {
@@ -26,8 +27,8 @@ func newPullCommand() *cobra.Command {
 		Long: `Fetch the release that a place names into <output>/<release tag>/.
 
 It is fetched as the operator fetches it: within the same limits, with every digest checked, and, when a key or an identity
-is given, only if it is signed by them. The folder appears when it is whole. A release that is there already with the same
-files is left alone, one with other files is an error.
+is given, only if it is signed by them, which is asked before anything of it is read. The folder appears when it is whole. A
+release that is there already with the same files is left alone, one with other files is an error.
 
 ` + placeHelp,
 		Example: `  csctl pull oci://registry.example.org/kaas/cluster-stacks:docker-starter-1-35-v1
@@ -48,16 +49,7 @@ files is left alone, one with other files is an error.
 		if err != nil {
 			return err
 		}
-		return from.with(ctx, func(got fetched) error {
-			if policy != nil {
-				signer, err := from.verify(ctx, got, policy)
-				if err != nil {
-					return err
-				}
-				if _, err := fmt.Fprintf(cmd.ErrOrStderr(), "%s is signed by %s\n", got.release.Name, signer); err != nil {
-					return err
-				}
-			}
+		save := func(got fetched) error {
 			done, err := dir.New(output).Put(ctx, got.release.Name, os.DirFS(got.folder), source.Publication{})
 			if err != nil {
 				return err
@@ -68,6 +60,15 @@ files is left alone, one with other files is an error.
 			}
 			_, err = fmt.Fprintf(cmd.OutOrStdout(), "%s %s %s: %s\n", got.release.Name, state, filepath.Join(output, got.release.Name.String()), got.digest)
 			return err
+		}
+		if policy == nil {
+			return from.with(ctx, save)
+		}
+		return from.withVerified(ctx, policy, func(got fetched, signer verify.Signer) error {
+			if _, err := fmt.Fprintf(cmd.ErrOrStderr(), "%s is signed by %s\n", got.release.Name, visibleName(signer.String())); err != nil {
+				return err
+			}
+			return save(got)
 		})
 	}
 	return cmd
