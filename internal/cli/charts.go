@@ -56,17 +56,6 @@ func chartsOfOthers(settings web.Options) chartOptions {
 	return chartOptions{allowed: []string{"https://", "oci://"}, web: settings}
 }
 
-// forOthers returns the options for a release that somebody else has made, with the mirrors that these have.
-func (o *chartOptions) forOthers(places *placeFlags) (chartOptions, error) {
-	settings, err := places.settings()
-	if err != nil {
-		return chartOptions{}, err
-	}
-	others := chartsOfOthers(settings)
-	others.mirrors = o.mirrors
-	return others, nil
-}
-
 // repositories returns where charts are fetched from. They are those that the author of the stack has named, so all are
 // allowed unless the options say otherwise, and who to be there is what the user's Helm and Docker know.
 func (o *chartOptions) repositories() (*chartrepo.Repositories, error) {

@@ -147,7 +147,7 @@ func test(ctx context.Context, folder string, options testOptions, asJSON bool, 
 		}
 	}
 	report := func(result trial.Result) error { return reportTest(result, options.junit, asJSON, stdout) }
-	if result, err := lintForTest(folder, options); err != nil {
+	if result, err := lintForTest(ctx, folder, options); err != nil {
 		return err
 	} else if len(result.Findings) > 0 {
 		return errors.Join(report(result), errTrialFailed)
@@ -330,7 +330,7 @@ func (f *testFolder) remove() error { return errors.Join(os.RemoveAll(f.path), f
 
 // lintForTest finds what would fail for sure in the stack, and in the next one, without a sandbox. Whether the fields of a
 // provider's kinds are right is for the API server to say, which sees them with the values of the Cluster.
-func lintForTest(folder string, options testOptions) (trial.Result, error) {
+func lintForTest(ctx context.Context, folder string, options testOptions) (trial.Result, error) {
 	result := trial.Result{Stack: filepath.Base(folder), Steps: []trial.StepResult{}}
 	if !isFile(filepath.Join(folder, stackFile)) {
 		_, err := readStack(folder)
@@ -348,7 +348,7 @@ func lintForTest(folder string, options testOptions) (trial.Result, error) {
 		}
 	}
 	for _, folder := range folders {
-		found, err := lintFolder(folder, lint.Options{})
+		found, err := lintFolder(ctx, folder, lint.Options{Fetch: options.charts.fetch})
 		if err != nil {
 			return result, err
 		}
@@ -529,7 +529,11 @@ func fetchForTest(ctx context.Context, stack *build.Stack, releases string, opti
 	if err != nil {
 		return nil, nil, err
 	}
-	return completeForTest(ctx, fetched{release: rel, folder: folder}, options)
+	beside, err := from.shelf(options.place, options.charts.mirrors)
+	if err != nil {
+		return nil, nil, err
+	}
+	return completeForTest(ctx, fetched{release: rel, folder: folder}, beside)
 }
 
 // newestBefore returns the newest stable release of a stack, or else of the same stack for the minor version before.

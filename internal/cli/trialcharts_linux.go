@@ -32,18 +32,14 @@ type repositoryChart struct {
 	packed        []byte
 }
 
-// completeForTest fetches the charts that a release lacks, with the mirrors, the credentials and the cache of the user. The
+// completeForTest fetches the charts that a release lacks, from beside it, or with the mirrors, the credentials and the cache of the user. The
 // operator in the sandbox has none of these.
-func completeForTest(ctx context.Context, got fetched, options testOptions) (*release.Release, []repositoryChart, error) {
+func completeForTest(ctx context.Context, got fetched, beside *shelf) (*release.Release, []repositoryChart, error) {
 	incomplete, err := got.release.Incomplete()
 	if err != nil || len(incomplete) == 0 {
 		return got.release, nil, err
 	}
-	from, err := options.charts.forOthers(&options.place)
-	if err != nil {
-		return nil, nil, err
-	}
-	rel, err := complete(ctx, got, from)
+	rel, err := complete(ctx, got, beside)
 	if err != nil {
 		return nil, nil, err
 	}
