@@ -137,7 +137,7 @@ func lintFolder(ctx context.Context, folder string, options lint.Options) (lint.
 		report, err = lint.Stack(ctx, beside.FS(), base, options)
 		return err
 	}, func(root *os.Root, name release.Name) (err error) {
-		report, err = lint.Release(root.FS(), name, options)
+		report, err = lint.Release(ctx, root.FS(), name, options)
 		return err
 	})
 	return report, err

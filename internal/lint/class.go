@@ -5,6 +5,7 @@ package lint
 
 import (
 	"cmp"
+	"context"
 	"errors"
 	"fmt"
 	"regexp"
@@ -31,7 +32,7 @@ type class struct {
 }
 
 // checkClass renders the cluster class and checks all that it consists of.
-func (l *linter) checkClass() class {
+func (l *linter) checkClass(ctx context.Context) class {
 	c := class{chart: chart{folder: l.where.class(), files: l.rel.ClassChart()}}
 	l.checkTemplates(c.chart)
 	result, from, err := render.ClassInput(l.rel, sample.Namespace).RenderFiles()
@@ -50,7 +51,7 @@ func (l *linter) checkClass() class {
 	l.checkTwice(c.chart)
 	sound := map[*unstructured.Unstructured]bool{}
 	for _, object := range objects {
-		sound[object] = l.checkClassObject(c, object)
+		sound[object] = l.checkClassObject(ctx, c, object)
 	}
 	for _, object := range objects {
 		if object.GroupVersionKind().GroupKind() == clusterv1.GroupVersion.WithKind("ClusterClass").GroupKind() && object.GetName() == l.rel.Name.ClassName() {
@@ -65,13 +66,13 @@ func (l *linter) checkClass() class {
 	// What its schema refuses, Cluster API would refuse in other words.
 	if parsed, err := clusterapi.ReadClass(c.object); err == nil && sound[c.object] {
 		c.parsed = parsed
-		l.checkByClusterAPI(c)
+		l.checkByClusterAPI(ctx, c)
 	}
 	return c
 }
 
 // checkClassObject checks one object of the class by itself, and reports whether its fields are sound.
-func (l *linter) checkClassObject(c class, object *unstructured.Unstructured) (sound bool) {
+func (l *linter) checkClassObject(ctx context.Context, c class, object *unstructured.Unstructured) (sound bool) {
 	gvk := object.GroupVersionKind()
 	kinds := clusterstackrelease.Kinds()
 	switch {
@@ -87,7 +88,7 @@ func (l *linter) checkClassObject(c class, object *unstructured.Unstructured) (s
 		l.report("class-old-version", c.find(object, "apiVersion:"), "%s is written in %s", gvk.Kind, object.GetAPIVersion())
 	}
 	sound = true
-	for _, problem := range l.schemas.Check(object) {
+	for _, problem := range l.schemas.Check(ctx, object) {
 		sound = false
 		if problem.Unknown {
 			l.report("class-unknown-field", c.findField(object, problem.Field), "%s: %s is not a field", gvk.Kind, problem.Field)
@@ -96,7 +97,7 @@ func (l *linter) checkClassObject(c class, object *unstructured.Unstructured) (s
 		}
 	}
 	if sound {
-		for _, problem := range clusterapi.CheckTemplate(object) {
+		for _, problem := range clusterapi.CheckTemplate(ctx, object) {
 			l.report("template-invalid", c.findField(object, problem.Field), "%s: %s", gvk.Kind, problem.Message)
 		}
 	}
@@ -188,9 +189,9 @@ func find(objects []*unstructured.Unstructured, group, kind, name string) *unstr
 }
 
 // checkByClusterAPI asks Cluster API what it has against the class, and against its patches.
-func (l *linter) checkByClusterAPI(c class) {
+func (l *linter) checkByClusterAPI(ctx context.Context, c class) {
 	sound := true
-	for _, problem := range clusterapi.CheckClass(nil, c.parsed) {
+	for _, problem := range clusterapi.CheckClass(ctx, nil, c.parsed) {
 		sound = false
 		id := "class-invalid"
 		switch {
@@ -212,14 +213,14 @@ func (l *linter) checkByClusterAPI(c class) {
 		template := func(ref clusterapi.Reference) *unstructured.Unstructured {
 			return find(c.result.Objects, ref.Group, ref.Kind, ref.Name)
 		}
-		for _, problem := range l.schemas.Patch(c.parsed, template, made.Cluster) {
+		for _, problem := range l.schemas.Patch(ctx, c.parsed, template, made.Cluster) {
 			l.report("patch-fails", c.find(c.object, "name: "+problem.Field), "patch %s fails: %s", problem.Field, problem.Message)
 		}
 	}
 }
 
 // checkPrevious compares with the release from which clusters will come.
-func (l *linter) checkPrevious(c class) {
+func (l *linter) checkPrevious(ctx context.Context, c class) {
 	if l.Previous == nil {
 		return
 	}
@@ -251,10 +252,10 @@ func (l *linter) checkPrevious(c class) {
 		l.report("previous-release", c.at(chartFile, 0), "the ClusterClass of %s cannot be read: %v", before, err)
 		return
 	}
-	l.compareClasses(c, previous)
+	l.compareClasses(ctx, c, previous)
 }
 
-func (l *linter) compareClasses(c class, previous *clusterv1.ClusterClass) {
+func (l *linter) compareClasses(ctx context.Context, c class, previous *clusterv1.ClusterClass) {
 	before := l.Previous.Name
 	classes := func(of *clusterv1.ClusterClass) (names []string) {
 		for _, worker := range of.Spec.Workers.MachineDeployments {
@@ -284,8 +285,8 @@ func (l *linter) compareClasses(c class, previous *clusterv1.ClusterClass) {
 			l.report("variable-required", c.find(c.object, "name: "+variable.Name), "the variable %s is required and was not in %s", variable.Name, before)
 		}
 	}
-	alone := clusterapi.CheckClass(nil, c.parsed)
-	for _, problem := range clusterapi.CheckClass(previous, c.parsed) {
+	alone := clusterapi.CheckClass(ctx, nil, c.parsed)
+	for _, problem := range clusterapi.CheckClass(ctx, previous, c.parsed) {
 		if !slices.Contains(alone, problem) {
 			l.report("class-incompatible", c.findField(c.object, problem.Field), "clusters cannot come from %s: %s: %s", before, problem.Field, problem.Message)
 		}

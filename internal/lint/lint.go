@@ -112,12 +112,12 @@ func Stack(ctx context.Context, fsys fs.FS, folder string, o Options) (Report, e
 	l.checkSources(stack)
 	l.complete(ctx, stack)
 	l.openStack(stack)
-	l.checkRelease()
-	return l.finish(config), nil
+	l.checkRelease(ctx)
+	return l.finish(config), ctx.Err()
 }
 
 // Release lints the release of the given name in a folder.
-func Release(fsys fs.FS, name release.Name, o Options) (Report, error) {
+func Release(ctx context.Context, fsys fs.FS, name release.Name, o Options) (Report, error) {
 	l, err := newLinter(o)
 	if err != nil {
 		return Report{}, err
@@ -149,8 +149,8 @@ func Release(fsys fs.FS, name release.Name, o Options) (Report, error) {
 		l.checkDependencies()
 		l.checkContradictions(rel)
 	}
-	l.checkRelease()
-	return l.finish(nil), nil
+	l.checkRelease(ctx)
+	return l.finish(nil), ctx.Err()
 }
 
 // Open builds the stack in a folder as it is linted, for who wants to compare with it.
@@ -232,13 +232,13 @@ func (l *linter) failed() bool {
 }
 
 // checkRelease checks all that needs an opened release.
-func (l *linter) checkRelease() {
+func (l *linter) checkRelease(ctx context.Context) {
 	if l.rel == nil {
 		return
 	}
-	class := l.checkClass()
+	class := l.checkClass(ctx)
 	l.checkAddons(class)
-	l.checkPrevious(class)
+	l.checkPrevious(ctx, class)
 }
 
 // finish sorts findings, and takes those out that the author has silenced.

@@ -346,7 +346,7 @@ func TestEachFaultOfAReleaseIsFound(t *testing.T) {
 		t.Run(test, func(t *testing.T) {
 			f := built(t, good(t), "v1")
 			tt.spoil(t, f)
-			report, err := lint.Release(f.fsys(""), name(t, tag), lint.Options{})
+			report, err := lint.Release(t.Context(), f.fsys(""), name(t, tag), lint.Options{})
 			if err != nil {
 				t.Fatal(err)
 			}
@@ -359,7 +359,7 @@ func TestEachFaultOfAReleaseIsFound(t *testing.T) {
 }
 
 func TestNothingIsFoundInAGoodRelease(t *testing.T) {
-	report, err := lint.Release(built(t, good(t), "v1").fsys(""), name(t, tag), lint.Options{})
+	report, err := lint.Release(t.Context(), built(t, good(t), "v1").fsys(""), name(t, tag), lint.Options{})
 	if err != nil || len(report.Findings) > 0 {
 		t.Errorf("%v, %+v", err, report.Findings)
 	}
@@ -369,7 +369,7 @@ func TestNothingIsFoundInAGoodRelease(t *testing.T) {
 func TestFindingsInAReleaseAreBelowItsArchives(t *testing.T) {
 	f := good(t)
 	replace(cni+"values.yaml", "kindnetd:v20260528-9350166c", "kindnetd:latest")(t, f)
-	report, err := lint.Release(built(t, f, "v1").fsys(""), name(t, tag), lint.Options{})
+	report, err := lint.Release(t.Context(), built(t, f, "v1").fsys(""), name(t, tag), lint.Options{})
 	if err != nil || len(report.Findings) != 1 || report.Findings[0].File != "docker-starter-1-35-cluster-addon-v1.tgz/cni/values.yaml" {
 		t.Errorf("%v, %+v", err, report.Findings)
 	}

@@ -54,7 +54,7 @@ var topology = sync.OnceValue(func() error { return feature.MutableGates.Set("Cl
 
 // CheckClass returns what Cluster API's webhook has against a ClusterClass. With a previous one, it is also what keeps
 // clusters from moving from that one to this one.
-func CheckClass(previous, class *clusterv1.ClusterClass) []Problem {
+func CheckClass(ctx context.Context, previous, class *clusterv1.ClusterClass) []Problem {
 	if err := topology(); err != nil {
 		return problemsIn(err)
 	}
@@ -62,12 +62,12 @@ func CheckClass(previous, class *clusterv1.ClusterClass) []Problem {
 	class = class.DeepCopy()
 	class.Namespace = "default" // references have to be in the namespace of the class, once it has one
 	if previous == nil {
-		_, err := webhook.ValidateCreate(context.Background(), class)
+		_, err := webhook.ValidateCreate(ctx, class)
 		return problemsIn(err)
 	}
 	previous = previous.DeepCopy()
 	previous.Namespace = class.Namespace
-	_, err := webhook.ValidateUpdate(context.Background(), previous, class)
+	_, err := webhook.ValidateUpdate(ctx, previous, class)
 	return problemsIn(err)
 }
 
@@ -78,11 +78,10 @@ func (noClusters) List(context.Context, client.ObjectList, ...client.ListOption)
 
 // CheckTemplate returns what the webhooks of Cluster API's own providers have against a template. Those of other kinds
 // are not checked.
-func CheckTemplate(object *unstructured.Unstructured) []Problem {
+func CheckTemplate(ctx context.Context, object *unstructured.Unstructured) []Problem {
 	if err := topology(); err != nil {
 		return problemsIn(err)
 	}
-	ctx := context.Background()
 	switch object.GroupVersionKind() {
 	case controlplanev1.GroupVersion.WithKind("KubeadmControlPlaneTemplate"):
 		template := &controlplanev1.KubeadmControlPlaneTemplate{}
@@ -121,7 +120,7 @@ func problemsIn(err error) []Problem {
 // Patch returns what goes wrong when Cluster API patches the templates of a class for a cluster, by the name of the patch
 // in Problem.Field: patches that fail, and those that make a field of a template what the API server refuses. Patches that
 // an extension makes are left out.
-func (s *Schemas) Patch(class *clusterv1.ClusterClass, find func(ref Reference) *unstructured.Unstructured, cluster *clusterv1.Cluster) []Problem {
+func (s *Schemas) Patch(ctx context.Context, class *clusterv1.ClusterClass, find func(ref Reference) *unstructured.Unstructured, cluster *clusterv1.Cluster) []Problem {
 	p := patcher{schemas: s, class: class, find: find, cluster: cluster}
 	if err := p.collect(); err != nil {
 		return []Problem{{Message: err.Error()}}
@@ -132,7 +131,7 @@ func (s *Schemas) Patch(class *clusterv1.ClusterClass, find func(ref Reference) 
 		if patch.External != nil {
 			continue
 		}
-		if err := p.apply(patch); err != nil {
+		if err := p.apply(ctx, patch); err != nil {
 			problems = append(problems, Problem{Field: patch.Name, Message: err.Error()})
 		}
 	}
@@ -221,9 +220,9 @@ func (p *patcher) add(ref clusterv1.ClusterClassTemplateReference, holder, field
 }
 
 // apply generates and applies one patch, and leaves the templates patched for the next one.
-func (p *patcher) apply(patch *clusterv1.ClusterClassPatch) error {
+func (p *patcher) apply(ctx context.Context, patch *clusterv1.ClusterClassPatch) error {
 	request := &runtimehooksv1.GeneratePatchesRequest{Variables: p.global, Items: p.items}
-	response, err := inline.NewGenerator(patch).Generate(context.Background(), p.cluster, request)
+	response, err := inline.NewGenerator(patch).Generate(ctx, p.cluster, request)
 	if err != nil {
 		return err
 	}
@@ -241,12 +240,12 @@ func (p *patcher) apply(patch *clusterv1.ClusterClassPatch) error {
 		if err != nil {
 			return fmt.Errorf("%s: %w", object.GetKind(), err)
 		}
-		sound := len(p.schemas.Check(object)) == 0
+		sound := len(p.schemas.Check(ctx, object)) == 0
 		object.Object = nil
 		if err := utiljson.Unmarshal(after, &object.Object); err != nil {
 			return err
 		}
-		if problems := p.schemas.Check(object); sound && len(problems) > 0 {
+		if problems := p.schemas.Check(ctx, object); sound && len(problems) > 0 {
 			return fmt.Errorf("%s: %s: %s", object.GetKind(), problems[0].Field, problems[0].Message)
 		}
 	}

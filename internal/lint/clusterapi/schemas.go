@@ -93,7 +93,7 @@ type Problem struct {
 }
 
 // Check returns what the API server has against the fields of an object, sorted. Kinds that are not known are not checked.
-func (s *Schemas) Check(object *unstructured.Unstructured) []Problem {
+func (s *Schemas) Check(ctx context.Context, object *unstructured.Unstructured) []Problem {
 	gvk := object.GroupVersionKind()
 	crd := s.crds[gvk.GroupKind()]
 	if crd == nil {
@@ -112,7 +112,7 @@ func (s *Schemas) Check(object *unstructured.Unstructured) []Problem {
 	found := validation.ValidateCustomResource(nil, content, c.validator)
 	found = append(found, listtype.ValidateListSetsAndMaps(nil, c.structural, content)...)
 	if len(found) == 0 && c.rules != nil {
-		byRules, _ := c.rules.Validate(context.Background(), nil, c.structural, content, nil, celconfig.RuntimeCELCostBudget)
+		byRules, _ := c.rules.Validate(ctx, nil, c.structural, content, nil, celconfig.RuntimeCELCostBudget)
 		found = append(found, byRules...)
 	}
 	return append(problems, problemsOf(found)...)
