@@ -128,6 +128,9 @@ func create(ctx context.Context, folder string, options createOptions, stdout, s
 		return err
 	}
 	versions, err := chooseVersions(ctx, stack, repository, options)
+	if errors.Is(err, build.ErrNoChange) {
+		return fmt.Errorf("%w: use that one, it has all that is in the folder; --mode custom builds the same under a version that you choose", err)
+	}
 	if err != nil {
 		return err
 	}
