@@ -6,6 +6,7 @@ package main
 import (
 	"os/exec"
 	"path/filepath"
+	"strings"
 	"testing"
 	"testing/fstest"
 
@@ -54,6 +55,7 @@ func TestScripts(t *testing.T) {
 			env.Setenv("CHARTS", charts.URL)
 			env.Setenv("PRIVATE_CHARTS", private.URL)
 			env.Setenv("FORGE", forge.URL())
+			env.Setenv("FORGE_HOST", strings.TrimPrefix(forge.URL(), "http://"))
 			env.Setenv("FORGE_TOKEN", githubtest.Token)
 			env.Setenv("XDG_CACHE_HOME", filepath.Join(env.WorkDir, ".cache"))
 			env.Setenv("HOME", env.WorkDir)

@@ -10,6 +10,7 @@ import (
 	"io/fs"
 	"os"
 	"path/filepath"
+	"slices"
 	"strconv"
 	"time"
 
@@ -17,6 +18,7 @@ import (
 
 	"github.com/clusterstacks/cluster-stack-operator/internal/release"
 	"github.com/clusterstacks/cluster-stack-operator/internal/source"
+	"github.com/clusterstacks/cluster-stack-operator/internal/verify"
 )
 
 // publishedRelease is what publish tells programs.
@@ -26,6 +28,10 @@ type publishedRelease struct {
 	Digest  string `json:"digest"`
 	// State is published, or unchanged when the same release was there already.
 	State string `json:"state"`
+	// Signed tells that a release that was there has got signatures that it lacked.
+	Signed bool `json:"signed,omitempty"`
+	// Unsigned tells that the release has signatures that the place which it was published to does not look at.
+	Unsigned bool `json:"unsigned,omitempty"`
 }
 
 // States of a release that was to be published or copied.
@@ -43,8 +49,10 @@ func newPublishCommand() *cobra.Command {
 
 Nobody finds half a release: the tag of a registry comes last, and on GitHub a draft is filled first. What was cut off is
 finished by the same call. Publishing the same again changes nothing; a release that is there with other contents is
-refused, because those who use it trust that it never changes. The variable SOURCE_DATE_EPOCH, in seconds, sets the time
-of creation that a registry keeps.
+refused, because those who use it trust that it never changes. Who has signed it is not part of that: in a folder and on
+GitHub the signatures in the release's folder are added to a release that is there. In a registry they do not count; sign
+the release there once it is published. The variable SOURCE_DATE_EPOCH, in seconds, sets the time of creation that a
+registry keeps.
 
 ` + placeHelp,
 		Example: `  csctl publish .release/docker-starter-1-35-v1 oci://registry.example.org/kaas/cluster-stacks
@@ -65,6 +73,11 @@ of creation that a registry keeps.
 		if err != nil {
 			return err
 		}
+		if done.Unsigned {
+			if _, err := fmt.Fprintf(cmd.ErrOrStderr(), "Warning: %s is signed in its files, which does not count in a registry: csctl sign %s:%s signs it there\n", done.Release, done.Place, done.Release); err != nil {
+				return err
+			}
+		}
 		if output.json() {
 			return printJSON(cmd.OutOrStdout(), done)
 		}
@@ -72,7 +85,11 @@ of creation that a registry keeps.
 		if done.State == stateUnchanged {
 			there = "was there already, in"
 		}
-		_, err = fmt.Fprintf(cmd.OutOrStdout(), "%s %s %s: %s\n", done.Release, there, done.Place, done.Digest)
+		added := ""
+		if done.Signed {
+			added = "; signatures that it lacked were added"
+		}
+		_, err = fmt.Fprintf(cmd.OutOrStdout(), "%s %s %s: %s%s\n", done.Release, there, done.Place, done.Digest, added)
 		return err
 	}
 	return cmd
@@ -124,7 +141,22 @@ func publishFolder(ctx context.Context, folder, to string, flags placeFlags, tel
 	if done.Existed {
 		state = stateUnchanged
 	}
-	return publishedRelease{Release: rel.Name.String(), Place: target.String(), Digest: done.Digest, State: state}, nil
+	unsigned, err := target.ignores(ctx, rel.Name, done.Digest, files)
+	return publishedRelease{Release: rel.Name.String(), Place: target.String(), Digest: done.Digest, State: state, Signed: done.Signed, Unsigned: unsigned}, err
+}
+
+// ignores tells whether the files of a release have signatures that do not count in a place, where it has no others.
+func (p *place) ignores(ctx context.Context, name release.Name, digest string, files fs.FS) (bool, error) {
+	signer, is := p.source.(source.Signer)
+	if !is {
+		return false, nil
+	}
+	entries, err := fs.ReadDir(files, ".")
+	if err != nil || !slices.ContainsFunc(entries, func(e fs.DirEntry) bool { return verify.Signs(e.Name()) && e.Name() != verify.SumsFile }) {
+		return false, err
+	}
+	there, err := signer.Signatures(ctx, name, digest)
+	return len(there) == 0, err
 }
 
 // annotationsOf returns what others have always been told about a release besides its files.

@@ -8,8 +8,10 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"maps"
 	"os"
 	"path/filepath"
+	"slices"
 	"time"
 
 	"github.com/spf13/cobra"
@@ -17,16 +19,18 @@ import (
 
 	"github.com/clusterstacks/cluster-stack-operator/internal/release"
 	"github.com/clusterstacks/cluster-stack-operator/internal/sign"
+	"github.com/clusterstacks/cluster-stack-operator/internal/source/dir"
 	"github.com/clusterstacks/cluster-stack-operator/internal/source/oci"
 	"github.com/clusterstacks/cluster-stack-operator/internal/verify"
 	"github.com/clusterstacks/cluster-stack-operator/internal/web"
 )
 
 type signOptions struct {
-	key        string
-	fulcio     string
-	rekor      string
-	timestamps string
+	key         string
+	fulcio      string
+	rekor       string
+	timestamps  string
+	trustedRoot string
 }
 
 func newSignCommand() *cobra.Command {
@@ -41,11 +45,15 @@ func newSignCommand() *cobra.Command {
 
 In a registry the signature is an artifact beside the release, as cosign writes it: a sigstore bundle that refers to the
 manifest. The folder of a release gets a list of checksums, SHA256SUMS, and its signature, SHA256SUMS.sigstore.json; sign it
-before it is published where there are no manifests, such as on GitHub. To sign again with the same key changes nothing.
+before it is published where there are no manifests, such as on GitHub. A further signature leaves those that are there
+alone. To sign again with the same key changes nothing.
 
 With --key the key is one of cosign, whose password is in COSIGN_PASSWORD or asked for, or one in PEM without a password.
+The same release then gets the same signature each time, byte by byte.
+
 Without it, a certificate is asked for with the identity that the environment has: SIGSTORE_ID_TOKEN, or that of a job of
-GitHub Actions. The certificate and the signature are then public in the log.
+GitHub Actions. The certificate and the signature are then public in the log, and new each time. With --trusted-root a
+release that this identity has signed already is left alone, and a signature that would not count is not kept.
 
 ` + placeHelp,
 		Example: `  csctl sign oci://registry.example.org/kaas/cluster-stacks:docker-starter-1-35-v1 --key cosign.key
@@ -58,6 +66,7 @@ GitHub Actions. The certificate and the signature are then public in the log.
 	cmd.Flags().StringVar(&options.fulcio, "fulcio-url", "https://fulcio.sigstore.dev", "certificate authority, without --key")
 	cmd.Flags().StringVar(&options.rekor, "rekor-url", "https://rekor.sigstore.dev", "log of signatures, without --key; empty for none")
 	cmd.Flags().StringVar(&options.timestamps, "timestamp-server-url", "", "timestamp authority, without --key, such as https://timestamp.sigstore.dev/api/v1/timestamp")
+	cmd.Flags().StringVar(&options.trustedRoot, "trusted-root", "", "trusted_root.json of the sigstore instance, without --key, to see which signatures count")
 	output := outputFlag(cmd)
 	cmd.RunE = func(cmd *cobra.Command, args []string) error {
 		ctx := cmd.Context()
@@ -72,13 +81,19 @@ GitHub Actions. The certificate and the signature are then public in the log.
 		switch p.kind {
 		case placeRegistry, placeFolder:
 		default:
-			return fmt.Errorf("%s: a signature there is part of the release, which never changes once it is published: sign the release's folder first, and publish it then", p)
+			return fmt.Errorf("%s: releases there are signed by a file of theirs: sign the release's folder and publish it; csctl publish adds the signature to a release that is there", p)
 		}
 		signer, err := options.signer(ctx, flags, cmd.InOrStdin(), cmd.ErrOrStderr())
 		if err != nil {
 			return err
 		}
-		digest, existed, err := p.sign(ctx, name, signer)
+		var trustedRoot []byte
+		if options.trustedRoot != "" {
+			if trustedRoot, err = os.ReadFile(options.trustedRoot); err != nil {
+				return fmt.Errorf("--trusted-root: %w", err)
+			}
+		}
+		digest, existed, err := p.sign(ctx, name, signer, trustedRoot)
 		if err != nil {
 			return err
 		}
@@ -92,6 +107,9 @@ GitHub Actions. The certificate and the signature are then public in the log.
 		said := "is signed"
 		if existed {
 			said = "was signed with this key already"
+			if options.key == "" {
+				said = "was signed by this identity already"
+			}
 		}
 		_, err = fmt.Fprintf(cmd.OutOrStdout(), "%s %s %s\n", name, digest, said)
 		return err
@@ -148,9 +166,9 @@ func (o *signOptions) keyless(ctx context.Context, flags placeFlags) (*sign.Sign
 	return sign.NewKeyless(sign.Keyless{Token: token, Fulcio: o.fulcio, Rekor: o.rekor, Timestamps: o.timestamps, Transport: client.Transport})
 }
 
-// sign signs a release. With a key that has signed it already it changes nothing.
-func (p *place) sign(ctx context.Context, name release.Name, signer *sign.Signer) (digest string, existed bool, err error) {
-	policy, err := ownPolicy(signer)
+// sign signs a release. Where a signature counts already that the same would make again, it changes nothing.
+func (p *place) sign(ctx context.Context, name release.Name, signer *sign.Signer, trustedRoot []byte) (digest string, existed bool, err error) {
+	policy, err := ownPolicy(ctx, signer, trustedRoot)
 	if err != nil {
 		return "", false, err
 	}
@@ -165,68 +183,83 @@ func (p *place) sign(ctx context.Context, name release.Name, signer *sign.Signer
 		}
 		if registry, is := p.source.(*oci.Source); is {
 			bundle, err := signer.Manifest(ctx, got.digest)
+			if err == nil {
+				err = counts(policy, verify.Subject{Digest: got.digest}, bundle)
+			}
 			if err != nil {
 				return err
 			}
 			return registry.AddSignature(ctx, name, got.digest, bundle, time.Now())
 		}
-		return signFolder(ctx, filepath.Join(p.location, name.String()), signer)
+		return signFolder(ctx, filepath.Join(p.location, name.String()), signer, policy)
 	})
-	if err == nil && p.kind == placeFolder && !existed {
-		// The signature is a part of it.
-		err = p.withRelease(ctx, name, func(got fetched) error {
-			digest = got.digest
-			return nil
-		})
-	}
 	return digest, existed, err
 }
 
-// ownPolicy trusts the key of a signer, and is nil for one that has none.
-func ownPolicy(signer *sign.Signer) (*verify.Policy, error) {
-	if signer.Key() == "" {
-		return nil, nil //nolint:nilnil // a certificate is new each time
+// ownPolicy trusts a signer, and nobody else. It is nil for one with certificates when nobody says which are genuine.
+func ownPolicy(ctx context.Context, signer *sign.Signer, trustedRoot []byte) (*verify.Policy, error) {
+	if signer.Key() != "" {
+		return verify.NewPolicy(verify.Config{PublicKeys: []string{signer.Key()}})
 	}
-	return verify.NewPolicy(verify.Config{PublicKeys: []string{signer.Key()}})
+	if trustedRoot == nil {
+		return nil, nil //nolint:nilnil // nothing can be said of signatures then
+	}
+	identity, err := signer.Identity(ctx)
+	if err != nil {
+		return nil, err
+	}
+	return verify.NewPolicy(verify.Config{Identities: []verify.Identity{identity}, TrustedRoot: trustedRoot})
 }
 
-// signFolder puts a list of checksums and its signature into the folder of a release.
-func signFolder(ctx context.Context, folder string, signer *sign.Signer) error {
-	sums, err := readSums(folder)
-	if err != nil {
-		return err
+// counts returns an error when a new signature would count nowhere, if a policy is there to say so.
+func counts(policy *verify.Policy, subject verify.Subject, bundle []byte) error {
+	if policy == nil {
+		return nil
 	}
-	list := sign.Sums(sums.Files)
-	bundle, err := signer.Blob(ctx, list)
-	if err != nil {
-		return err
-	}
-	// One for another list would be in the way of nobody, but mislead whoever reads it.
-	if err := os.Remove(filepath.Join(folder, verify.SumsSignature)); err != nil && !errors.Is(err, os.ErrNotExist) {
-		return err
-	}
-	for _, f := range []struct {
-		name string
-		data []byte
-	}{{verify.SumsFile, list}, {verify.SumsBundle, bundle}} {
-		if err := replaceFile(filepath.Join(folder, f.name), f.data); err != nil {
-			return err
-		}
+	if _, err := policy.Verify(subject, []verify.Signature{{Bundle: bundle}}); err != nil {
+		return fmt.Errorf("the new signature would not count, and is not kept: %w", err)
 	}
 	return nil
 }
 
-// replaceFile writes a file that is there whole or as before.
-func replaceFile(path string, data []byte) error {
-	// Beside the release, so that nobody takes it for a part of it.
-	tmp, err := os.CreateTemp(filepath.Dir(filepath.Dir(path)), ".csctl-*")
+// signFolder adds a signature to those in the folder of a release. A list of checksums that fits the files stays, and so do
+// its signatures: the new one is a file beside them. One that does not fit is good for nothing any more, and replaced.
+func signFolder(ctx context.Context, folder string, signer *sign.Signer, policy *verify.Policy) error {
+	sums, err := readSums(folder)
 	if err != nil {
 		return err
 	}
-	defer func() { _ = os.Remove(tmp.Name()) }() // gone already if all went well
-	_, err = tmp.Write(data)
-	if err = errors.Join(err, tmp.Chmod(0o644), tmp.Close()); err != nil {
+	list, fits := sums.List, sums.List != nil && sums.Check() == nil
+	if !fits {
+		list = sign.Sums(sums.Files)
+	}
+	bundle, err := signer.Blob(ctx, list)
+	if err == nil {
+		err = counts(policy, verify.SubjectOf(list), bundle)
+	}
+	if err != nil {
 		return err
 	}
-	return os.Rename(tmp.Name(), path)
+	signature := verify.SumsBundle
+	if _, taken := sums.Files[signature]; taken && fits {
+		signature = verify.SignatureName(signature, bundle)
+	}
+	if fits && len(sums.Signatures) == verify.MaxSumsSignatures {
+		return fmt.Errorf("%s has %d signatures already, and the operator takes no more: remove one", folder, len(sums.Signatures))
+	}
+	if !fits {
+		// First those of the other list: without them nobody takes them for signatures of the new one, wherever this ends.
+		for _, name := range slices.Sorted(maps.Keys(sums.Files)) {
+			if !verify.Signs(name) || name == verify.SumsFile {
+				continue
+			}
+			if err := os.Remove(filepath.Join(folder, name)); err != nil {
+				return err
+			}
+		}
+		if err := dir.WriteFile(filepath.Join(folder, verify.SumsFile), list); err != nil {
+			return err
+		}
+	}
+	return dir.WriteFile(filepath.Join(folder, signature), bundle)
 }

@@ -14,6 +14,7 @@ import (
 
 	"github.com/clusterstacks/cluster-stack-operator/internal/release"
 	"github.com/clusterstacks/cluster-stack-operator/internal/source"
+	"github.com/clusterstacks/cluster-stack-operator/internal/store"
 	"github.com/clusterstacks/cluster-stack-operator/internal/verify"
 )
 
@@ -85,14 +86,8 @@ func readSums(folder string) (verify.Sums, error) {
 	}
 	sums := verify.Sums{Files: map[string]string{}}
 	for _, f := range files {
-		sums.Files[f.Name] = f.Sum
-		switch f.Name {
-		case verify.SumsFile:
-			sums.List = f.Data
-		case verify.SumsSignature:
-			sums.Signatures = append(sums.Signatures, verify.Signature{Detached: f.Data})
-		case verify.SumsBundle:
-			sums.Signatures = append(sums.Signatures, verify.Signature{Bundle: f.Data})
+		if sums.Files[f.Name] = f.Sum; verify.Signs(f.Name) {
+			sums.Take(f.Name, f.Data)
 		}
 	}
 	return sums, nil
@@ -114,6 +109,42 @@ func (p *place) verify(ctx context.Context, got fetched, policy *verify.Policy) 
 		return verify.Signer{}, fmt.Errorf("release %s in %s: %w", got.release.Name, p, err)
 	}
 	return signer, nil
+}
+
+// vet returns a release that the policy is content with, and who has signed it. It enters a store as it does in the operator:
+// no parser sees a byte of what nobody who is trusted has signed, and a signature counts only for the release that it was made
+// for, with all its charts.
+func (p *place) vet(ctx context.Context, name release.Name, policy *verify.Policy) (got store.Got, err error) {
+	folder, err := os.MkdirTemp("", "csctl-")
+	if err != nil {
+		return store.Got{}, err
+	}
+	defer func() { _ = os.RemoveAll(folder) }() // the system clears what stays
+	releases, err := store.Open(folder, store.Options{Complete: func(context.Context, release.IncompleteChart) ([]release.File, error) {
+		return nil, errors.New("nothing is fetched for a release that is to be verified")
+	}})
+	if err != nil {
+		return store.Got{}, err
+	}
+	defer func() { err = errors.Join(err, releases.Close()) }()
+	want := store.Want{Key: p.String(), Name: name, From: fetcher{p}, Policy: policy}
+	if signer, is := p.source.(source.Signer); is {
+		want.Signatures = signer.Signatures
+	}
+	got, err = releases.Get(ctx, want)
+	var refused *verify.RefusedError
+	if errors.As(err, &refused) {
+		err = fmt.Errorf("release %s in %s: %w", name, p, refused)
+	}
+	return got, err
+}
+
+// fetcher fetches what a place names.
+type fetcher struct{ *place }
+
+// Fetch implements store.Fetcher.
+func (f fetcher) Fetch(ctx context.Context, name release.Name, dst *os.Root) (string, error) {
+	return f.fetch(ctx, name, dst)
 }
 
 // looksSigned tells whether there is anything that may be a signature.
@@ -145,8 +176,10 @@ func newVerifyCommand() *cobra.Command {
 		Short: "Say who has signed a release, and fail if nobody trusted has",
 		Long: `Say who has signed the release that a place names. It ends with 1 when nobody who is trusted has.
 
-The release is fetched, every digest is checked, and the code decides that decides in the operator. Signatures in a
-registry are those of cosign; elsewhere a signed list of checksums is part of the release.
+The release is fetched, every digest is checked, and the code decides that decides in the operator: whose signatures count
+is asked before any file is read, and a signature does not speak for another release than it was made for, nor for charts
+that the release does not bring along. Signatures in a registry are those of cosign; elsewhere a signed list of checksums
+comes with the release.
 
 ` + placeHelp,
 		Example: `  csctl verify oci://registry.example.org/kaas/cluster-stacks:docker-starter-1-35-v1 --key cosign.pub
@@ -171,23 +204,25 @@ registry are those of cosign; elsewhere a signed list of checksums is part of th
 		if err != nil {
 			return err
 		}
-		return p.with(ctx, func(got fetched) error {
-			signer, err := p.verify(ctx, got, policy)
-			if err != nil {
-				return err
-			}
-			if output.json() {
-				return printJSON(cmd.OutOrStdout(), struct {
-					Release string `json:"release"`
-					Digest  string `json:"digest"`
-					Key     string `json:"key,omitempty"`
-					Subject string `json:"subject,omitempty"`
-					Issuer  string `json:"issuer,omitempty"`
-				}{got.release.Name.String(), got.digest, signer.Key, signer.Subject, signer.Issuer})
-			}
-			_, err = fmt.Fprintf(cmd.OutOrStdout(), "%s %s is signed by %s\n", got.release.Name, got.digest, signer)
+		name, err := p.named()
+		if err != nil {
 			return err
-		})
+		}
+		got, err := p.vet(ctx, name, policy)
+		if err != nil {
+			return err
+		}
+		if output.json() {
+			return printJSON(cmd.OutOrStdout(), struct {
+				Release string `json:"release"`
+				Digest  string `json:"digest"`
+				Key     string `json:"key,omitempty"`
+				Subject string `json:"subject,omitempty"`
+				Issuer  string `json:"issuer,omitempty"`
+			}{name.String(), got.Pin.Digest, got.Signer.Key, got.Signer.Subject, got.Signer.Issuer})
+		}
+		_, err = fmt.Fprintf(cmd.OutOrStdout(), "%s %s is signed by %s\n", name, got.Pin.Digest, got.Signer)
+		return err
 	}
 	return cmd
 }

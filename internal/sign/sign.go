@@ -8,8 +8,10 @@ package sign
 
 import (
 	"bytes"
+	"cmp"
 	"context"
 	"crypto"
+	"crypto/ecdsa"
 	"crypto/sha256"
 	"crypto/x509"
 	"encoding/base64"
@@ -20,11 +22,18 @@ import (
 	"fmt"
 	"maps"
 	"net/http"
+	"net/url"
 	"slices"
 	"strings"
+	"sync"
 
+	openapi "github.com/go-openapi/runtime/client"
+	"github.com/go-openapi/strfmt"
+	"github.com/hashicorp/go-retryablehttp"
 	"github.com/secure-systems-lab/go-securesystemslib/encrypted"
 	protocommon "github.com/sigstore/protobuf-specs/gen/pb-go/common/v1"
+	"github.com/sigstore/rekor/pkg/generated/client/entries"
+	"github.com/sigstore/sigstore-go/pkg/fulcio/certificate"
 	sigstore "github.com/sigstore/sigstore-go/pkg/sign"
 	"github.com/sigstore/sigstore/pkg/cryptoutils"
 	"github.com/sigstore/sigstore/pkg/signature"
@@ -55,7 +64,7 @@ type Keyless struct {
 	Transport         http.RoundTripper
 }
 
-// New returns who signs with a private key.
+// New returns who signs with a private key. The same signed once more has the same signature, byte by byte.
 func New(private crypto.Signer) (*Signer, error) {
 	k, err := newKeypair(private)
 	if err != nil {
@@ -64,7 +73,7 @@ func New(private crypto.Signer) (*Signer, error) {
 	return &Signer{keypair: k}, nil
 }
 
-// NewKeyless returns who signs with certificates. A certificate is asked for with each signature.
+// NewKeyless returns who signs with a certificate, which is asked for when it is needed first. It is valid for some minutes.
 func NewKeyless(o Keyless) (*Signer, error) {
 	if o.Rekor == "" && o.Timestamps == "" {
 		return nil, errors.New("a certificate is valid for minutes: name a log or a timestamp authority that vouches for the time of the signature")
@@ -74,17 +83,79 @@ func NewKeyless(o Keyless) (*Signer, error) {
 		return nil, err
 	}
 	s := &Signer{keypair: k, options: sigstore.BundleOptions{
-		CertificateProvider:        sigstore.NewFulcio(&sigstore.FulcioOptions{BaseURL: strings.TrimSuffix(o.Fulcio, "/"), Retries: 2, Transport: o.Transport}),
+		CertificateProvider:        &once{from: sigstore.NewFulcio(&sigstore.FulcioOptions{BaseURL: strings.TrimSuffix(o.Fulcio, "/"), Retries: 2, Transport: o.Transport})},
 		CertificateProviderOptions: &sigstore.CertificateProviderOptions{IDToken: o.Token},
 	}}
 	if o.Rekor != "" {
-		s.options.TransparencyLogs = append(s.options.TransparencyLogs, sigstore.NewRekor(&sigstore.RekorOptions{BaseURL: strings.TrimSuffix(o.Rekor, "/"), Retries: 2}))
+		entries, err := rekor(o.Rekor, o.Transport)
+		if err != nil {
+			return nil, fmt.Errorf("the log %s: %w", o.Rekor, err)
+		}
+		s.options.TransparencyLogs = append(s.options.TransparencyLogs, sigstore.NewRekor(&sigstore.RekorOptions{Client: entries}))
 	}
 	if o.Timestamps != "" {
 		s.options.TimestampAuthorities = append(s.options.TimestampAuthorities,
 			sigstore.NewTimestampAuthority(&sigstore.TimestampAuthorityOptions{URL: o.Timestamps, Retries: 2, Transport: o.Transport}))
 	}
 	return s, nil
+}
+
+// rekor returns who asks a log. Left to itself the library would ask with a transport of its own, which trusts nobody but the
+// system.
+func rekor(base string, transport http.RoundTripper) (entries.ClientService, error) {
+	u, err := url.Parse(strings.TrimSuffix(base, "/"))
+	if err != nil {
+		return nil, err
+	}
+	if u.Host == "" || u.Scheme != "https" && u.Scheme != "http" {
+		return nil, errors.New("it is not a URL with https://")
+	}
+	// What is sent twice is in the log once, and the answer says where.
+	patient := retryablehttp.NewClient()
+	patient.HTTPClient = &http.Client{Transport: transport}
+	patient.RetryMax, patient.Logger = 2, nil
+	asked := openapi.NewWithClient(u.Host, cmp.Or(u.Path, "/"), []string{u.Scheme}, patient.StandardClient())
+	return entries.New(asked, strfmt.Default), nil
+}
+
+// once asks for a certificate for one key, and keeps it.
+type once struct {
+	from sigstore.CertificateProvider
+
+	mu  sync.Mutex
+	der []byte
+}
+
+// GetCertificate implements sigstore.CertificateProvider.
+func (o *once) GetCertificate(ctx context.Context, k sigstore.Keypair, options *sigstore.CertificateProviderOptions) ([]byte, error) {
+	o.mu.Lock()
+	defer o.mu.Unlock()
+	if o.der != nil {
+		return o.der, nil
+	}
+	var err error
+	o.der, err = o.from.GetCertificate(ctx, k, options)
+	return o.der, err
+}
+
+// Identity returns for whom the certificate of a signer is. It is an error for one that has a key.
+func (s *Signer) Identity(ctx context.Context) (verify.Identity, error) {
+	if s.options.CertificateProvider == nil {
+		return verify.Identity{}, errors.New("a key has no identity")
+	}
+	der, err := s.options.CertificateProvider.GetCertificate(ctx, s.keypair, s.options.CertificateProviderOptions)
+	if err != nil {
+		return verify.Identity{}, err
+	}
+	parsed, err := x509.ParseCertificate(der)
+	if err != nil {
+		return verify.Identity{}, fmt.Errorf("the certificate that came: %w", err)
+	}
+	about, err := certificate.SummarizeCertificate(parsed)
+	if err != nil {
+		return verify.Identity{}, fmt.Errorf("the certificate that came: %w", err)
+	}
+	return verify.Identity{Subject: about.SubjectAlternativeName, Issuer: about.Issuer}, nil
 }
 
 // Key returns the public key in PEM of a signer that has one, and "" of one that has certificates.
@@ -125,7 +196,16 @@ func (s *Signer) bundle(ctx context.Context, content sigstore.Content) ([]byte, 
 	if err != nil {
 		return nil, err
 	}
-	return protojson.Marshal(b)
+	text, err := protojson.Marshal(b)
+	if err != nil {
+		return nil, err
+	}
+	// That library puts in spaces that differ from one build of a program to the next.
+	var compact bytes.Buffer
+	if err := json.Compact(&compact, text); err != nil {
+		return nil, err
+	}
+	return compact.Bytes(), nil
 }
 
 // Sums returns the list of checksums of the files of a release, by their sha256 sums: what is signed where a source knows
@@ -133,7 +213,7 @@ func (s *Signer) bundle(ctx context.Context, content sigstore.Content) ([]byte, 
 func Sums(sums map[string]string) []byte {
 	var list bytes.Buffer
 	for _, name := range slices.Sorted(maps.Keys(sums)) {
-		if name != verify.SumsFile && name != verify.SumsSignature && name != verify.SumsBundle {
+		if !verify.Signs(name) {
 			_, _ = fmt.Fprintf(&list, "%s  %s\n", sums[name], name) // a Buffer takes everything
 		}
 	}
@@ -191,6 +271,7 @@ func ParseKey(text, password []byte) (crypto.Signer, error) {
 // keypair signs with a key as package verify checks with it: ECDSA and RSA with SHA-256, Ed25519 as it is.
 type keypair struct {
 	signer signature.Signer
+	ecdsa  *ecdsa.PrivateKey // nil for keys of another kind
 	public crypto.PublicKey
 	pem    string
 	hint   string
@@ -214,7 +295,8 @@ func newKeypair(private crypto.Signer) (*keypair, error) {
 		return nil, err
 	}
 	sum := sha256.Sum256(der)
-	return &keypair{signer: signer, public: private.Public(), pem: string(text), hint: base64.StdEncoding.EncodeToString(sum[:])}, nil
+	onCurve, _ := private.(*ecdsa.PrivateKey)
+	return &keypair{signer: signer, ecdsa: onCurve, public: private.Public(), pem: string(text), hint: base64.StdEncoding.EncodeToString(sum[:])}, nil
 }
 
 func (k *keypair) GetHashAlgorithm() protocommon.HashAlgorithm {
@@ -234,9 +316,15 @@ func (k *keypair) GetKeyAlgorithm() string          { return "" } // asked for c
 func (k *keypair) GetPublicKey() crypto.PublicKey   { return k.public }
 func (k *keypair) GetPublicKeyPem() (string, error) { return k.pem, nil }
 
-// SignData returns the signature and the digest of what is signed.
+// SignData returns the signature and the digest of what is signed. The same again gives the same signature, so that what is
+// made from the same sources has the same bytes.
 func (k *keypair) SignData(_ context.Context, data []byte) ([]byte, []byte, error) {
-	sig, err := k.signer.SignMessage(bytes.NewReader(data))
 	sum := sha256.Sum256(data)
+	if k.ecdsa != nil {
+		// Without a source of randomness the nonce comes from key and digest (RFC 6979). The other kinds of keys need none.
+		sig, err := k.ecdsa.Sign(nil, sum[:], crypto.SHA256)
+		return sig, sum[:], err
+	}
+	sig, err := k.signer.SignMessage(bytes.NewReader(data))
 	return sig, sum[:], err
 }

@@ -4,6 +4,7 @@
 package sign_test
 
 import (
+	"bytes"
 	"crypto"
 	"crypto/ecdsa"
 	"crypto/ed25519"
@@ -84,6 +85,25 @@ func TestWhatIsSignedIsAcceptedFromThatKeyAndForThatOnly(t *testing.T) {
 			check("the file", trusted, verify.SubjectOf([]byte("list")), blob, true)
 			check("another file", trusted, verify.SubjectOf([]byte("lies")), blob, false)
 			check("another key for the file", distrusting, verify.SubjectOf([]byte("list")), blob, false)
+		})
+	}
+}
+
+func TestTheSameSignedAgainHasTheSameBytes(t *testing.T) {
+	for name, private := range keys(t) {
+		t.Run(name, func(t *testing.T) {
+			var manifests, blobs [2][]byte
+			for i := range 2 {
+				signer, err := sign.New(private)
+				must(t, err)
+				manifests[i], err = signer.Manifest(t.Context(), digestOf("a"))
+				must(t, err)
+				blobs[i], err = signer.Blob(t.Context(), []byte("list"))
+				must(t, err)
+			}
+			if !bytes.Equal(manifests[0], manifests[1]) || !bytes.Equal(blobs[0], blobs[1]) {
+				t.Errorf("signed twice: %s and %s, %s and %s", manifests[0], manifests[1], blobs[0], blobs[1])
+			}
 		})
 	}
 }

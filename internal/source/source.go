@@ -84,6 +84,9 @@ type Publisher interface {
 	// Put publishes a release with all regular files of a folder. Nobody finds half a release: what was begun and not
 	// finished is not there yet, and is finished by the next call with the same files. The same files again change
 	// nothing. A release that has others is left as it is, and the error wraps ErrPublished.
+	//
+	// Files for which verify.Signs is true do not count as contents. A source that looks for signatures there adds those
+	// that a published release lacks; a Signer leaves them out then.
 	Put(ctx context.Context, name release.Name, files fs.FS, about Publication) (Published, error)
 }
 
@@ -102,6 +105,8 @@ type Published struct {
 	Digest string
 	// Existed says that the release was there already, with the same files.
 	Existed bool
+	// Signed says that such a release has got signatures that it lacked.
+	Signed bool
 }
 
 // File is a file of a release that is to be published.
@@ -110,6 +115,65 @@ type File struct {
 	Data []byte
 	// Sum is the sha256 sum of Data, in hexadecimal digits.
 	Sum string
+}
+
+// SumsOf returns the sums of files by their names.
+func SumsOf(files []File) map[string]string {
+	sums := map[string]string{}
+	for _, f := range files {
+		sums[f.Name] = f.Sum
+	}
+	return sums
+}
+
+// SameContents tells whether two releases have the same files, whoever vouches for them. The sums are by name, and may have
+// any form.
+func SameContents[S ~string](a, b map[string]S) bool {
+	contents := func(sums map[string]S) map[string]S {
+		sums = maps.Clone(sums)
+		maps.DeleteFunc(sums, func(name string, _ S) bool { return verify.Signs(name) })
+		return sums
+	}
+	return maps.Equal(contents(a), contents(b))
+}
+
+// Lacking returns what a published release with the same contents lacks of the signatures that are among files, under
+// names that are free there: the list of checksums first. There has the files of the published release for which
+// verify.Signs is true. A signature that somebody has made once more, as one with a certificate cannot be made the same
+// again, is not lacking.
+func Lacking(there, files []File) ([]File, error) {
+	names, sums, vouched, n := map[string]bool{}, map[string]bool{}, map[string]bool{}, 0
+	var list []byte
+	for _, f := range there {
+		names[f.Name], sums[f.Sum] = true, true
+		if f.Name == verify.SumsFile {
+			list = f.Data
+		} else {
+			n++
+		}
+	}
+	for _, f := range there {
+		vouched[verify.ClaimedBy(f.Data, list)] = true
+	}
+	var lacking []File
+	for _, f := range files {
+		switch claimed := verify.ClaimedBy(f.Data, list); {
+		case !verify.Signs(f.Name), sums[f.Sum], claimed != "" && vouched[claimed]:
+			continue
+		case f.Name == verify.SumsFile && list != nil:
+			return nil, fmt.Errorf("its files are there already, with a %s that is written in another way, which the signatures are not for: fetch it, sign that, and publish it", verify.SumsFile)
+		case names[f.Name]:
+			f.Name = verify.SignatureName(f.Name, f.Data)
+		}
+		if f.Name != verify.SumsFile {
+			n++
+		}
+		lacking = append(lacking, f)
+	}
+	if n > verify.MaxSumsSignatures {
+		return nil, fmt.Errorf("it would have %d signatures; %d is what a release may bring along", n, verify.MaxSumsSignatures)
+	}
+	return lacking, nil
 }
 
 // ReadFiles reads the regular files of a folder in the order of their names, within the limits of a release. It ends with
@@ -193,7 +257,8 @@ const (
 )
 
 // Digest returns a digest over the names and contents of the regular files in a folder, for sources
-// that have no digest of their own. Folders inside are not part of a release and left out.
+// that have no digest of their own. Folders inside are not part of a release and left out, and so is who vouches for
+// it: a release that is signed once more stays the one that it was.
 func Digest(fsys fs.FS) (string, error) {
 	entries, err := fs.ReadDir(fsys, ".")
 	if err != nil {
@@ -205,7 +270,7 @@ func Digest(fsys fs.FS) (string, error) {
 		if err != nil {
 			return "", err
 		}
-		if !info.Mode().IsRegular() {
+		if !info.Mode().IsRegular() || verify.Signs(entry.Name()) {
 			continue
 		}
 		if sums[entry.Name()], err = fileSum(fsys, entry.Name()); err != nil {
@@ -219,6 +284,9 @@ func Digest(fsys fs.FS) (string, error) {
 func DigestOf(sums map[string]string) (string, error) {
 	all := sha256.New()
 	for _, name := range slices.Sorted(maps.Keys(sums)) {
+		if verify.Signs(name) {
+			continue
+		}
 		if strings.ContainsRune(name, '\n') {
 			return "", fmt.Errorf("file name %q contains a line break", name)
 		}

@@ -116,6 +116,47 @@ func TestPolicyThatChangesIsAskedAgain(t *testing.T) {
 	}
 }
 
+// What is in the store is not fetched again for its files, but for who has signed them since.
+func TestAReleaseThatIsSignedLaterIsAcceptedFromTheStore(t *testing.T) {
+	k := verifytest.NewKey(t)
+	root := t.TempDir()
+	src := published(releasetest.Multistage(tag))
+	want := store.Want{Key: key, Name: name(t), From: src}
+	unsigned, err := open(t, root).Get(t.Context(), want)
+	if err != nil {
+		t.Fatal(err)
+	}
+	want.Policy, want.Pin = verifytest.Policy(t, k), unsigned.Pin
+	var refused *verify.RefusedError
+	if _, err := open(t, root).Get(t.Context(), want); !errors.As(err, &refused) {
+		t.Fatalf("unsigned: got %v", err)
+	}
+
+	changed := releasetest.Multistage(tag)
+	changed["more.yaml"] = &fstest.MapFile{Data: []byte("x: y")}
+	k.SignFiles(changed)
+	src.Publish(tag, changed)
+	if _, err := open(t, root).Get(t.Context(), want); !errors.As(err, &refused) {
+		t.Errorf("another release is signed: got %v", err)
+	}
+
+	files := releasetest.Multistage(tag)
+	verifytest.NewKey(t).SignFiles(files)
+	mine := releasetest.Multistage(tag)
+	k.SignFiles(mine)
+	files[verify.SignatureName(verify.SumsSignature, mine[verify.SumsSignature].Data)] = mine[verify.SumsSignature]
+	src.Publish(tag, files)
+	got, err := open(t, root).Get(t.Context(), want)
+	if err != nil || got.Signer == nil || got.Pin != unsigned.Pin {
+		t.Fatalf("signed: got %+v, %v", got, err)
+	}
+	// And it stays so when the source is away.
+	src.Break(errDown)
+	if got, err := open(t, root).Get(t.Context(), want); err != nil || got.Signer == nil {
+		t.Errorf("from the store: got %+v, %v", got, err)
+	}
+}
+
 // A source that keeps signatures apart, as a registry does.
 type registry struct {
 	*sourcetest.Memory

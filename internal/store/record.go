@@ -107,35 +107,34 @@ func (r *record) complete(all map[string]string) {
 
 // takeSums reads the list of checksums that came with a release, and its signatures, without a look into them.
 func (r *record) takeSums(files string) error {
-	read := func(name string) ([]byte, error) {
-		if _, there := r.Files[name]; !there {
-			return nil, nil
+	taken := verify.Sums{}
+	for _, name := range slices.Sorted(maps.Keys(r.Files)) {
+		if !verify.Signs(name) {
+			continue
 		}
-		f, err := os.Open(filepath.Join(files, name))
+		data, err := readSmall(filepath.Join(files, name))
 		if err != nil {
-			return nil, err
+			return err
 		}
-		defer func() { _ = f.Close() }() // only read from
-		data, err := io.ReadAll(io.LimitReader(f, maxSums+1))
-		if err == nil && len(data) > maxSums {
-			err = fmt.Errorf("%s is larger than %d MiB", name, maxSums>>20)
+		if taken.Take(name, data); len(taken.Signatures) > verify.MaxSumsSignatures {
+			return fmt.Errorf("it has more than %d signatures", verify.MaxSumsSignatures)
 		}
-		return data, err
 	}
-	var (
-		sig, bundle []byte
-		errs        [3]error
-	)
-	r.SumsList, errs[0] = read(verify.SumsFile)
-	sig, errs[1] = read(verify.SumsSignature)
-	bundle, errs[2] = read(verify.SumsBundle)
-	if sig != nil {
-		r.Signatures = append(r.Signatures, verify.Signature{Detached: sig})
+	r.SumsList, r.Signatures = taken.List, taken.Signatures
+	return nil
+}
+
+func readSmall(path string) ([]byte, error) {
+	f, err := os.Open(path)
+	if err != nil {
+		return nil, err
 	}
-	if bundle != nil {
-		r.Signatures = append(r.Signatures, verify.Signature{Bundle: bundle})
+	defer func() { _ = f.Close() }() // only read from
+	data, err := io.ReadAll(io.LimitReader(f, maxSums+1))
+	if err == nil && len(data) > maxSums {
+		err = fmt.Errorf("%s is larger than %d MiB", filepath.Base(path), maxSums>>20)
 	}
-	return errors.Join(errs[:]...)
+	return data, err
 }
 
 const maxSums = 1 << 20

@@ -641,7 +641,8 @@ func (s *Store) verify(ctx context.Context, want Want, e *entry) (*verify.Signer
 	v := verdict{at: time.Now()}
 	if err := signedAs(want, e.ref.digest, e.rel, e.dependencies != ""); err == nil {
 		v.signer, v.err = judge(want, e.ref.digest, rec)
-		if v.signer == nil && want.Signatures != nil {
+		// To look for signatures among the files takes a fetch: not each minute of a release that is used without them.
+		if v.signer == nil && (want.Signatures != nil || v.err != nil) {
 			v.signer, v.err = s.askAgain(ctx, want, e, rec, v.err)
 		}
 	} else if !want.Optional {
@@ -662,16 +663,19 @@ func (s *Store) askAgain(ctx context.Context, want Want, e *entry, rec *record, 
 	if err != nil {
 		return nil, err
 	}
-	signatures, err := want.Signatures(ctx, want.Name, e.ref.digest)
-	done()
+	defer done()
+	fresh := *rec
+	if want.Signatures != nil {
+		fresh.Signatures, err = want.Signatures(ctx, want.Name, e.ref.digest)
+	} else {
+		err = s.sumsAgain(ctx, want, e.ref.digest, &fresh)
+	}
 	if err != nil && refused != nil {
 		return nil, fmt.Errorf("%w; asking for newer signatures: %w", refused, err)
 	}
 	if err != nil {
 		return nil, nil // the policy is optional
 	}
-	fresh := *rec
-	fresh.Signatures = signatures
 	signer, err := judge(want, e.ref.digest, &fresh)
 	if signer == nil {
 		return nil, err
@@ -683,6 +687,32 @@ func (s *Store) askAgain(ctx context.Context, want Want, e *entry, rec *record, 
 		return nil, fmt.Errorf("store the signatures of release %s: %w", want.Name, err)
 	}
 	return signer, nil
+}
+
+// sumsAgain fetches the list of checksums and its signatures as the source has them now, if what it has is still the same
+// release.
+func (s *Store) sumsAgain(ctx context.Context, want Want, digest string, rec *record) error {
+	ctx, room := s.withRoom(ctx)
+	defer room.free()
+	tmp, err := s.tmp.make()
+	if err != nil {
+		return err
+	}
+	defer func() { _ = os.RemoveAll(tmp) }() // as in fetch
+	now, err := fetchInto(ctx, tmp, want.Name, want.From)
+	if err != nil || now != digest {
+		return err
+	}
+	fetched := &record{}
+	if fetched.Files, err = checksums(tmp); err != nil {
+		return err
+	}
+	if err := fetched.takeSums(tmp); err != nil {
+		return err
+	}
+	// They are for the files that are in the store, which the list is compared with.
+	rec.SumsList, rec.Signatures = fetched.SumsList, fetched.Signatures
+	return nil
 }
 
 func (w Want) verdictKey() string { return fmt.Sprintf("%s %t", w.Policy.Fingerprint(), w.Optional) }

@@ -18,8 +18,10 @@ import (
 	protocommon "github.com/sigstore/protobuf-specs/gen/pb-go/common/v1"
 	protorekor "github.com/sigstore/protobuf-specs/gen/pb-go/rekor/v1"
 	"github.com/sigstore/sigstore-go/pkg/bundle"
+	"github.com/sigstore/sigstore-go/pkg/fulcio/certificate"
 	"github.com/sigstore/sigstore-go/pkg/root"
 	sigstore "github.com/sigstore/sigstore-go/pkg/verify"
+	"github.com/sigstore/sigstore/pkg/signature"
 )
 
 // signPredicate is what a statement says that cosign signs with "cosign sign". Other statements may well be
@@ -58,6 +60,42 @@ func (p *Policy) checkBundle(subject Subject, sum, text []byte) (Signer, error) 
 		return Signer{}, fmt.Errorf("a statement of type %q is no signature", s.GetPredicateType())
 	}
 	return signer, nil
+}
+
+// ClaimedBy returns whom a bundle with a signature of the contents says that it is by, and of one with a certificate which
+// proofs of its time it brings along. It is "" for everything else. Equal answers tell that a signature was only made once
+// more. They prove nothing: nobody has asked whether the key or the certificate is genuine.
+func ClaimedBy(text, contents []byte) string {
+	b := &bundle.Bundle{}
+	if contents == nil || b.UnmarshalJSON(text) != nil {
+		return ""
+	}
+	by, err := b.VerificationContent()
+	if err != nil {
+		return ""
+	}
+	signed, err := b.SignatureContent()
+	if err != nil || signed.MessageSignatureContent() == nil {
+		return ""
+	}
+	if by.Certificate() == nil {
+		hint, sum := b.GetVerificationMaterial().GetPublicKey().GetHint(), sha256.Sum256(contents)
+		if hint == "" || !bytes.Equal(signed.MessageSignatureContent().Digest(), sum[:]) {
+			return ""
+		}
+		return fmt.Sprintf("key %q", hint)
+	}
+	verifier, err := signature.LoadDefaultVerifier(by.Certificate().PublicKey)
+	if err != nil || verifier.VerifySignature(bytes.NewReader(signed.Signature()), bytes.NewReader(contents)) != nil {
+		return ""
+	}
+	summary, err := certificate.SummarizeCertificate(by.Certificate())
+	if err != nil {
+		return ""
+	}
+	material := b.GetVerificationMaterial()
+	return fmt.Sprintf("%q %q %x logged=%t stamped=%t", summary.SubjectAlternativeName, summary.Issuer, by.Certificate().AuthorityKeyId,
+		len(material.GetTlogEntries()) > 0, len(material.GetTimestampVerificationData().GetRfc3161Timestamps()) > 0)
 }
 
 // verifyKeyless verifies what was signed with the key of a certificate.

@@ -9,17 +9,47 @@ import (
 	"errors"
 	"fmt"
 	"maps"
+	"regexp"
 	"slices"
 	"strings"
 )
 
 // The files by which a release is signed at a source that knows no manifests: a list of the checksums of all
-// other files, as sha256sum prints it, and signatures of that list as "cosign sign-blob" makes them.
+// other files, as sha256sum prints it, and signatures of that list as "cosign sign-blob" makes them. Further
+// signatures stand beside the first one, see SignatureName.
 const (
 	SumsFile      = "SHA256SUMS"
-	SumsSignature = "SHA256SUMS.sig"
-	SumsBundle    = "SHA256SUMS.sigstore.json"
+	SumsSignature = SumsFile + bareEnding
+	SumsBundle    = SumsFile + bundleEnding
+
+	bareEnding   = ".sig"
+	bundleEnding = ".sigstore.json"
 )
+
+// MaxSumsSignatures is how many signatures of its list a release may bring along.
+const MaxSumsSignatures = 16
+
+// idLength is that of the part of a name that tells signatures apart: the first digits of the SHA-256 of the file.
+const idLength = 16
+
+var signatureNames = regexp.MustCompile(`^SHA256SUMS(\.[0-9a-f]{16})?\.(sig|sigstore\.json)$`)
+
+// Signs reports whether a file of a release only says who vouches for the others: the list of checksums, or a signature of
+// it. Such files may come and go, and the release stays the same one.
+func Signs(name string) bool { return name == SumsFile || isSignature(name) }
+
+func isSignature(name string) bool { return signatureNames.MatchString(name) }
+
+// SignatureName returns how a file with a signature, which is called by one of these names, is called beside another one
+// of its form: after its contents, so that equal ones have one name and others are in nobody's way.
+func SignatureName(name string, contents []byte) string {
+	ending := bundleEnding
+	if strings.HasSuffix(name, bareEnding) {
+		ending = bareEnding
+	}
+	sum := sha256.Sum256(contents)
+	return SumsFile + "." + hex.EncodeToString(sum[:])[:idLength] + ending
+}
 
 // Sums is what is needed to verify a release by its list of checksums.
 type Sums struct {
@@ -29,6 +59,18 @@ type Sums struct {
 	Signatures []Signature
 	// Files has the SHA-256 of every file of the release, as hexadecimal digits, by name.
 	Files map[string]string
+}
+
+// Take takes in the contents of a file for which Signs is true.
+func (s *Sums) Take(name string, contents []byte) {
+	switch {
+	case name == SumsFile:
+		s.List = contents
+	case strings.HasSuffix(name, bareEnding):
+		s.Signatures = append(s.Signatures, Signature{Detached: contents})
+	default:
+		s.Signatures = append(s.Signatures, Signature{Bundle: contents})
+	}
 }
 
 // VerifySums returns the signer of the list of checksums, after it has compared all files with it. Every file
@@ -45,25 +87,22 @@ func (p *Policy) VerifySums(s Sums) (Signer, error) {
 		return Signer{}, err
 	}
 	// Parsed only now that it is known to come from somebody who is trusted.
-	if err := s.check(); err != nil {
+	if err := s.Check(); err != nil {
 		return Signer{}, &RefusedError{Subject: SumsFile, Wanted: p.String(), Reasons: []string{err.Error()}}
 	}
 	return signer, nil
 }
 
-// isListed reports whether a file has to stand in the list: its signatures cannot.
-func isListed(name string) bool {
-	return name != SumsFile && name != SumsSignature && name != SumsBundle
-}
-
-func (s Sums) check() error {
+// Check compares all files with the list, whoever has signed it, or nobody. Every file for which Signs is false has to
+// stand in it.
+func (s Sums) Check() error {
 	listed, err := parseSums(s.List)
 	if err != nil {
 		return err
 	}
 	for _, name := range slices.Sorted(maps.Keys(listed)) {
 		switch sum, there := s.Files[name]; {
-		case !isListed(name):
+		case Signs(name):
 			return fmt.Errorf("it lists %s, which comes after it", name)
 		case !there:
 			return fmt.Errorf("it lists %.80q, which is missing", name)
@@ -72,7 +111,7 @@ func (s Sums) check() error {
 		}
 	}
 	for _, name := range slices.Sorted(maps.Keys(s.Files)) {
-		if _, found := listed[name]; isListed(name) && !found {
+		if _, found := listed[name]; !Signs(name) && !found {
 			return fmt.Errorf("it does not list %s", name)
 		}
 	}

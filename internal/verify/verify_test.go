@@ -223,13 +223,8 @@ func folder(files fstest.MapFS) verify.Sums {
 	for name, file := range files {
 		sum := sha256.Sum256(file.Data)
 		s.Files[name] = hex.EncodeToString(sum[:])
-		switch name {
-		case verify.SumsFile:
-			s.List = file.Data
-		case verify.SumsSignature:
-			s.Signatures = append(s.Signatures, verify.Signature{Detached: file.Data})
-		case verify.SumsBundle:
-			s.Signatures = append(s.Signatures, verify.Signature{Bundle: file.Data})
+		if verify.Signs(name) {
+			s.Take(name, file.Data)
 		}
 	}
 	return s
@@ -252,6 +247,23 @@ func TestSignedListOfChecksums(t *testing.T) {
 			delete(f, verify.SumsSignature)
 			f[verify.SumsBundle] = root.blob(t, f[verify.SumsFile].Data)
 		}, ""},
+		"SignedByOthersToo": {func(f fstest.MapFS) {
+			mine := f[verify.SumsSignature]
+			f[verify.SumsSignature] = &fstest.MapFile{Data: stranger.Sign(f[verify.SumsFile].Data)}
+			f[verify.SignatureName(verify.SumsSignature, mine.Data)] = mine
+		}, ""},
+		"SignedWithBundleToo": {func(f fstest.MapFS) {
+			f[verify.SumsSignature].Data = stranger.Sign(f[verify.SumsFile].Data)
+			bundle := root.blob(t, f[verify.SumsFile].Data)
+			f[verify.SignatureName(verify.SumsBundle, bundle.Data)] = bundle
+		}, ""},
+		"NameThatIsLikeThatOfASignature": {func(f fstest.MapFS) {
+			f["SHA256SUMS.0123456789abcdef.yaml"] = &fstest.MapFile{}
+		}, "does not list SHA256SUMS.0123456789abcdef.yaml"},
+		"ListListsASignature": {func(f fstest.MapFS) {
+			name := verify.SignatureName(verify.SumsSignature, nil)
+			resign(f, key, sums(f)+strings.Repeat("0", 64)+"  "+name+"\n")
+		}, "which comes after it"},
 		"ListListsItself": {func(f fstest.MapFS) {
 			stranger.SignFiles(f)
 			f[verify.SumsBundle] = root.blob(t, f[verify.SumsFile].Data)

@@ -53,6 +53,8 @@ type Source struct {
 	api               *github.Client
 	http              *http.Client
 	timeout           time.Duration
+	// origins are those of the API and of its uploads.
+	origins []*url.URL
 }
 
 var _ interface {
@@ -87,7 +89,12 @@ func New(owner, repository string, o Options) (*Source, error) {
 			return nil, fmt.Errorf("%q is not the URL of a GitHub API", o.APIURL)
 		}
 	}
-	client.Transport = &token{next: client.Transport, token: o.Token, api: base.BaseURL, uploads: base.UploadURL}
+	s.origins = []*url.URL{base.BaseURL, base.UploadURL}
+	if o.APIURL != "" {
+		// Some have the uploads under a name of their own below that of the server.
+		s.origins = append(s.origins, &url.URL{Scheme: base.BaseURL.Scheme, Host: "uploads." + base.BaseURL.Host})
+	}
+	client.Transport = &token{next: client.Transport, token: o.Token, origins: s.origins}
 	api.Transport = &memory{next: client.Transport}
 	s.api = github.NewClient(&api)
 	s.api.BaseURL, s.api.UploadURL, s.api.UserAgent = base.BaseURL, base.UploadURL, o.Web.UserAgent
@@ -319,10 +326,15 @@ func (s *Source) bounded(ctx context.Context) (context.Context, context.CancelFu
 	return context.WithTimeoutCause(ctx, s.timeout, fmt.Errorf("GitHub needed more than %s", s.timeout))
 }
 
-// failed says what did not work, and sorts errors by what cures them.
+// failed says what could not be had, and sorts errors by what cures them.
 func (s *Source) failed(ctx context.Context, what string, err error) error {
+	return s.failedAt(ctx, what, "from", err)
+}
+
+// failedAt is failed for what happens in another direction.
+func (s *Source) failedAt(ctx context.Context, what, direction string, err error) error {
 	if ctx.Err() != nil {
-		return fmt.Errorf("%s from %s: %w", what, s, context.Cause(ctx))
+		return fmt.Errorf("%s %s %s: %w", what, direction, s, context.Cause(ctx))
 	}
 	var limit *github.RateLimitError
 	var abuse *github.AbuseRateLimitError
@@ -337,7 +349,7 @@ func (s *Source) failed(ctx context.Context, what string, err error) error {
 	default:
 		err = web.Cause(err)
 	}
-	return fmt.Errorf("%s from %s: %w", what, s, err)
+	return fmt.Errorf("%s %s %s: %w", what, direction, s, err)
 }
 
 var errRateLimit = errors.New("the rate limit of GitHub is used up; with a token it is 5,000 requests an hour in place of 60")

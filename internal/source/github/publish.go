@@ -15,11 +15,14 @@ import (
 	"net/http"
 	"net/url"
 	"slices"
+	"strings"
 
 	"github.com/google/go-github/v82/github"
 
 	"github.com/clusterstacks/cluster-stack-operator/internal/release"
 	"github.com/clusterstacks/cluster-stack-operator/internal/source"
+	"github.com/clusterstacks/cluster-stack-operator/internal/verify"
+	"github.com/clusterstacks/cluster-stack-operator/internal/web"
 )
 
 // Put implements source.Publisher. The files are uploaded to a draft, which nobody but those who may write to the
@@ -27,7 +30,11 @@ import (
 // titles. A release whose version is not stable is a pre-release, so that GitHub does not call it the latest.
 //
 // A draft of that tag is finished, whoever began it: a file of it that is not as it should be is replaced, and one that
-// the release does not have is an error.
+// the release does not have is an error. Before it becomes a release its files are asked for once more, and compared one
+// by one, since anybody who may write to the repository may have changed them meanwhile; and afterwards once again. GitHub
+// knows no way to publish a draft only as it was seen, so what changes between the two is reported and not prevented.
+//
+// Signatures that a published release lacks are uploaded to it.
 func (s *Source) Put(ctx context.Context, name release.Name, files fs.FS, about source.Publication) (source.Published, error) {
 	ctx, cancel := s.bounded(ctx)
 	defer cancel()
@@ -37,17 +44,13 @@ func (s *Source) Put(ctx context.Context, name release.Name, files fs.FS, about 
 	}
 	done, err := s.put(ctx, name, contents, about)
 	if err != nil {
-		return source.Published{}, s.failed(ctx, "publish release "+name.String(), err)
+		return source.Published{}, s.failedAt(ctx, "publish release "+name.String(), "in", err)
 	}
 	return done, nil
 }
 
 func (s *Source) put(ctx context.Context, name release.Name, files []source.File, about source.Publication) (source.Published, error) {
-	sums := map[string]string{}
-	for _, f := range files {
-		sums[f.Name] = f.Sum
-	}
-	digest, err := source.DigestOf(sums)
+	digest, err := source.DigestOf(source.SumsOf(files))
 	if err != nil {
 		return source.Published{}, err
 	}
@@ -56,7 +59,8 @@ func (s *Source) put(ctx context.Context, name release.Name, files []source.File
 		return source.Published{}, err
 	}
 	if there != nil && !there.GetDraft() {
-		return source.Published{Digest: digest, Existed: true}, s.compare(ctx, name, sums)
+		signed, err := s.sign(ctx, name, there, files)
+		return source.Published{Digest: digest, Existed: true, Signed: signed}, err
 	}
 	if there == nil {
 		there, _, err = s.api.Repositories.CreateRelease(ctx, s.owner, s.repository, &github.RepositoryRelease{
@@ -69,13 +73,106 @@ func (s *Source) put(ctx context.Context, name release.Name, files []source.File
 	if err := s.fill(ctx, there, files, about); err != nil {
 		return source.Published{}, err
 	}
+	if err := s.recheck(ctx, there, files); err != nil {
+		return source.Published{}, err
+	}
 	_, _, err = s.api.Repositories.EditRelease(ctx, s.owner, s.repository, there.GetID(), &github.RepositoryRelease{
 		TagName: github.Ptr(name.String()), Name: github.Ptr(name.String()), Draft: github.Ptr(false), Prerelease: github.Ptr(name.Version.Channel != ""),
 	})
 	if err != nil {
 		return source.Published{}, readOnly(err)
 	}
+	published, err := s.listed(ctx, there)
+	if err != nil {
+		return source.Published{}, fmt.Errorf("it is published, and could not be looked at afterwards: %w", err)
+	}
+	if err := s.sameContents(ctx, published, files); err != nil {
+		return source.Published{}, fmt.Errorf("somebody changed it while it was published: look at it, and delete it if it is not as it should be: %w", err)
+	}
 	return source.Published{Digest: digest}, nil
+}
+
+// recheck returns an error unless a draft has exactly these files, by name, size and digest. Where GitHub does not know a
+// digest, the asset is fetched.
+func (s *Source) recheck(ctx context.Context, draft *github.RepositoryRelease, files []source.File) error {
+	there, err := s.listed(ctx, draft)
+	if err != nil {
+		return err
+	}
+	changed := func(name, what string) error {
+		return fmt.Errorf("the draft of it was changed while it was filled: %s %s; see who else publishes it, and begin again", name, what)
+	}
+	found := map[string]bool{}
+	for _, a := range there {
+		i := slices.IndexFunc(files, func(f source.File) bool { return f.Name == a.GetName() })
+		switch {
+		case i < 0 || found[a.GetName()]:
+			return changed(a.GetName(), "was added")
+		case a.GetState() != "uploaded" || a.GetSize() != len(files[i].Data):
+			return changed(a.GetName(), "is not whole")
+		}
+		found[a.GetName()] = true
+		digest, err := s.digest(ctx, a)
+		if err != nil {
+			return err
+		}
+		if digest != "sha256:"+files[i].Sum {
+			return changed(a.GetName(), "has other contents")
+		}
+	}
+	for _, f := range files {
+		if !found[f.Name] {
+			return changed(f.Name, "is gone")
+		}
+	}
+	return nil
+}
+
+// listed returns all assets that a draft or a release has now.
+func (s *Source) listed(ctx context.Context, of *github.RepositoryRelease) ([]*github.ReleaseAsset, error) {
+	var assets []*github.ReleaseAsset
+	options := &github.ListOptions{PerPage: perPage}
+	for range maxPages {
+		page, resp, err := s.api.Repositories.ListReleaseAssets(ctx, s.owner, s.repository, of.GetID(), options)
+		if err != nil {
+			return nil, err
+		}
+		assets = append(assets, page...)
+		if resp.NextPage == 0 {
+			return assets, nil
+		}
+		options.Page = resp.NextPage
+	}
+	return nil, fmt.Errorf("it has more than %d files", maxPages*perPage)
+}
+
+// sign uploads the signatures that a published release with the same contents lacks.
+func (s *Source) sign(ctx context.Context, name release.Name, published *github.RepositoryRelease, files []source.File) (signed bool, err error) {
+	assets, err := s.compare(ctx, name, files)
+	if err != nil {
+		return false, err
+	}
+	var there []source.File
+	for _, a := range assets {
+		if !verify.Signs(a.GetName()) {
+			continue
+		}
+		f, err := s.read(ctx, a)
+		if err != nil {
+			return false, err
+		}
+		there = append(there, f)
+	}
+	lacking, err := source.Lacking(there, files)
+	if err != nil {
+		return false, err
+	}
+	for _, f := range lacking {
+		if err := s.upload(ctx, published, f); err != nil {
+			return false, fmt.Errorf("%s: %w", f.Name, readOnly(err))
+		}
+	}
+	return len(lacking) > 0, nil
 }
 
 // find returns the release or the draft of a tag, or nil. Only the list has drafts. Of several drafts the oldest counts, so
@@ -108,32 +205,41 @@ func (s *Source) find(ctx context.Context, name release.Name) (*github.Repositor
 	return nil, fmt.Errorf("the repository has more than %d releases", maxPages*perPage)
 }
 
-// compare returns an error when the release that is published does not have exactly these files. Where GitHub does not know
-// a digest, the asset is fetched.
-func (s *Source) compare(ctx context.Context, name release.Name, sums map[string]string) error {
+// compare returns the assets of the release that is published, and an error when it has other contents than these files.
+func (s *Source) compare(ctx context.Context, name release.Name, files []source.File) ([]*github.ReleaseAsset, error) {
 	assets, err := s.assets(ctx, name)
 	if err != nil {
-		return err
+		return nil, err
 	}
-	if len(assets) != len(sums) {
+	return assets, s.sameContents(ctx, assets, files)
+}
+
+// sameContents returns an error when assets have other contents than these files.
+func (s *Source) sameContents(ctx context.Context, assets []*github.ReleaseAsset, files []source.File) error {
+	sums := map[string]string{}
+	for _, a := range assets {
+		if verify.Signs(a.GetName()) {
+			continue
+		}
+		digest, err := s.digest(ctx, a)
+		if err != nil {
+			return err
+		}
+		sums[a.GetName()] = strings.TrimPrefix(digest, "sha256:")
+	}
+	if !source.SameContents(sums, source.SumsOf(files)) {
 		return source.ErrPublished
 	}
-	for _, a := range assets {
-		want, known := sums[a.GetName()]
-		if !known {
-			return source.ErrPublished
-		}
-		got := a.GetDigest()
-		if !isSHA256(got) {
-			if got, err = s.sum(ctx, a); err != nil {
-				return err
-			}
-		}
-		if got != "sha256:"+want {
-			return source.ErrPublished
-		}
-	}
 	return nil
+}
+
+// digest returns that of an asset. Where GitHub does not know it, the asset is fetched.
+func (s *Source) digest(ctx context.Context, a *github.ReleaseAsset) (string, error) {
+	if digest := a.GetDigest(); isSHA256(digest) {
+		return digest, nil
+	}
+	f, err := s.read(ctx, a)
+	return "sha256:" + f.Sum, err
 }
 
 // fill uploads to a draft what it lacks.
@@ -169,33 +275,56 @@ func (s *Source) replace(ctx context.Context, draft *github.RepositoryRelease, f
 			return false, err
 		}
 	}
-	path := fmt.Sprintf("repos/%s/%s/releases/%d/assets?name=%s", s.owner, s.repository, draft.GetID(), url.QueryEscape(f.Name))
-	req, err := s.api.NewUploadRequest(path, bytes.NewReader(f.Data), int64(len(f.Data)), "application/octet-stream")
+	return false, s.upload(ctx, draft, f)
+}
+
+// upload adds a file to a draft or a release that has none of its name.
+func (s *Source) upload(ctx context.Context, to *github.RepositoryRelease, f source.File) error {
+	where, err := s.uploads(to)
 	if err != nil {
-		return false, err
+		return err
+	}
+	req, err := s.api.NewUploadRequest(where+"?name="+url.QueryEscape(f.Name), bytes.NewReader(f.Data), int64(len(f.Data)), "application/octet-stream")
+	if err != nil {
+		return err
 	}
 	got := &github.ReleaseAsset{}
 	if _, err := s.api.Do(ctx, req, got); err != nil {
-		return false, err
+		return err
 	}
 	if digest := got.GetDigest(); got.GetSize() != len(f.Data) || isSHA256(digest) && digest != "sha256:"+f.Sum {
-		return false, fmt.Errorf("GitHub got %d bytes of the digest %s in place of %d of sha256:%s", got.GetSize(), digest, len(f.Data), f.Sum)
+		return fmt.Errorf("GitHub got %d bytes of the digest %s in place of %d of sha256:%s", got.GetSize(), digest, len(f.Data), f.Sum)
 	}
-	return false, nil
+	return nil
 }
 
-// sum fetches an asset and returns its digest.
-func (s *Source) sum(ctx context.Context, asset *github.ReleaseAsset) (string, error) {
+// uploads returns where the files of a release are uploaded to. The API says so; but files and token go only where the API
+// itself is, or where GitHub has the uploads that belong to it.
+func (s *Source) uploads(to *github.RepositoryRelease) (string, error) {
+	template, _, _ := strings.Cut(to.GetUploadURL(), "{") // what may be appended
+	if template == "" {
+		return fmt.Sprintf("repos/%s/%s/releases/%d/assets", s.owner, s.repository, to.GetID()), nil
+	}
+	u, err := url.Parse(template)
+	if err != nil || u.RawQuery != "" || u.Fragment != "" || u.User != nil || !slices.ContainsFunc(s.origins, func(o *url.URL) bool { return web.SameOrigin(o, u) }) {
+		return "", fmt.Errorf("the API says to upload to %.200q, which does not belong to %s: nothing is sent there; see who answers in place of GitHub", template, s.api.BaseURL.Host)
+	}
+	return u.String(), nil
+}
+
+// read fetches an asset into memory.
+func (s *Source) read(ctx context.Context, asset *github.ReleaseAsset) (source.File, error) {
 	body, err := s.open(ctx, asset)
 	if err != nil {
-		return "", err
+		return source.File{}, err
 	}
 	defer func() { _ = body.Close() }() // only read from
-	hash := sha256.New()
-	if _, err := io.Copy(hash, io.LimitReader(body, source.MaxFileSize+1)); err != nil {
-		return "", fmt.Errorf("%s: %w", asset.GetName(), err)
+	data, err := io.ReadAll(io.LimitReader(body, source.MaxFileSize+1))
+	if err != nil {
+		return source.File{}, fmt.Errorf("%s: %w", asset.GetName(), err)
 	}
-	return "sha256:" + hex.EncodeToString(hash.Sum(nil)), nil
+	sum := sha256.Sum256(data)
+	return source.File{Name: asset.GetName(), Data: data, Sum: hex.EncodeToString(sum[:])}, nil
 }
 
 // readOnly says what a 404 means for who may read.

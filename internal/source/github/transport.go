@@ -10,6 +10,7 @@ import (
 	"io"
 	"net/http"
 	"net/url"
+	"slices"
 	"sync"
 
 	"github.com/clusterstacks/cluster-stack-operator/internal/web"
@@ -19,12 +20,12 @@ import (
 type token struct {
 	next  http.RoundTripper
 	token string
-	// api and uploads may see it.
-	api, uploads *url.URL
+	// origins may see it.
+	origins []*url.URL
 }
 
 func (t *token) RoundTrip(req *http.Request) (*http.Response, error) {
-	if t.token != "" && (web.SameOrigin(t.api, req.URL) || web.SameOrigin(t.uploads, req.URL)) {
+	if t.token != "" && slices.ContainsFunc(t.origins, func(o *url.URL) bool { return web.SameOrigin(o, req.URL) }) {
 		req = req.Clone(req.Context())
 		req.Header.Set("Authorization", "Bearer "+t.token)
 	}

@@ -144,9 +144,10 @@ func layerType(name string) string {
 	return ocispec.MediaTypeImageLayer
 }
 
-// sameFiles tells whether two artifacts have the same files, whatever types these are said to have.
+// sameFiles tells whether two artifacts have the same files, whatever types these are said to have and whoever vouches for
+// them.
 func sameFiles(a, b []ocispec.Descriptor) bool {
-	return maps.Equal(sums(a), sums(b))
+	return source.SameContents(sums(a), sums(b))
 }
 
 func sums(layers []ocispec.Descriptor) map[string]digest.Digest {

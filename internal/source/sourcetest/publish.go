@@ -4,7 +4,10 @@
 package sourcetest
 
 import (
+	"bytes"
 	"errors"
+	"io/fs"
+	"strings"
 	"testing"
 	"testing/fstest"
 
@@ -13,6 +16,8 @@ import (
 	"github.com/clusterstacks/cluster-stack-operator/internal/release"
 	"github.com/clusterstacks/cluster-stack-operator/internal/release/releasetest"
 	"github.com/clusterstacks/cluster-stack-operator/internal/source"
+	"github.com/clusterstacks/cluster-stack-operator/internal/verify"
+	"github.com/clusterstacks/cluster-stack-operator/internal/verify/verifytest"
 )
 
 // Publisher is a source into which releases can be put.
@@ -94,9 +99,97 @@ func RunPublisher(t *testing.T, serve func(t *testing.T) Publisher) {
 		}
 	})
 
+	t.Run("SignaturesAreNotPartOfIt", func(t *testing.T) {
+		to := serve(t)
+		_, apart := to.(source.Signer)
+		first, second := verifytest.NewKey(t), verifytest.NewKey(t)
+		signed := map[*verifytest.Key]fstest.MapFS{}
+		for _, k := range []*verifytest.Key{first, second} {
+			signed[k] = releasetest.Multistage(tag)
+			k.SignFiles(signed[k])
+		}
+		plain, _, err := put(t, to, releasetest.Multistage(tag))
+		if err != nil {
+			t.Fatal(err)
+		}
+		for _, k := range []*verifytest.Key{first, second, first} {
+			done, _, err := put(t, to, signed[k])
+			if err != nil || !done.Existed || done.Digest != plain.Digest {
+				t.Fatalf("got %+v, %v; want %s once more", done, err, plain.Digest)
+			}
+		}
+		// Signed by whom does not matter for whether it is another release.
+		other := releasetest.Multistage(tag)
+		other[release.StagesFile].Data = append(other[release.StagesFile].Data, '\n')
+		first.SignFiles(other)
+		if _, _, err := put(t, to, other); !errors.Is(err, source.ErrPublished) {
+			t.Errorf("got %v", err)
+		}
+		if done, _, err := put(t, to, releasetest.Multistage(tag)); err != nil || !done.Existed || done.Signed {
+			t.Errorf("without signatures: got %+v, %v", done, err)
+		}
+		digest, files := fetch(t, to, name)
+		if digest != plain.Digest {
+			t.Errorf("it has become %s", digest)
+		}
+		sums := sumsOf(t, files)
+		if apart {
+			if len(sums.Signatures) > 0 {
+				t.Errorf("%d signatures came in, where nobody looks for them", len(sums.Signatures))
+			}
+			return
+		}
+		if len(sums.Signatures) != 2 {
+			t.Errorf("there are %d signatures, want one of each key", len(sums.Signatures))
+		}
+		for _, k := range []*verifytest.Key{first, second} {
+			if _, err := verifytest.Policy(t, k).VerifySums(sums); err != nil {
+				t.Error(err)
+			}
+		}
+	})
+
+	t.Run("AListThatIsWrittenInAnotherWayIsNotReplaced", func(t *testing.T) {
+		to := serve(t)
+		if _, apart := to.(source.Signer); apart {
+			return // nobody looks at lists there
+		}
+		k := verifytest.NewKey(t)
+		files := releasetest.Multistage(tag)
+		k.SignFiles(files)
+		if _, _, err := put(t, to, files); err != nil {
+			t.Fatal(err)
+		}
+		list := bytes.ReplaceAll(files[verify.SumsFile].Data, []byte("  "), []byte(" *"))
+		files[verify.SumsFile] = &fstest.MapFile{Data: list}
+		files[verify.SumsSignature] = &fstest.MapFile{Data: k.Sign(list)}
+		if _, _, err := put(t, to, files); err == nil || !strings.Contains(err.Error(), "written in another way") {
+			t.Errorf("got %v", err)
+		}
+		_, got := fetch(t, to, name)
+		if _, err := verifytest.Policy(t, k).VerifySums(sumsOf(t, got)); err != nil {
+			t.Error(err)
+		}
+	})
+
 	t.Run("NothingIsNoRelease", func(t *testing.T) {
 		if _, _, err := put(t, serve(t), fstest.MapFS{}); err == nil {
 			t.Error("published")
 		}
 	})
+}
+
+func sumsOf(t *testing.T, files fs.FS) verify.Sums {
+	t.Helper()
+	all, err := source.ReadFiles(files)
+	if err != nil {
+		t.Fatal(err)
+	}
+	sums := verify.Sums{Files: source.SumsOf(all)}
+	for _, f := range all {
+		if verify.Signs(f.Name) {
+			sums.Take(f.Name, f.Data)
+		}
+	}
+	return sums
 }

@@ -69,6 +69,8 @@ type Release struct {
 	Prerelease bool    `json:"prerelease"`
 	Published  string  `json:"published_at,omitempty"`
 	Assets     []Asset `json:"assets"`
+	// UploadURL is a template of where its files are uploaded to.
+	UploadURL string `json:"upload_url,omitempty"`
 
 	files fstest.MapFS
 }
@@ -133,8 +135,13 @@ func (f *Forge) Publish(tag string, files fstest.MapFS) *Release {
 	f.Lock()
 	defer f.Unlock()
 	p.ID = int64(len(f.Releases) + 1)
+	p.UploadURL = f.uploadURL(p.ID)
 	f.Releases = append(f.Releases, p)
 	return p
+}
+
+func (f *Forge) uploadURL(id int64) string {
+	return fmt.Sprintf("%s/api/uploads/repos/%s/%s/releases/%d/assets{?name,label}", f.api.URL, Owner, Repository, id)
 }
 
 // add puts up an asset.
@@ -168,7 +175,15 @@ func (f *Forge) answer(w http.ResponseWriter, req *http.Request) {
 		f.change(w, req)
 		return
 	}
+	var id int64
 	switch rest, isTag := strings.CutPrefix(path, "/releases/tags/"); {
+	case scan(path, "/releases/%d/assets", &id):
+		i := slices.IndexFunc(f.Releases, func(p *Release) bool { return p.ID == id })
+		if i < 0 {
+			http.Error(w, `{"message":"Not Found"}`, http.StatusNotFound)
+			return
+		}
+		f.send(w, req, f.Releases[i].Assets)
 	case path == "":
 		f.send(w, req, map[string]string{"name": Repository})
 	case path == "/releases":
@@ -211,6 +226,7 @@ func (f *Forge) change(w http.ResponseWriter, req *http.Request) {
 	case req.Method == http.MethodPost && path == "":
 		p := &Release{ID: int64(len(f.Releases) + 1), files: fstest.MapFS{}, Assets: []Asset{}}
 		_ = json.NewDecoder(req.Body).Decode(p) // the client is a library
+		p.UploadURL = f.uploadURL(p.ID)
 		f.Releases = append(f.Releases, p)
 		reply(http.StatusCreated, p)
 	case req.Method == http.MethodPost && scan(path, "/%d/assets", &id):
