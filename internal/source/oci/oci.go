@@ -379,10 +379,15 @@ func (s *Source) bounded(ctx context.Context) (context.Context, context.CancelFu
 	return context.WithTimeoutCause(ctx, s.timeout, fmt.Errorf("the registry needed more than %s", s.timeout))
 }
 
-// failed says what did not work, and sorts errors by what cures them.
+// failed says what could not be had, and sorts errors by what cures them.
 func (s *Source) failed(ctx context.Context, what string, err error) error {
+	return s.failedAt(ctx, what, "from", err)
+}
+
+// failedAt is failed for what happens in another direction.
+func (s *Source) failedAt(ctx context.Context, what, direction string, err error) error {
 	if ctx.Err() != nil {
-		return fmt.Errorf("%s from %s: %w", what, s, context.Cause(ctx))
+		return fmt.Errorf("%s %s %s: %w", what, direction, s, context.Cause(ctx))
 	}
 	var malformed *source.MalformedError
 	if errors.As(err, &malformed) {
@@ -402,7 +407,7 @@ func (s *Source) failed(ctx context.Context, what string, err error) error {
 	default:
 		err = web.Cause(err)
 	}
-	return fmt.Errorf("%s from %s: %w", what, s, err)
+	return fmt.Errorf("%s %s %s: %w", what, direction, s, err)
 }
 
 // maxMessage is how much of what a registry says about an error is passed on.

@@ -41,6 +41,11 @@ func (s *Source) publish(ctx context.Context, name string, fsys fs.FS, created t
 
 // Put implements source.Publisher. It returns the digest of the manifest. Annotations are added to it beside the time of
 // creation. The tag comes last.
+//
+// Registries know no way to set a tag only if nobody else has. So the tag is asked for right before it is set, and once more
+// right after: of two who publish different contents at the same time, whoever finds those of the other gets an error that
+// wraps ErrPublished. What stays open is the time between one question and one answer of the registry: who sets the tag
+// after both looks of the other takes it away unseen.
 func (s *Source) Put(ctx context.Context, name release.Name, files fs.FS, about source.Publication) (source.Published, error) {
 	return s.put(ctx, name.String(), files, about)
 }
@@ -53,15 +58,11 @@ func (s *Source) put(ctx context.Context, name string, fsys fs.FS, about source.
 		return source.Published{}, fmt.Errorf("publish release %s: %w", name, err)
 	}
 	layers := layersOf(contents)
-	there, sum, err := s.manifest(ctx, release.Name{}, name)
-	switch {
-	case err == nil:
-		if !sameFiles(there.Layers, layers) {
-			return source.Published{}, fmt.Errorf("release %s in %s: %w", name, s, ErrPublished)
-		}
-		return source.Published{Digest: sum, Existed: true}, nil
-	case !errors.Is(err, errdef.ErrNotFound):
-		return source.Published{}, s.failed(ctx, "look for release "+name, err)
+	switch there, err := s.taken(ctx, name, layers); {
+	case err != nil:
+		return source.Published{}, err
+	case there != "":
+		return source.Published{Digest: there, Existed: true}, nil
 	}
 	if about.Created.IsZero() {
 		about.Created = time.Now()
@@ -83,20 +84,57 @@ func (s *Source) put(ctx context.Context, name string, fsys fs.FS, about source.
 	for i, desc := range layers {
 		existed, err := s.push(ctx, desc, contents[i].Data)
 		if err != nil {
-			return source.Published{}, s.failed(ctx, "publish release "+name, err)
+			return source.Published{}, s.failedAt(ctx, "publish release "+name, "in", err)
 		}
 		if about.Uploaded != nil {
 			about.Uploaded(contents[i].Name, desc.Size, existed)
 		}
 	}
 	if _, err := s.push(ctx, manifest.Config, manifest.Config.Data); err != nil {
-		return source.Published{}, s.failed(ctx, "publish release "+name, err)
+		return source.Published{}, s.failedAt(ctx, "publish release "+name, "in", err)
 	}
 	desc := ocispec.Descriptor{MediaType: manifest.MediaType, Digest: digest.FromBytes(data), Size: int64(len(data))}
-	if err := s.repository.PushReference(ctx, desc, bytes.NewReader(data), name); err != nil {
-		return source.Published{}, s.failed(ctx, "publish release "+name, err)
+	// To upload has taken its time.
+	switch there, err := s.taken(ctx, name, layers); {
+	case err != nil:
+		return source.Published{}, atOnce(err)
+	case there != "":
+		return source.Published{Digest: there, Existed: true}, nil
 	}
-	return source.Published{Digest: desc.Digest.String()}, nil
+	if err := s.repository.PushReference(ctx, desc, bytes.NewReader(data), name); err != nil {
+		return source.Published{}, s.failedAt(ctx, "publish release "+name, "in", err)
+	}
+	there, err := s.taken(ctx, name, layers)
+	if err != nil {
+		return source.Published{}, atOnce(err)
+	}
+	if there == "" { // what answers in place of the registry has not heard of it yet
+		there = desc.Digest.String()
+	}
+	// Of two who publish the same, both have.
+	return source.Published{Digest: there, Existed: there != desc.Digest.String()}, nil
+}
+
+// atOnce says how another release may have come there since it was looked for first.
+func atOnce(err error) error {
+	if errors.Is(err, ErrPublished) {
+		return fmt.Errorf("somebody else publishes under this name at the same time, and theirs is what is there now: %w", err)
+	}
+	return err
+}
+
+// taken returns the digest of what is there under a tag, or "". That it has other files than these is an error.
+func (s *Source) taken(ctx context.Context, name string, layers []ocispec.Descriptor) (string, error) {
+	there, sum, err := s.manifest(ctx, release.Name{}, name)
+	switch {
+	case errors.Is(err, errdef.ErrNotFound):
+		return "", nil
+	case err != nil:
+		return "", s.failed(ctx, "look for release "+name, err)
+	case !sameFiles(there.Layers, layers):
+		return "", fmt.Errorf("release %s in %s: %w", name, s, ErrPublished)
+	}
+	return sum, nil
 }
 
 // push uploads a blob that the repository does not have.

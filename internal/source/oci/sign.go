@@ -27,7 +27,7 @@ func (s *Source) AddSignature(ctx context.Context, name release.Name, sum string
 	ctx, cancel := s.bounded(ctx)
 	defer cancel()
 	if err := s.addSignature(ctx, sum, bundle, created); err != nil {
-		return s.failed(ctx, "add a signature to release "+name.String(), err)
+		return s.failedAt(ctx, "add a signature to release "+name.String(), "in", err)
 	}
 	return nil
 }
