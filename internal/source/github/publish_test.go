@@ -6,6 +6,7 @@ package github_test
 import (
 	"errors"
 	"net/http"
+	"net/http/httptest"
 	"strings"
 	"testing"
 	"testing/fstest"
@@ -129,5 +130,125 @@ func TestContentsAreComparedWhereGitHubKnowsNoDigest(t *testing.T) {
 	}
 	if _, err := put(t, f, tag, releasetest.Legacy(tag)); !errors.Is(err, source.ErrPublished) {
 		t.Errorf("got %v", err)
+	}
+}
+
+// With nobody at the keyboard, a draft is what anybody who may write to the repository has made of it.
+func TestADraftThatIsChangedWhileItIsFilledIsNotPublished(t *testing.T) {
+	foreign := githubtest.Asset{ID: 7, Name: "notes.txt", Size: 1, State: "uploaded", Digest: "sha256:" + strings.Repeat("0", 64)}
+	for name, tc := range map[string]struct {
+		change func(p *githubtest.Release)
+		want   string
+	}{
+		"AFileMore":            {func(p *githubtest.Release) { p.Assets = append(p.Assets, foreign) }, "notes.txt was added"},
+		"AFileTwice":           {func(p *githubtest.Release) { p.Assets = append(p.Assets, p.Assets[0]) }, "was added"},
+		"AFileLess":            {func(p *githubtest.Release) { p.Assets = p.Assets[1:] }, "is gone"},
+		"CutOff":               {func(p *githubtest.Release) { p.Assets[0].Size-- }, "is not whole"},
+		"StillUploaded":        {func(p *githubtest.Release) { p.Assets[0].State = "starter" }, "is not whole"},
+		"OtherContents":        {func(p *githubtest.Release) { p.Assets[0].Digest = foreign.Digest }, "has other contents"},
+		"OtherContentsUnnamed": {func(p *githubtest.Release) { p.Rewrite(0); p.Assets[0].Digest = "" }, "has other contents"},
+	} {
+		t.Run(name, func(t *testing.T) {
+			f := githubtest.Start(t)
+			uploads := 0
+			f.Harm = func(_ http.ResponseWriter, req *http.Request) bool {
+				switch {
+				case strings.HasPrefix(req.URL.Path, "/api/uploads/"):
+					uploads++
+				case uploads == len(releasetest.Multistage(tag)):
+					uploads = 0
+					tc.change(f.Releases[0])
+				}
+				return false
+			}
+			_, err := put(t, f, tag, releasetest.Multistage(tag))
+			if err == nil || !strings.Contains(err.Error(), tc.want) || !strings.Contains(err.Error(), "the draft of it was changed") {
+				t.Errorf("got %v, want %q", err, tc.want)
+			}
+			if !f.Releases[0].Draft {
+				t.Error("it is published")
+			}
+		})
+	}
+}
+
+func TestADraftThatIsChangedWhileItIsPublishedIsReported(t *testing.T) {
+	f := githubtest.Start(t)
+	f.Harm = func(_ http.ResponseWriter, req *http.Request) bool {
+		if req.Method == http.MethodPatch {
+			f.Releases[0].Assets = f.Releases[0].Assets[1:]
+		}
+		return false
+	}
+	if _, err := put(t, f, tag, releasetest.Multistage(tag)); !errors.Is(err, source.ErrPublished) || !strings.Contains(err.Error(), "somebody changed it while it was published") {
+		t.Errorf("got %v", err)
+	}
+}
+
+func TestALeftoverDraftIsNotPublishedAsOurs(t *testing.T) {
+	f := githubtest.Start(t)
+	// Of another publication, with a file of the same name and size, whose digest GitHub does not know.
+	other := releasetest.Multistage(tag)
+	other[release.MetadataFile] = &fstest.MapFile{Data: []byte(strings.Repeat("#", len(other[release.MetadataFile].Data)))}
+	draft := f.Publish(tag, other)
+	draft.Draft = true
+	for i := range draft.Assets {
+		draft.Assets[i].Digest = ""
+	}
+	_, err := put(t, f, tag, releasetest.Multistage(tag))
+	must(t, err)
+	if got := draft.Files()[release.MetadataFile]; draft.Draft || strings.HasPrefix(string(got.Data), "#") {
+		t.Errorf("published: %t, with %s", !draft.Draft, got.Data)
+	}
+}
+
+func TestFilesAreUploadedOnlyToWhereTheAPIIs(t *testing.T) {
+	var seen []string
+	elsewhere := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, req *http.Request) {
+		seen = append(seen, req.Method+" "+req.Header.Get("Authorization"))
+		w.WriteHeader(http.StatusCreated)
+	}))
+	defer elsewhere.Close()
+	for name, tc := range map[string]struct {
+		url  func(f *githubtest.Forge, p *githubtest.Release) string
+		want string // a part of the error
+	}{
+		"AsTheAPISays": {url: func(_ *githubtest.Forge, p *githubtest.Release) string { return p.UploadURL }},
+		"NotSaid":      {url: func(*githubtest.Forge, *githubtest.Release) string { return "" }},
+		"AnotherPathOfTheSameServer": {url: func(f *githubtest.Forge, p *githubtest.Release) string {
+			return strings.Replace(p.UploadURL, "/api/uploads/", "/api/v3/", 1)
+		}},
+		"AnotherServer": {url: func(*githubtest.Forge, *githubtest.Release) string { return elsewhere.URL + "/assets{?name,label}" }, want: "nothing is sent there"},
+		"AnotherPort":   {url: func(*githubtest.Forge, *githubtest.Release) string { return "http://127.0.0.1:1/assets{?name,label}" }, want: "nothing is sent there"},
+		"TLSThatIsNotThere": {url: func(_ *githubtest.Forge, p *githubtest.Release) string {
+			return strings.Replace(p.UploadURL, "http://", "https://", 1)
+		}, want: "nothing is sent there"},
+		"WithAName": {url: func(_ *githubtest.Forge, p *githubtest.Release) string {
+			return strings.Replace(p.UploadURL, "http://", "http://me@", 1)
+		}, want: "nothing is sent there"},
+		"NoURL": {url: func(*githubtest.Forge, *githubtest.Release) string { return "http://[" }, want: "nothing is sent there"},
+	} {
+		t.Run(name, func(t *testing.T) {
+			f := githubtest.Start(t)
+			draft := f.Publish(tag, fstest.MapFS{})
+			draft.Draft = true
+			draft.UploadURL = tc.url(f, draft)
+			_, err := put(t, f, tag, releasetest.Multistage(tag))
+			if tc.want == "" && err != nil || tc.want != "" && (err == nil || !strings.Contains(err.Error(), tc.want)) {
+				t.Errorf("got %v, want %q", err, tc.want)
+			}
+			if draft.Draft != (tc.want != "") || len(seen) > 0 {
+				t.Errorf("published: %t; elsewhere got %v", !draft.Draft, seen)
+			}
+		})
+	}
+}
+
+func TestErrorsOfPublishingSayWhere(t *testing.T) {
+	f := githubtest.Start(t)
+	f.Publish(tag, releasetest.Legacy(tag))
+	_, err := put(t, f, tag, releasetest.Multistage(tag))
+	if want := "publish release " + tag + " in github://" + strings.TrimPrefix(f.URL(), "http://") + "/o/r: "; err == nil || !strings.HasPrefix(err.Error(), want) {
+		t.Errorf("got %v, want %s...", err, want)
 	}
 }

@@ -86,6 +86,13 @@ func (p *Release) Files() fstest.MapFS {
 	return files
 }
 
+// Rewrite puts other contents of the same size in the place of those of an asset.
+func (p *Release) Rewrite(i int) {
+	data := slices.Clone(p.files[p.Assets[i].Name].Data)
+	data[0] ^= 1
+	p.files[p.Assets[i].Name] = &fstest.MapFile{Data: data}
+}
+
 // Asset is a file of a release as the API tells of it.
 type Asset struct {
 	ID     uint32 `json:"id"`
