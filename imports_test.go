@@ -64,6 +64,7 @@ var layers = map[string]layer{
 	"internal/scaffold":                 domain,
 	"internal/servingcert":              driver,
 	"internal/sign":                     edge,
+	"internal/sign/signtest":            workshop,
 	"internal/source":                   edge,
 	"internal/source/github/githubtest": workshop,
 	"internal/source/oci/registrytest":  workshop,

@@ -4,6 +4,7 @@
 package main
 
 import (
+	"os"
 	"os/exec"
 	"path/filepath"
 	"strings"
@@ -15,6 +16,7 @@ import (
 	"github.com/clusterstacks/cluster-stack-operator/internal/chartrepo/chartrepotest"
 	"github.com/clusterstacks/cluster-stack-operator/internal/release"
 	"github.com/clusterstacks/cluster-stack-operator/internal/release/releasetest"
+	"github.com/clusterstacks/cluster-stack-operator/internal/sign/signtest"
 	"github.com/clusterstacks/cluster-stack-operator/internal/source/github/githubtest"
 	"github.com/clusterstacks/cluster-stack-operator/internal/source/oci/registrytest"
 )
@@ -44,6 +46,7 @@ func TestScripts(t *testing.T) {
 		}
 		forge.Publish(tag, files)
 	}
+	sigstore, stranger := signtest.Start(t), signtest.Start(t)
 	testscript.Run(t, testscript.Params{
 		Dir:                 "testdata/script",
 		RequireExplicitExec: true,
@@ -57,6 +60,15 @@ func TestScripts(t *testing.T) {
 			env.Setenv("FORGE", forge.URL())
 			env.Setenv("FORGE_HOST", strings.TrimPrefix(forge.URL(), "http://"))
 			env.Setenv("FORGE_TOKEN", githubtest.Token)
+			env.Setenv("SIGSTORE", sigstore.URL)
+			env.Setenv("TIMESTAMPS", sigstore.Timestamps)
+			env.Setenv("TOKEN", signtest.Token("https://ci.example.org/me", "https://ci.example.org"))
+			env.Setenv("TOKEN_OF_OTHERS", signtest.Token("https://ci.example.org/others", "https://ci.example.org"))
+			for file, text := range map[string][]byte{"trusted_root.json": sigstore.Root(sigstore), "stranger_root.json": stranger.Root(stranger)} {
+				if err := os.WriteFile(filepath.Join(env.WorkDir, file), text, 0o600); err != nil {
+					return err
+				}
+			}
 			env.Setenv("XDG_CACHE_HOME", filepath.Join(env.WorkDir, ".cache"))
 			env.Setenv("HOME", env.WorkDir)
 			// For sessions that change the path.

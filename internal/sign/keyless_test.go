@@ -4,30 +4,18 @@
 package sign_test
 
 import (
-	"crypto"
-	"crypto/ecdsa"
-	"crypto/elliptic"
-	"crypto/rand"
-	"crypto/sha256"
+	"cmp"
+	"crypto/tls"
 	"crypto/x509"
-	"crypto/x509/pkix"
-	"encoding/asn1"
-	"encoding/base64"
 	"encoding/json"
-	"encoding/pem"
-	"io"
-	"math/big"
 	"net/http"
 	"net/http/httptest"
-	"net/url"
+	"strings"
 	"testing"
 	"time"
 
-	"github.com/digitorus/timestamp"
-	"github.com/sigstore/sigstore-go/pkg/root"
-	"github.com/sigstore/sigstore-go/pkg/testing/ca"
-
 	"github.com/clusterstacks/cluster-stack-operator/internal/sign"
+	"github.com/clusterstacks/cluster-stack-operator/internal/sign/signtest"
 	"github.com/clusterstacks/cluster-stack-operator/internal/verify"
 )
 
@@ -36,116 +24,160 @@ const (
 	issuer  = "https://issuer.example.org"
 )
 
-// authorities are a certificate authority and a timestamp authority that speak their protocols and sign for real. Who asks
-// for a certificate has to prove that he has the key, and nothing about his token.
-type authorities struct {
-	fulcio, timestamps string
-	trusted            []byte
+func keyless(t *testing.T, s *signtest.Sigstore, change func(*sign.Keyless)) *sign.Signer {
+	t.Helper()
+	o := sign.Keyless{Token: signtest.Token(subject, issuer), Fulcio: s.URL, Rekor: s.URL, Timestamps: s.Timestamps, Transport: http.DefaultTransport}
+	if change != nil {
+		change(&o)
+	}
+	signer, err := sign.NewKeyless(o)
+	must(t, err)
+	return signer
 }
 
-func startAuthorities(t *testing.T) authorities {
+func trusting(t *testing.T, identity verify.Identity, root []byte) *verify.Policy {
 	t.Helper()
-	rootCert, rootKey, err := ca.GenerateRootCa()
+	p, err := verify.NewPolicy(verify.Config{Identities: []verify.Identity{identity}, TrustedRoot: root})
 	must(t, err)
-	middle, middleKey, err := ca.GenerateFulcioIntermediate(rootCert, rootKey)
-	must(t, err)
-	tsaMiddle, tsaMiddleKey, err := ca.GenerateTSAIntermediate(rootCert, rootKey)
-	must(t, err)
-	tsaKey, err := ecdsa.GenerateKey(elliptic.P256(), rand.Reader)
-	must(t, err)
-	tsaCert, err := ca.GenerateTSALeafCert(time.Now().Add(-time.Minute), tsaKey, tsaMiddle, tsaMiddleKey)
-	must(t, err)
-
-	mux := http.NewServeMux()
-	mux.HandleFunc("POST /api/v2/signingCert", func(w http.ResponseWriter, req *http.Request) {
-		var wish struct {
-			PublicKeyRequest struct {
-				PublicKey         struct{ Content string }
-				ProofOfPossession []byte
-			}
-		}
-		if err := json.NewDecoder(req.Body).Decode(&wish); err != nil || req.Header.Get("Authorization") == "" {
-			w.WriteHeader(http.StatusBadRequest)
-			return
-		}
-		block, _ := pem.Decode([]byte(wish.PublicKeyRequest.PublicKey.Content))
-		key, err := x509.ParsePKIXPublicKey(block.Bytes)
-		sum := sha256.Sum256([]byte(subject))
-		if public, is := key.(*ecdsa.PublicKey); err != nil || !is || !ecdsa.VerifyASN1(public, sum[:], wish.PublicKeyRequest.ProofOfPossession) {
-			w.WriteHeader(http.StatusBadRequest)
-			return
-		}
-		uri, _ := url.Parse(subject)
-		vouched, _ := asn1.MarshalWithParams(issuer, "utf8")
-		der, err := x509.CreateCertificate(rand.Reader, &x509.Certificate{
-			SerialNumber: big.NewInt(7), URIs: []*url.URL{uri}, NotBefore: time.Now().Add(-time.Minute), NotAfter: time.Now().Add(10 * time.Minute),
-			KeyUsage: x509.KeyUsageDigitalSignature, ExtKeyUsage: []x509.ExtKeyUsage{x509.ExtKeyUsageCodeSigning},
-			ExtraExtensions: []pkix.Extension{{Id: asn1.ObjectIdentifier{1, 3, 6, 1, 4, 1, 57264, 1, 8}, Value: vouched}},
-		}, middle, key, middleKey)
-		if err != nil {
-			t.Error(err)
-		}
-		_ = json.NewEncoder(w).Encode(map[string]any{"signedCertificateEmbeddedSct": map[string]any{"chain": map[string]any{
-			"certificates": []string{string(pem.EncodeToMemory(&pem.Block{Type: "CERTIFICATE", Bytes: der}))},
-		}}}) // the client says what it lacks
-	})
-	mux.HandleFunc("POST /timestamp", func(w http.ResponseWriter, req *http.Request) {
-		body, _ := io.ReadAll(req.Body)
-		wish, err := timestamp.ParseRequest(body)
-		if err != nil {
-			w.WriteHeader(http.StatusBadRequest)
-			return
-		}
-		stamp := timestamp.Timestamp{HashAlgorithm: wish.HashAlgorithm, HashedMessage: wish.HashedMessage, Time: time.Now(), Policy: asn1.ObjectIdentifier{1, 2, 3}}
-		answer, err := stamp.CreateResponseWithOpts(tsaCert, tsaKey, crypto.SHA256)
-		if err != nil {
-			t.Error(err)
-		}
-		w.WriteHeader(http.StatusCreated)
-		_, _ = w.Write(answer) // the client says what it lacks
-	})
-	server := httptest.NewServer(mux)
-	t.Cleanup(server.Close)
-	trusted, err := root.NewTrustedRoot(root.TrustedRootMediaType01,
-		[]root.CertificateAuthority{&root.FulcioCertificateAuthority{Root: rootCert, Intermediates: []*x509.Certificate{middle}, ValidityPeriodStart: time.Now().Add(-time.Hour)}}, nil,
-		[]root.TimestampingAuthority{&root.SigstoreTimestampingAuthority{Root: rootCert, Intermediates: []*x509.Certificate{tsaMiddle}, Leaf: tsaCert, ValidityPeriodStart: time.Now().Add(-time.Hour)}}, nil)
-	must(t, err)
-	text, err := trusted.MarshalJSON()
-	must(t, err)
-	return authorities{fulcio: server.URL, timestamps: server.URL + "/timestamp", trusted: text}
+	return p
 }
 
 func TestCertificatesOfTheEnvironmentsIdentityAreAccepted(t *testing.T) {
-	a := startAuthorities(t)
-	encode := func(text string) string { return base64.RawURLEncoding.EncodeToString([]byte(text)) }
-	token := encode(`{"alg":"none"}`) + "." + encode(`{"sub":"`+subject+`","iss":"`+issuer+`"}`) + ".x"
-	signer, err := sign.NewKeyless(sign.Keyless{Token: token, Fulcio: a.fulcio, Timestamps: a.timestamps, Transport: http.DefaultTransport})
-	must(t, err)
-	bundle, err := signer.Manifest(t.Context(), digestOf("a"))
-	must(t, err)
+	mine := verify.Identity{Subject: subject, Issuer: issuer}
+	noLog := func(o *sign.Keyless) { o.Rekor = "" }
+	noTime := func(o *sign.Keyless) { o.Timestamps = "" }
 	for name, tc := range map[string]struct {
+		signer   func(*sign.Keyless)
+		prepare  func(s *signtest.Sigstore)
+		root     func(s, foreign *signtest.Sigstore) []byte // with the log, unless it is set
 		identity verify.Identity
-		digest   string
-		want     bool
+		asked    string // "a", which is signed, unless it is set
+		want     string // a part of the reason, or nothing
 	}{
-		"Trusted":       {identity: verify.Identity{Subject: subject, Issuer: issuer}, digest: digestOf("a"), want: true},
-		"OtherSubject":  {identity: verify.Identity{Subject: "https://example.org/x", Issuer: issuer}, digest: digestOf("a")},
-		"OtherIssuer":   {identity: verify.Identity{Subject: subject, Issuer: "https://example.org"}, digest: digestOf("a")},
-		"OtherManifest": {identity: verify.Identity{Subject: subject, Issuer: issuer}, digest: digestOf("b")},
+		"LogAndTime":        {identity: mine},
+		"Log":               {signer: noTime, identity: mine},
+		"TimeWithoutLog":    {signer: noLog, root: func(s, _ *signtest.Sigstore) []byte { return s.Root() }, identity: mine},
+		"OneOfTwoLogs":      {root: func(s, foreign *signtest.Sigstore) []byte { return s.Root(foreign, s) }, identity: mine},
+		"NoEntryInTheLog":   {signer: noLog, identity: mine, want: "log"},
+		"OtherLog":          {root: func(s, foreign *signtest.Sigstore) []byte { return s.Root(foreign) }, identity: mine, want: "log"},
+		"OtherAuthority":    {root: func(s, foreign *signtest.Sigstore) []byte { return foreign.Root(s) }, identity: mine, want: "certificate"},
+		"ExpiredWhenLogged": {signer: noTime, prepare: func(s *signtest.Sigstore) { s.LogIsAhead = 30 * time.Minute }, identity: mine, want: "integrated time outside certificate validity"},
+		"OtherSubject":      {identity: verify.Identity{Subject: "https://example.org/x", Issuer: issuer}, want: "who is not trusted"},
+		"OtherIssuer":       {identity: verify.Identity{Subject: subject, Issuer: "https://example.org"}, want: "who is not trusted"},
+		"OtherContents":     {identity: mine, asked: "b", want: "no signature of sha256:"},
 	} {
 		t.Run(name, func(t *testing.T) {
-			p, err := verify.NewPolicy(verify.Config{Identities: []verify.Identity{tc.identity}, TrustedRoot: a.trusted})
+			s, foreign := signtest.Start(t), signtest.Start(t)
+			if tc.prepare != nil {
+				tc.prepare(s)
+			}
+			root := s.Root(s)
+			if tc.root != nil {
+				root = tc.root(s, foreign)
+			}
+			asked := cmp.Or(tc.asked, "a")
+			signer := keyless(t, s, tc.signer)
+			manifest, err := signer.Manifest(t.Context(), digestOf("a"))
 			must(t, err)
-			got, err := p.Verify(verify.Subject{Digest: tc.digest}, []verify.Signature{{Bundle: bundle}})
-			if (err == nil) != tc.want || tc.want && (got.Subject != subject || got.Issuer != issuer) {
-				t.Errorf("got %v, %v", got, err)
+			blob, err := signer.Blob(t.Context(), []byte("a"))
+			must(t, err)
+			p := trusting(t, tc.identity, root)
+			for what, check := range map[string]func() (verify.Signer, error){
+				"manifest": func() (verify.Signer, error) {
+					return p.Verify(verify.Subject{Digest: digestOf(asked)}, []verify.Signature{{Bundle: manifest}})
+				},
+				"list": func() (verify.Signer, error) {
+					return p.Verify(verify.SubjectOf([]byte(asked)), []verify.Signature{{Bundle: blob}})
+				},
+			} {
+				got, err := check()
+				if tc.want == "" && (err != nil || got.Subject != subject || got.Issuer != issuer) {
+					t.Errorf("%s: got %v, %v", what, got, err)
+				}
+				if tc.want != "" && (err == nil || !strings.Contains(err.Error(), tc.want)) {
+					t.Errorf("%s: got %v, %v; want %q", what, got, err, tc.want)
+				}
+			}
+			if s.Certificates != 1 {
+				t.Errorf("%d certificates for one key", s.Certificates)
 			}
 		})
+	}
+}
+
+// An entry is worth something only with what the log has signed about it.
+func TestEntriesOfTheLogCannotBeChanged(t *testing.T) {
+	s := signtest.Start(t)
+	signer := keyless(t, s, func(o *sign.Keyless) { o.Timestamps = "" })
+	bundle, err := signer.Manifest(t.Context(), digestOf("a"))
+	must(t, err)
+	p := trusting(t, verify.Identity{Subject: subject, Issuer: issuer}, s.Root(s))
+	for name, change := range map[string]func(entry map[string]any){
+		"Time":      func(e map[string]any) { e["integratedTime"] = "1700000000" },
+		"Place":     func(e map[string]any) { e["logIndex"] = "1" },
+		"Promise":   func(e map[string]any) { e["inclusionPromise"] = map[string]any{"signedEntryTimestamp": "AAAA"} },
+		"NoPromise": func(e map[string]any) { delete(e, "inclusionPromise") },
+		"Proof": func(e map[string]any) {
+			proof := e["inclusionProof"].(map[string]any) //nolint:forcetypeassert // a test
+			proof["hashes"] = proof["hashes"].([]any)[1:] //nolint:forcetypeassert // a test
+		},
+		"Checkpoint": func(e map[string]any) {
+			proof := e["inclusionProof"].(map[string]any) //nolint:forcetypeassert // a test
+			proof["checkpoint"] = map[string]any{"envelope": "rekor.localhost - 42\n6\nAAAA\n\n— rekor.localhost AAAA\n"}
+		},
+	} {
+		t.Run(name, func(t *testing.T) {
+			var all map[string]any
+			must(t, json.Unmarshal(bundle, &all))
+			material := all["verificationMaterial"].(map[string]any)    //nolint:forcetypeassert // a test
+			change(material["tlogEntries"].([]any)[0].(map[string]any)) //nolint:forcetypeassert // a test
+			changed, err := json.Marshal(all)
+			must(t, err)
+			if got, err := p.Verify(verify.Subject{Digest: digestOf("a")}, []verify.Signature{{Bundle: changed}}); err == nil {
+				t.Errorf("accepted as by %v", got)
+			}
+		})
+	}
+	if _, err := p.Verify(verify.Subject{Digest: digestOf("a")}, []verify.Signature{{Bundle: bundle}}); err != nil {
+		t.Error(err)
 	}
 }
 
 func TestACertificateNeedsSomebodyWhoVouchesForTheTime(t *testing.T) {
 	if _, err := sign.NewKeyless(sign.Keyless{Token: "x", Fulcio: "https://fulcio.example.org"}); err == nil {
 		t.Error("it signs")
+	}
+}
+
+// A sigstore of one's own has a certificate of one's own: all its servers are spoken to alike.
+func TestAllServersAreSpokenToInTheWayThatIsSaid(t *testing.T) {
+	s := signtest.StartTLS(t)
+	pool := x509.NewCertPool()
+	pool.AppendCertsFromPEM(s.CA)
+	ours := &http.Transport{TLSClientConfig: &tls.Config{RootCAs: pool, MinVersion: tls.VersionTLS12}}
+	defer ours.CloseIdleConnections()
+	signer := keyless(t, s, func(o *sign.Keyless) { o.Transport = ours })
+	bundle, err := signer.Manifest(t.Context(), digestOf("a"))
+	must(t, err)
+	p := trusting(t, verify.Identity{Subject: subject, Issuer: issuer}, s.Root(s))
+	if _, err := p.Verify(verify.Subject{Digest: digestOf("a")}, []verify.Signature{{Bundle: bundle}}); err != nil {
+		t.Error(err)
+	}
+}
+
+func TestALogThatDoesNotAnswerIsAnError(t *testing.T) {
+	s := signtest.Start(t)
+	down := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, _ *http.Request) {
+		http.Error(w, `{"code":400,"message":"no such kind"}`, http.StatusBadRequest)
+	}))
+	defer down.Close()
+	signer := keyless(t, s, func(o *sign.Keyless) { o.Rekor = down.URL })
+	if _, err := signer.Manifest(t.Context(), digestOf("a")); err == nil {
+		t.Error("it signs without the log")
+	}
+	for _, url := range []string{"rekor.example.org", "ftp://rekor.example.org", "http://["} {
+		if _, err := sign.NewKeyless(sign.Keyless{Token: "x", Fulcio: s.URL, Rekor: url}); err == nil || !strings.Contains(err.Error(), "the log "+url) {
+			t.Errorf("%s: got %v", url, err)
+		}
 	}
 }

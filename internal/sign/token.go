@@ -14,15 +14,15 @@ import (
 )
 
 // ErrNoToken says that the environment has no identity.
-var ErrNoToken = errors.New("the environment has no identity: set SIGSTORE_ID_TOKEN, give a job of GitHub Actions the permission \"id-token: write\", or sign with a key")
+var ErrNoToken = errors.New("the environment has no identity: set SIGSTORE_ID_TOKEN (in a job of GitLab id_tokens does, with the audience sigstore), give a job of GitHub Actions the permission \"id-token: write\", or sign with a key")
 
 const (
 	maxToken = 64 << 10
 	audience = "sigstore"
 )
 
-// Token returns the token of OpenID Connect that the environment has: the one in SIGSTORE_ID_TOKEN, or one that GitHub
-// Actions gives to a job.
+// Token returns the token of OpenID Connect that the environment has: the one in SIGSTORE_ID_TOKEN, where GitLab puts it, or
+// one that GitHub Actions gives to a job.
 func Token(ctx context.Context, getenv func(string) string, client *http.Client) (string, error) {
 	if token := getenv("SIGSTORE_ID_TOKEN"); token != "" {
 		return token, nil
