@@ -128,17 +128,20 @@ func (o *signOptions) signer(ctx context.Context, flags placeFlags, stdin io.Rea
 	// Also set to nothing: cosign makes keys without a password then.
 	password, given := os.LookupEnv("COSIGN_PASSWORD")
 	private, err := sign.ParseKey(text, []byte(password))
-	if f, is := stdin.(*os.File); !given && errors.Is(err, sign.ErrPassword) && is && term.IsTerminal(int(f.Fd())) {
-		_, _ = fmt.Fprintf(stderr, "Password of %s: ", o.key) // whoever does not see it knows it by the pause
-		asked, readErr := term.ReadPassword(int(f.Fd()))
-		_, _ = fmt.Fprintln(stderr) // which the terminal did not show
-		if readErr != nil {
-			return nil, readErr
+	cure := "correct COSIGN_PASSWORD"
+	if !given {
+		cure = "set COSIGN_PASSWORD, or run csctl in a terminal, which asks for it"
+		if f, is := stdin.(*os.File); errors.Is(err, sign.ErrPassword) && is && term.IsTerminal(int(f.Fd())) {
+			asked, readErr := askPassword(ctx, f, stderr, o.key)
+			if readErr != nil {
+				return nil, fmt.Errorf("password of %s: %w", o.key, readErr)
+			}
+			private, err = sign.ParseKey(text, asked)
+			cure = "try again"
 		}
-		private, err = sign.ParseKey(text, asked)
 	}
 	if errors.Is(err, sign.ErrPassword) {
-		return nil, fmt.Errorf("--key %s: %w: set COSIGN_PASSWORD", o.key, err)
+		return nil, fmt.Errorf("--key %s: %w: %s", o.key, err, cure)
 	}
 	if err != nil {
 		return nil, fmt.Errorf("--key %s: %w", o.key, err)
@@ -148,6 +151,33 @@ func (o *signOptions) signer(ctx context.Context, flags placeFlags, stdin io.Rea
 		return nil, fmt.Errorf("--key %s: %w", o.key, err)
 	}
 	return signer, nil
+}
+
+// askPassword asks for the password of a key at a terminal, which does not show it.
+func askPassword(ctx context.Context, terminal *os.File, stderr io.Writer, key string) ([]byte, error) {
+	fd := int(terminal.Fd())
+	before, err := term.GetState(fd)
+	if err != nil {
+		return nil, err
+	}
+	_, _ = fmt.Fprintf(stderr, "Password of %s: ", key) // whoever does not see it knows it by the pause
+	type answer struct {
+		text []byte
+		err  error
+	}
+	answers := make(chan answer, 1)
+	go func() {
+		text, err := term.ReadPassword(fd)
+		answers <- answer{text, err}
+	}()
+	defer func() { _, _ = fmt.Fprintln(stderr) }() // which the terminal did not show
+	select {
+	case got := <-answers:
+		return got.text, got.err
+	case <-ctx.Done():
+		// Whoever waits for a line goes with this program. That the terminal shows again what is typed is up to us.
+		return nil, errors.Join(context.Cause(ctx), term.Restore(fd, before))
+	}
 }
 
 func (o *signOptions) keyless(ctx context.Context, flags placeFlags) (*sign.Signer, error) {
