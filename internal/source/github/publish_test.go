@@ -14,6 +14,7 @@ import (
 	"github.com/clusterstacks/cluster-stack-operator/internal/release"
 	"github.com/clusterstacks/cluster-stack-operator/internal/release/releasetest"
 	"github.com/clusterstacks/cluster-stack-operator/internal/source"
+	"github.com/clusterstacks/cluster-stack-operator/internal/source/github"
 	"github.com/clusterstacks/cluster-stack-operator/internal/source/github/githubtest"
 	"github.com/clusterstacks/cluster-stack-operator/internal/source/sourcetest"
 )
@@ -239,6 +240,37 @@ func TestFilesAreUploadedOnlyToWhereTheAPIIs(t *testing.T) {
 			}
 			if draft.Draft != (tc.want != "") || len(seen) > 0 {
 				t.Errorf("published: %t; elsewhere got %v", !draft.Draft, seen)
+			}
+		})
+	}
+}
+
+func TestWhichServersTakeUploads(t *testing.T) {
+	const path = "/repos/o/r/releases/7/assets"
+	for name, tc := range map[string]struct {
+		api, says string
+		refused   bool
+	}{
+		"GitHub":                     {says: "https://uploads.github.com" + path},
+		"GitHubItself":               {says: "https://api.github.com" + path},
+		"NotGitHub":                  {says: "https://uploads.github.com.example.org" + path, refused: true},
+		"PagesOfGitHub":              {says: "https://uploads.github.io" + path, refused: true},
+		"GitHubWithoutTLS":           {says: "http://uploads.github.com" + path, refused: true},
+		"EnterpriseServer":           {api: "https://ghe.example.org/api/v3/", says: "https://ghe.example.org/api/uploads" + path},
+		"EnterpriseServerAtAnother":  {api: "https://ghe.example.org/api/v3/", says: "https://uploads.ghe.example.org" + path},
+		"EnterpriseServerAtGitHub":   {api: "https://ghe.example.org/api/v3/", says: "https://uploads.github.com" + path, refused: true},
+		"EnterpriseServerNextDoor":   {api: "https://ghe.example.org/api/v3/", says: "https://uploads.example.org" + path, refused: true},
+		"EnterpriseServerOtherPort":  {api: "https://ghe.example.org/api/v3/", says: "https://ghe.example.org:8443" + path, refused: true},
+		"EnterpriseCloud":            {api: "https://api.us.example.org/", says: "https://uploads.us.example.org" + path},
+		"EnterpriseCloudOfAnother":   {api: "https://api.us.example.org/", says: "https://uploads.eu.example.org" + path, refused: true},
+		"ATemplateThatIsNotFinished": {says: "https://uploads.github.com" + path + "?x=y", refused: true},
+	} {
+		t.Run(name, func(t *testing.T) {
+			src, err := github.New("o", "r", github.Options{Token: "t", APIURL: tc.api})
+			must(t, err)
+			got, err := github.Uploads(src, tc.says+"{?name,label}")
+			if tc.refused != (err != nil) || !tc.refused && got != tc.says {
+				t.Errorf("got %s, %v", got, err)
 			}
 		})
 	}
