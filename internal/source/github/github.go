@@ -26,6 +26,7 @@ import (
 
 	"github.com/clusterstacks/cluster-stack-operator/internal/release"
 	"github.com/clusterstacks/cluster-stack-operator/internal/source"
+	"github.com/clusterstacks/cluster-stack-operator/internal/verify"
 	"github.com/clusterstacks/cluster-stack-operator/internal/web"
 )
 
@@ -170,6 +171,9 @@ func (s *Source) Resolve(ctx context.Context, name release.Name) (string, error)
 	}
 	sums := map[string]string{}
 	for _, a := range assets {
+		if verify.Signs(a.GetName()) {
+			continue // no part of the digest
+		}
 		sum, is := strings.CutPrefix(a.GetDigest(), "sha256:")
 		if !is {
 			return "", fmt.Errorf("release %s from %s: %w: GitHub does not know the digest of %s", name, s, errors.ErrUnsupported, a.GetName())
@@ -230,7 +234,9 @@ func (s *Source) assets(ctx context.Context, name release.Name) ([]*github.Relea
 	malformed := func(format string, args ...any) error {
 		return &source.MalformedError{Name: name, Reason: fmt.Errorf(format, args...)}
 	}
-	assets, total := r.Assets, 0
+	// A signature whose upload was cut off is none, and takes nothing from a release that was published before it.
+	assets := slices.DeleteFunc(r.Assets, func(a *github.ReleaseAsset) bool { return verify.Signs(a.GetName()) && !isWhole(a) })
+	total := 0
 	slices.SortFunc(assets, func(a, b *github.ReleaseAsset) int { return strings.Compare(a.GetName(), b.GetName()) })
 	for i, a := range assets {
 		if err := source.CheckFileName(a.GetName()); err != nil {
@@ -239,7 +245,7 @@ func (s *Source) assets(ctx context.Context, name release.Name) ([]*github.Relea
 		if i > 0 && assets[i-1].GetName() == a.GetName() {
 			return nil, malformed("it has two assets %s", a.GetName())
 		}
-		if state := a.GetState(); state != "" && state != "uploaded" {
+		if !isWhole(a) {
 			return nil, fmt.Errorf("%s is still being uploaded", a.GetName())
 		}
 		if a.GetSize() < 0 || a.GetSize() > source.MaxFileSize {
@@ -257,6 +263,9 @@ func (s *Source) assets(ctx context.Context, name release.Name) ([]*github.Relea
 	}
 	return assets, nil
 }
+
+// isWhole tells whether all of an asset was uploaded.
+func isWhole(a *github.ReleaseAsset) bool { return a.GetState() == "" || a.GetState() == "uploaded" }
 
 // missing says what a 404 for a release means. GitHub says the same of a repository that is not there, and
 // of one that the token may not see.

@@ -167,12 +167,28 @@ func (s *Source) sign(ctx context.Context, name release.Name, published *github.
 	if err != nil {
 		return false, err
 	}
+	if len(lacking) == 0 {
+		return false, nil
+	}
+	all, err := s.listed(ctx, published)
+	if err != nil {
+		return false, err
+	}
 	for _, f := range lacking {
+		// One whose upload was cut off is in the way.
+		for _, a := range all {
+			if a.GetName() != f.Name || isWhole(a) {
+				continue
+			}
+			if _, err := s.api.Repositories.DeleteReleaseAsset(ctx, s.owner, s.repository, a.GetID()); err != nil {
+				return false, readOnly(err)
+			}
+		}
 		if err := s.upload(ctx, published, f); err != nil {
 			return false, fmt.Errorf("%s: %w", f.Name, readOnly(err))
 		}
 	}
-	return len(lacking) > 0, nil
+	return true, nil
 }
 
 // find returns the release or the draft of a tag, or nil. Only the list has drafts. Of several drafts the oldest counts, so

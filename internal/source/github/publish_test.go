@@ -17,6 +17,8 @@ import (
 	"github.com/clusterstacks/cluster-stack-operator/internal/source/github"
 	"github.com/clusterstacks/cluster-stack-operator/internal/source/github/githubtest"
 	"github.com/clusterstacks/cluster-stack-operator/internal/source/sourcetest"
+	"github.com/clusterstacks/cluster-stack-operator/internal/verify"
+	"github.com/clusterstacks/cluster-stack-operator/internal/verify/verifytest"
 )
 
 func TestSharedBehaviourOfPublishers(t *testing.T) {
@@ -183,6 +185,35 @@ func TestADraftThatIsChangedWhileItIsPublishedIsReported(t *testing.T) {
 	}
 	if _, err := put(t, f, tag, releasetest.Multistage(tag)); !errors.Is(err, source.ErrPublished) || !strings.Contains(err.Error(), "somebody changed it while it was published") {
 		t.Errorf("got %v", err)
+	}
+}
+
+func TestASignatureThatIsCutOffTakesNothingFromARelease(t *testing.T) {
+	f := githubtest.Start(t)
+	_, err := put(t, f, tag, releasetest.Multistage(tag))
+	must(t, err)
+	signed, k := releasetest.Multistage(tag), verifytest.NewKey(t)
+	k.SignFiles(signed)
+	f.Harm = func(w http.ResponseWriter, req *http.Request) bool {
+		if name := req.URL.Query().Get("name"); name == verify.SumsSignature {
+			f.Releases[0].Assets = append(f.Releases[0].Assets, githubtest.Asset{ID: 7, Name: name, State: "starter"})
+			w.WriteHeader(http.StatusBadGateway)
+			return true
+		}
+		return false
+	}
+	if _, err := put(t, f, tag, signed); err == nil || !strings.Contains(err.Error(), "502") {
+		t.Fatalf("got %v", err)
+	}
+	f.Harm = nil
+	if _, _, err := fetch(t, open(t, f, githubtest.Token)); err != nil {
+		t.Errorf("the release cannot be had any more: %v", err)
+	}
+	if done, err := put(t, f, tag, signed); err != nil || !done.Signed {
+		t.Errorf("once more: %+v, %v", done, err)
+	}
+	if got := f.Releases[0].Files()[verify.SumsSignature]; got == nil || string(got.Data) != string(signed[verify.SumsSignature].Data) {
+		t.Errorf("the signature is %v", got)
 	}
 }
 
