@@ -23,7 +23,6 @@ import (
 	"github.com/clusterstacks/cluster-stack-operator/internal/source/dir"
 	"github.com/clusterstacks/cluster-stack-operator/internal/source/github"
 	"github.com/clusterstacks/cluster-stack-operator/internal/source/oci"
-	"github.com/clusterstacks/cluster-stack-operator/internal/store"
 	"github.com/clusterstacks/cluster-stack-operator/internal/verify"
 	"github.com/clusterstacks/cluster-stack-operator/internal/web"
 )
@@ -450,34 +449,14 @@ func (p *place) withFiles(ctx context.Context, name release.Name, use func(folde
 	return use(folder, sum)
 }
 
-// withVerified is with for a release with which a policy has to be content. It enters a store as it does in the operator, so
-// that no parser sees a byte of what nobody who is trusted has signed, and a signature counts for the release only that it was
-// made for.
+// withVerified is with for a release with which a policy has to be content.
 func (p *place) withVerified(ctx context.Context, policy *verify.Policy, use func(fetched, verify.Signer) error) error {
 	name, err := p.named()
 	if err != nil {
 		return err
 	}
-	return p.withFiles(ctx, name, func(folder, digest string) (err error) {
-		tmp, err := os.MkdirTemp("", "csctl-")
-		if err != nil {
-			return err
-		}
-		defer func() { _ = os.RemoveAll(tmp) }() // the system clears what stays
-		// What a release depends on nobody has signed, so the store does not ask for it.
-		nothing := func(context.Context, release.IncompleteChart) ([]release.File, error) {
-			return nil, errors.New("no chart is fetched for a release that has to be signed")
-		}
-		releases, err := store.Open(tmp, store.Options{Complete: nothing})
-		if err != nil {
-			return err
-		}
-		defer func() { err = errors.Join(err, releases.Close()) }()
-		want := store.Want{Key: p.String(), Name: name, From: fetchedFiles{folder, digest}, Policy: policy}
-		if signer, is := p.source.(source.Signer); is {
-			want.Signatures = signer.Signatures
-		}
-		got, err := releases.Get(ctx, want)
+	return p.withFiles(ctx, name, func(folder, digest string) error {
+		got, err := p.vet(ctx, name, fetchedFiles{folder, digest}, policy)
 		if err != nil {
 			return err
 		}

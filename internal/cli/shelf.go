@@ -25,6 +25,7 @@ import (
 	"github.com/clusterstacks/cluster-stack-operator/internal/foreignyaml"
 	"github.com/clusterstacks/cluster-stack-operator/internal/release"
 	"github.com/clusterstacks/cluster-stack-operator/internal/source"
+	"github.com/clusterstacks/cluster-stack-operator/internal/source/dir"
 	"github.com/clusterstacks/cluster-stack-operator/internal/source/oci"
 )
 
@@ -285,7 +286,7 @@ func putIntoRepository(folder string, one mirroredChart, packed []byte) (source.
 	case !errors.Is(err, os.ErrNotExist):
 		return source.Published{}, err
 	default:
-		if err := replaceFile(filepath.Join(folder, name), packed); err != nil {
+		if err := dir.WriteFile(filepath.Join(folder, name), packed); err != nil {
 			return source.Published{}, err
 		}
 	}
@@ -329,7 +330,7 @@ func indexRepository(folder string) error {
 	if there, err := os.ReadFile(index); err == nil && string(there) == string(text) {
 		return nil
 	}
-	return replaceFile(index, text)
+	return dir.WriteFile(index, text)
 }
 
 // versionOf returns the version of an entry, the lowest if it is none.

@@ -114,7 +114,7 @@ func (p *place) verify(ctx context.Context, got fetched, policy *verify.Policy) 
 // vet returns a release that the policy is content with, and who has signed it. It enters a store as it does in the operator:
 // no parser sees a byte of what nobody who is trusted has signed, and a signature counts only for the release that it was made
 // for, with all its charts.
-func (p *place) vet(ctx context.Context, name release.Name, policy *verify.Policy) (got store.Got, err error) {
+func (p *place) vet(ctx context.Context, name release.Name, from store.Fetcher, policy *verify.Policy) (got store.Got, err error) {
 	folder, err := os.MkdirTemp("", "csctl-")
 	if err != nil {
 		return store.Got{}, err
@@ -127,7 +127,7 @@ func (p *place) vet(ctx context.Context, name release.Name, policy *verify.Polic
 		return store.Got{}, err
 	}
 	defer func() { err = errors.Join(err, releases.Close()) }()
-	want := store.Want{Key: p.String(), Name: name, From: fetcher{p}, Policy: policy}
+	want := store.Want{Key: p.String(), Name: name, From: from, Policy: policy}
 	if signer, is := p.source.(source.Signer); is {
 		want.Signatures = signer.Signatures
 	}
@@ -208,7 +208,7 @@ comes with the release.
 		if err != nil {
 			return err
 		}
-		got, err := p.vet(ctx, name, policy)
+		got, err := p.vet(ctx, name, fetcher{p}, policy)
 		if err != nil {
 			return err
 		}
