@@ -550,9 +550,8 @@ func TestNextVersions(t *testing.T) {
 		"ChartBesideTheAddonsInAnOlderRelease": {
 			why:   "what other tools have not noted cannot be compared",
 			stack: common, change: set("cluster-class/templates/class.yaml", "x"), published: func(rel map[string]*fstest.MapFile) {
-				text := string(rel["hashes.json"].Data)
-				rel["hashes.json"] = &fstest.MapFile{Data: []byte(text[:strings.Index(text, `,
-  "clusterAddonCharts"`)] + "}")}
+				text, _, _ := strings.Cut(string(rel["hashes.json"].Data), ",\n  \"clusterAddonCharts\"")
+				rel["hashes.json"] = &fstest.MapFile{Data: []byte(text + "}")}
 			}, want: [3]string{"v8", "v5", "v2"},
 		},
 		"ClassBesideAChartOfTheAddons": {stack: common, change: set("cluster-class/templates/class.yaml", "x"), want: [3]string{"v8", "v4", "v2"}},

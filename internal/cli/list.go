@@ -188,7 +188,7 @@ func (p *place) describe(ctx context.Context, rows []row, signed bool) error {
 		})
 	}
 	_ = all.Wait() // each error is kept by itself
-	unknown := someFailed{what: "could not be looked at, or not as a whole", of: len(rows)}
+	unknown := partialError{what: "could not be looked at, or not as a whole", of: len(rows)}
 	for i, of := range errs {
 		unknown.add(of...)
 		if err := errors.Join(of...); err != nil {

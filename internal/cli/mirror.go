@@ -225,7 +225,7 @@ func sameCredentials(from, to placeName) error {
 // mirror copies releases, or says what would become of them.
 func mirror(ctx context.Context, from *place, to *target, names []release.Name, dryRun bool, tell *transfer) (done []mirrored, err error) {
 	changed := false
-	failed := someFailed{what: "not copied, or not with all that refers to them", of: len(names)}
+	failed := partialError{what: "not copied, or not with all that refers to them", of: len(names)}
 	for _, name := range names {
 		one, left, err := to.mirrorOne(ctx, from, name, dryRun, tell)
 		if ctx.Err() != nil {
@@ -516,7 +516,7 @@ func printMirrored(w io.Writer, done []mirrored, warn io.Writer, from *place, to
 func printImages(ctx context.Context, w io.Writer, from *place, names []release.Name, beside *shelf, asJSON bool) error {
 	var each []mirrored
 	all := map[string]bool{}
-	failed := someFailed{what: "not looked at, so that images may be missing", of: len(names)}
+	failed := partialError{what: "not looked at, so that images may be missing", of: len(names)}
 	for _, name := range names {
 		one := mirrored{Release: name.String(), State: stateWanted}
 		err := from.withRelease(ctx, name, func(got fetched) error {

@@ -258,24 +258,23 @@ func (r *valuesReader) overlay(values, over map[string]any) (map[string]any, err
 
 // decoded returns about how much memory a value takes, in bytes.
 func decoded(value any) int {
-	size := 0
 	switch v := value.(type) {
 	case map[string]any:
-		size = decodedMap(len(v))
+		size := decodedMap(len(v))
 		for key, below := range v {
 			size += len(key) + decoded(below)
 		}
+		return size
 	case []any:
-		size = 24 + 24*len(v)
+		size := 24 + 24*len(v)
 		for _, below := range v {
 			size += decoded(below)
 		}
+		return size
 	case string:
-		size = 16 + len(v)
-	default:
-		size = 8
+		return 16 + len(v)
 	}
-	return size
+	return 8
 }
 
 // decodedMap is what a map of so many entries takes besides their contents: it has room for eight from the first on, and for

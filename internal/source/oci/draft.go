@@ -14,6 +14,7 @@ import (
 	"os"
 	"path"
 	"path/filepath"
+	"slices"
 	"strings"
 	"syscall"
 
@@ -320,7 +321,7 @@ func reachable(layout fs.FS) ([]string, error) {
 		if err := json.Unmarshal(data, &node); err != nil {
 			return err
 		}
-		below := append(node.Manifests, node.Layers...)
+		below := slices.Concat(node.Manifests, node.Layers)
 		for _, one := range []*ocispec.Descriptor{node.Config, node.Subject} {
 			if one != nil {
 				below = append(below, *one)

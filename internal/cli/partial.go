@@ -9,8 +9,8 @@ import (
 	"strings"
 )
 
-// someFailed collects what went wrong with some of many releases, of which the others went well.
-type someFailed struct {
+// partialError collects what went wrong with some of many releases, of which the others went well.
+type partialError struct {
 	// what says what became of them, behind "2 of 5 releases were".
 	what string
 	of   int
@@ -20,7 +20,7 @@ type someFailed struct {
 }
 
 // add takes the errors of one release.
-func (f *someFailed) add(errs ...error) {
+func (f *partialError) add(errs ...error) {
 	if len(errs) > 0 {
 		f.count++
 		f.errs = append(f.errs, errs...)
@@ -28,7 +28,7 @@ func (f *someFailed) add(errs ...error) {
 }
 
 // err returns nil when nothing has failed. Of a single release it returns what there is to say about that.
-func (f *someFailed) err() error {
+func (f *partialError) err() error {
 	switch {
 	case f.count == 0:
 		return nil
@@ -39,7 +39,7 @@ func (f *someFailed) err() error {
 }
 
 // Error has a line for each error, so that it can be seen what was affected.
-func (f *someFailed) Error() string {
+func (f *partialError) Error() string {
 	text := &strings.Builder{}
 	_, _ = fmt.Fprintf(text, "%d of %d releases %s:", f.count, f.of, f.what) // a Builder takes everything
 	for _, err := range f.errs {
@@ -49,4 +49,4 @@ func (f *someFailed) Error() string {
 }
 
 // Unwrap returns all that has failed.
-func (f *someFailed) Unwrap() []error { return f.errs }
+func (f *partialError) Unwrap() []error { return f.errs }
