@@ -48,8 +48,11 @@ type Turn struct {
 	by string
 }
 
-// For returns a turn for one of the tenants, of whom each is as good.
+// For returns a turn for one of the tenants, of whom each is as good. Without any it is for the tenant called "".
 func For(tenants ...string) *Turn {
+	if len(tenants) == 0 {
+		tenants = []string{""}
+	}
 	return &Turn{wantedBy: slices.Clone(tenants), granted: make(chan struct{})}
 }
 

@@ -104,3 +104,13 @@ func TestTurnsAreGivenBack(t *testing.T) {
 		t.Errorf("left are %d running of %v, %d waiting", q.running, q.of, len(q.waiting))
 	}
 }
+
+// Who wants something is not known while a cache cannot be read, and its answer is waited for all the same.
+func TestNobodyInParticularHasATurn(t *testing.T) {
+	q := New(limits)
+	turn := For()
+	q.enter(turn)
+	if !hasTurn(turn) {
+		t.Error("a turn for nobody in particular never comes")
+	}
+}
