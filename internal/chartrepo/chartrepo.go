@@ -90,6 +90,7 @@ type Options struct {
 	// Allowed are the repositories that may be asked: "https://" and "oci://" stand for all of these, any other one
 	// for itself and what is below it.
 	Allowed []string
+	// Mirrors take the place of repositories. Of several for one repository the one with the longest address counts.
 	Mirrors []Mirror
 	// Cache is a folder for packages that were fetched in an exact version, "" for none. What is in it is not asked for
 	// again: a version of a chart does not change.
@@ -104,6 +105,8 @@ type Repositories struct {
 
 // New returns a Repositories.
 func New(o Options) *Repositories {
+	// The longest counts.
+	o.Mirrors = slices.SortedStableFunc(slices.Values(o.Mirrors), func(a, b Mirror) int { return len(b.From) - len(a.From) })
 	return &Repositories{options: o, limits: limits{size: maxChart, tags: 100_000, time: 10 * time.Minute}}
 }
 

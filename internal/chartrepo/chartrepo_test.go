@@ -12,6 +12,7 @@ import (
 	"maps"
 	"net/http"
 	"net/http/httptest"
+	"slices"
 	"strings"
 	"sync/atomic"
 	"testing"
@@ -310,6 +311,20 @@ func TestMirrorTakesThePlaceOfARepository(t *testing.T) {
 		if mirror.requests.Load() != before {
 			t.Errorf("%s was taken for what is mirrored", repository)
 		}
+	}
+}
+
+// In whatever order they are set, as flags are: that for one repository, and that for all.
+func TestTheLongestMirrorCounts(t *testing.T) {
+	one, all := serve(t, charts("1.2.3")), serve(t, map[string][]byte{})
+	mirrors := []chartrepo.Mirror{{From: "https://", To: all.URL}, {From: "https://charts.example.org", To: all.URL}, {From: "https://charts.example.org/Infra", To: one.URL}}
+	for range 2 {
+		o := chartrepo.Options{MirrorClient: http.DefaultClient, Mirrors: mirrors}
+		files, err := chartrepo.New(o).Complete(t.Context(), depending("1.2.3", "https://charts.example.org/Infra"))
+		if err != nil || len(files) != 1 {
+			t.Errorf("got %v, %v", names(files), err)
+		}
+		slices.Reverse(mirrors)
 	}
 }
 

@@ -236,7 +236,8 @@ func mirror(ctx context.Context, from *place, to *target, names []release.Name, 
 			left = append(left, err)
 		}
 		failed.add(left...)
-		changed = changed || one.State == stateCopied || one.Added > 0
+		changed = changed || one.State == stateCopied || one.Added > 0 ||
+			slices.ContainsFunc(one.charts, func(c mirroredChart) bool { return c.State == stateCopied })
 		done = append(done, one)
 	}
 	return done, errors.Join(failed.err(), to.finish(changed, failed.count > 0))

@@ -114,6 +114,14 @@ func publishFolder(ctx context.Context, folder, to string, flags placeFlags, tel
 	if err != nil {
 		return publishedRelease{}, err
 	}
+	sums, err := readSums(files)
+	if err != nil {
+		return publishedRelease{}, err
+	}
+	// Nobody who asks for signatures would take it, and what is published is not replaced.
+	if sums.List != nil && sums.Check() != nil {
+		return publishedRelease{}, fmt.Errorf("%s: %s does not fit its files: %w; csctl sign makes another one, or remove it with its signatures", folder, verify.SumsFile, sums.Check())
+	}
 	target, err := flags.open(ctx, to)
 	if err != nil {
 		return publishedRelease{}, err

@@ -105,6 +105,17 @@ func TestChartsThatAReleaseLacksComeAlong(t *testing.T) {
 		t.Errorf("the same again has changed the bundle: %v", err)
 	}
 
+	// Into a bundle that has the release without it.
+	late := filepath.Join(t.TempDir(), "late.tar")
+	mustCsctl(t, "mirror", from, late, "--plain-http", "--charts=false")
+	again[2] = late
+	if stdout := mustCsctl(t, again...); !strings.Contains(stdout, "chart cilium 1.16.7 from "+repository.URL+" copied sha256:") {
+		t.Errorf("got\n%s", stdout)
+	}
+	if stdout := mustCsctl(t, again...); !strings.Contains(stdout, "chart cilium 1.16.7 from "+repository.URL+" unchanged sha256:") {
+		t.Errorf("it is not in the bundle:\n%s", stdout)
+	}
+
 	// Here it is not to be had.
 	repository.Set(t)
 	asked := repository.Requests()

@@ -255,7 +255,7 @@ func counts(policy *verify.Policy, subject verify.Subject, bundle []byte) error 
 // signFolder adds a signature to those in the folder of a release. A list of checksums that fits the files stays, and so do
 // its signatures: the new one is a file beside them. One that does not fit is good for nothing any more, and replaced.
 func signFolder(ctx context.Context, folder string, signer *sign.Signer, policy *verify.Policy) error {
-	sums, err := readSums(folder)
+	sums, err := readSums(os.DirFS(folder))
 	if err != nil {
 		return err
 	}

@@ -70,7 +70,7 @@ func TestAFolderIsSignedAtEveryInstantWhileOthersSignIt(t *testing.T) {
 			}
 		default:
 		}
-		sums, err := readSums(folder)
+		sums, err := readSums(os.DirFS(folder))
 		if err != nil {
 			t.Fatal(err)
 		}
@@ -90,7 +90,7 @@ func TestAFolderIsSignedAtEveryInstantWhileOthersSignIt(t *testing.T) {
 func TestASignatureIsAddedToTheListThatIsThere(t *testing.T) {
 	folder := signedFolder(t)
 	signer, policy := newSigner(t)
-	sums, err := readSums(folder)
+	sums, err := readSums(os.DirFS(folder))
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -101,7 +101,7 @@ func TestASignatureIsAddedToTheListThatIsThere(t *testing.T) {
 	if err := signFolder(t.Context(), folder, signer, policy); err != nil {
 		t.Fatal(err)
 	}
-	sums, err = readSums(folder)
+	sums, err = readSums(os.DirFS(folder))
 	if err != nil {
 		t.Fatal(err)
 	}

@@ -146,6 +146,12 @@ func test(ctx context.Context, folder string, options testOptions, asJSON bool, 
 			return fmt.Errorf("--crds: %w", err)
 		}
 	}
+	// That of an earlier run would be taken for ours if we do not come to write one.
+	if isFile(options.junit) {
+		if err := os.Remove(options.junit); err != nil {
+			return fmt.Errorf("--junit: %w", err)
+		}
+	}
 	report := func(result trial.Result) error { return reportTest(result, options.junit, asJSON, stdout) }
 	if result, err := lintForTest(ctx, folder, options); err != nil {
 		return err
@@ -278,10 +284,11 @@ type testFolder struct {
 }
 
 // Folders of trials, and of those whose sandbox goes on. Others of the first kind that nobody holds are of a trial that was
-// killed before it had a sandbox, which else removes them.
+// killed before it had a sandbox, which else removes them. What anybody may have called alike has no such file in it.
 const (
-	testFolderName = "csctl-test-"
+	testFolderName = "csctl-trial-"
 	keptFolderName = "csctl-kept-"
+	testFolderMark = ".csctl-trial"
 )
 
 func newTestFolder(keep bool) (*testFolder, error) {
@@ -290,25 +297,27 @@ func newTestFolder(keep bool) (*testFolder, error) {
 		return nil, err
 	}
 	for _, path := range stale {
+		if !isFile(filepath.Join(path, testFolderMark)) {
+			continue
+		}
 		if left, err := holdFolder(path); err == nil {
-			_ = left.remove() // it may be somebody else's
+			_ = left.remove() // it may be another user's
 		}
 	}
 	name := testFolderName
 	if keep {
 		name = keptFolderName
 	}
-	for {
-		path, err := os.MkdirTemp("", name)
-		if err != nil {
-			return nil, err
-		}
-		made, err := holdFolder(path)
-		// Another csctl may have taken it for a stale one.
-		if !errors.Is(err, fs.ErrNotExist) && !errors.Is(err, unix.EWOULDBLOCK) {
-			return made, err
-		}
+	path, err := os.MkdirTemp("", name)
+	if err != nil {
+		return nil, err
 	}
+	// Nobody takes it for a stale one before it is held and marked.
+	made, err := holdFolder(path)
+	if err == nil {
+		err = os.WriteFile(filepath.Join(path, testFolderMark), nil, 0o600)
+	}
+	return made, err
 }
 
 // holdFolder takes the lock of a folder, which ends with this process.

@@ -103,8 +103,17 @@ func TestFoldersOfKilledTrialsAreRemoved(t *testing.T) {
 	tmp := t.TempDir()
 	t.Setenv("TMPDIR", tmp)
 	stale := filepath.Join(tmp, testFolderName+"1")
-	if err := os.MkdirAll(filepath.Join(stale, "docker-scs-1-35-v1"), 0o755); err != nil {
-		t.Fatal(err)
+	// What people have called alike is theirs.
+	report, stack := filepath.Join(tmp, testFolderName+"report.xml"), filepath.Join(tmp, testFolderName+"mystack")
+	for _, folder := range []string{filepath.Join(stale, "docker-scs-1-35-v1"), stack} {
+		if err := os.MkdirAll(folder, 0o755); err != nil {
+			t.Fatal(err)
+		}
+	}
+	for _, file := range []string{filepath.Join(stale, testFolderMark), report} {
+		if err := os.WriteFile(file, nil, 0o600); err != nil {
+			t.Fatal(err)
+		}
 	}
 	first, err := newTestFolder(false)
 	if err != nil {
@@ -121,7 +130,7 @@ func TestFoldersOfKilledTrialsAreRemoved(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	for path, want := range map[string]bool{stale: false, first.path: true, second.path: true, kept.path: true} {
+	for path, want := range map[string]bool{stale: false, report: true, stack: true, first.path: true, second.path: true, kept.path: true} {
 		if _, err := os.Stat(path); (err == nil) != want {
 			t.Errorf("%s is there: %v, want %t", path, err, want)
 		}

@@ -4,7 +4,6 @@
 package cli
 
 import (
-	"cmp"
 	"context"
 	"crypto/sha256"
 	"encoding/hex"
@@ -65,7 +64,7 @@ func completeForTest(ctx context.Context, got fetched, beside *shelf) (*release.
 			}
 			for _, dependency := range wanted {
 				if dependency.Name == name && chartlock.Matches(dependency.Version, version) {
-					charts = append(charts, repositoryChart{dependency.Repository, name, version, packed})
+					charts = append(charts, repositoryChart{strings.TrimSuffix(dependency.Repository, "/"), name, version, packed})
 				}
 			}
 		}
@@ -100,8 +99,7 @@ func serveCharts(ctx context.Context, charts []repositoryChart) (*chartServer, e
 	for _, chart := range charts {
 		repositories = append(repositories, chart.repository)
 	}
-	// The longer ones first: a mirror counts for all that is below its repository, too.
-	slices.SortFunc(repositories, func(a, b string) int { return cmp.Or(len(b)-len(a), cmp.Compare(a, b)) })
+	slices.Sort(repositories)
 	for i, repository := range slices.Compact(repositories) {
 		entries := map[string][]entry{}
 		for _, chart := range charts {
@@ -119,7 +117,7 @@ func serveCharts(ctx context.Context, charts []repositoryChart) (*chartServer, e
 			return nil, err
 		}
 		contents[fmt.Sprintf("/%d/index.yaml", i)] = index
-		s.mirrors = append(s.mirrors, fmt.Sprintf("%s=http://%s/%d", strings.TrimSuffix(repository, "/"), listener.Addr(), i))
+		s.mirrors = append(s.mirrors, fmt.Sprintf("%s=http://%s/%d", repository, listener.Addr(), i))
 	}
 	s.server = &http.Server{ReadHeaderTimeout: time.Minute, Handler: http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 		data, found := contents[r.URL.Path]

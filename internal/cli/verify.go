@@ -7,6 +7,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"io/fs"
 	"os"
 	"path/filepath"
 
@@ -74,13 +75,13 @@ func (p *place) signatures(ctx context.Context, got fetched) (found []verify.Sig
 		found, err = signer.Signatures(ctx, got.release.Name, got.digest)
 		return found, verify.Sums{}, true, err
 	}
-	sums, err = readSums(got.folder)
+	sums, err = readSums(os.DirFS(got.folder))
 	return sums.Signatures, sums, false, err
 }
 
 // readSums reads the list of checksums in the folder of a release, and its signatures.
-func readSums(folder string) (verify.Sums, error) {
-	files, err := source.ReadFiles(os.DirFS(folder))
+func readSums(folder fs.FS) (verify.Sums, error) {
+	files, err := source.ReadFiles(folder)
 	if err != nil {
 		return verify.Sums{}, err
 	}
@@ -154,12 +155,12 @@ func (p *place) looksSigned(ctx context.Context, name release.Name, digest strin
 		return len(found) > 0, err
 	}
 	if p.kind == placeFolder {
-		sums, err := readSums(filepath.Join(p.location, name.String()))
+		sums, err := readSums(os.DirFS(filepath.Join(p.location, name.String())))
 		return len(sums.Signatures) > 0, err
 	}
 	is := false
 	err := p.withRelease(ctx, name, func(got fetched) error {
-		sums, err := readSums(got.folder)
+		sums, err := readSums(os.DirFS(got.folder))
 		is = len(sums.Signatures) > 0
 		return err
 	})

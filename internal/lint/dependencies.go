@@ -98,7 +98,7 @@ func (l *linter) checkChartDependencies(c chart, inStack bool) {
 			l.report("dependency-nowhere", at, "chart %s is not in charts/ and names no repository", dependency.Name)
 		case isFile && !inStack:
 			l.report("dependency-nowhere", at, "chart %s is not in charts/ and was beside the chart: %s", dependency.Name, dependency.Repository)
-		case !isFile && !chartlock.Exact(exact[i].Version) && err == nil:
+		case !isFile && inStack && !chartlock.Exact(exact[i].Version) && err == nil:
 			l.report("dependency-unpinned", at, "chart %s may be any version in %q: each build may take another one", dependency.Name, dependency.Version)
 		}
 	}

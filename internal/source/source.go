@@ -161,7 +161,7 @@ func Lacking(there, files []File) ([]File, error) {
 		case !verify.Signs(f.Name), sums[f.Sum], claimed != "" && vouched[claimed]:
 			continue
 		case f.Name == verify.SumsFile && list != nil:
-			return nil, fmt.Errorf("its files are there already, with a %s that is written in another way, which the signatures are not for: fetch it, sign that, and publish it", verify.SumsFile)
+			return nil, fmt.Errorf("its files are there already, with a %s that is written in another way, which the signatures are not for: fetch it, sign that, and publish it; or, if that one does not fit the files, remove it there with its signatures", verify.SumsFile)
 		case names[f.Name]:
 			f.Name = verify.SignatureName(f.Name, f.Data)
 		}

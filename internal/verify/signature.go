@@ -12,6 +12,7 @@ import (
 	"encoding/pem"
 	"errors"
 	"fmt"
+	"slices"
 	"time"
 
 	protobundle "github.com/sigstore/protobuf-specs/gen/pb-go/bundle/v1"
@@ -94,8 +95,13 @@ func ClaimedBy(text, contents []byte) string {
 		return ""
 	}
 	material := b.GetVerificationMaterial()
-	return fmt.Sprintf("%q %q %x logged=%t stamped=%t", summary.SubjectAlternativeName, summary.Issuer, by.Certificate().AuthorityKeyId,
-		len(material.GetTlogEntries()) > 0, len(material.GetTimestampVerificationData().GetRfc3161Timestamps()) > 0)
+	var logs []string
+	for _, entry := range material.GetTlogEntries() {
+		logs = append(logs, hex.EncodeToString(entry.GetLogId().GetKeyId()))
+	}
+	slices.Sort(logs)
+	return fmt.Sprintf("%q %q %x logs=%q stamped=%t", summary.SubjectAlternativeName, summary.Issuer, by.Certificate().AuthorityKeyId,
+		logs, len(material.GetTimestampVerificationData().GetRfc3161Timestamps()) > 0)
 }
 
 // verifyKeyless verifies what was signed with the key of a certificate.
