@@ -17,6 +17,7 @@ import (
 	"syscall"
 	"testing"
 	"testing/fstest"
+	"testing/synctest"
 	"time"
 
 	"github.com/clusterstacks/cluster-stack-operator/internal/release"
@@ -234,6 +235,76 @@ func TestRefusalIsRemembered(t *testing.T) {
 	}
 	if src.asked > 2 {
 		t.Errorf("the source was asked %d times", src.asked)
+	}
+}
+
+// What has to be fetched to see a signature is asked for less and less often, by however many who want the release.
+func TestARefusedReleaseIsNotFetchedAllTheTime(t *testing.T) {
+	k, folder := verifytest.NewKey(t), t.TempDir()
+	synctest.Test(t, func(t *testing.T) {
+		s := openWith(t, folder, store.Options{})
+		var fetched atomic.Int32
+		src := fetcher(func(dst *os.Root) (string, error) {
+			fetched.Add(1)
+			time.Sleep(2 * time.Minute) // longer than a refusal is kept at first
+			return copyOf(dst, releasetest.Multistage(tag))
+		})
+		want := store.Want{Key: key, Name: nameOf(t, tag), From: src}
+		for range 100 {
+			if _, err := s.Get(t.Context(), want); err == nil {
+				break
+			}
+			time.Sleep(10 * time.Second)
+		}
+		want.Policy = verifytest.Policy(t, k)
+		fetched.Store(0)
+		for range 6 * 120 {
+			if _, err := s.Get(t.Context(), want); err == nil {
+				t.Fatal("nobody has signed it")
+			}
+			time.Sleep(10 * time.Second)
+		}
+		if n := fetched.Load(); n < 4 || n > 12 {
+			t.Errorf("fetched %d times in two hours", n)
+		}
+	})
+}
+
+// Who may use a release without signatures does not wait behind sources that do not answer.
+func TestSignaturesThatAreOptionalAreNotWaitedFor(t *testing.T) {
+	s := openWith(t, t.TempDir(), store.Options{Patience: 100 * time.Millisecond})
+	want := store.Want{Key: key, Name: nameOf(t, tag), From: published(releasetest.Multistage(tag)), Tenant: "a"}
+	for deadline := time.Now().Add(time.Minute); ; {
+		if _, err := s.Get(t.Context(), want); err == nil {
+			break
+		} else if time.Now().After(deadline) {
+			t.Fatal(err)
+		}
+	}
+	mayGoOn := make(chan struct{})
+	defer close(mayGoOn)
+	hanging := fetcher(func(*os.Root) (string, error) {
+		<-mayGoOn
+		return "", errDown
+	})
+	for i := range 8 {
+		other := fmt.Sprintf("docker-scs-1-35-v%d", 20+i)
+		if _, err := s.Get(t.Context(), store.Want{Key: "hanging", Name: nameOf(t, other), From: hanging, Tenant: "a"}); err == nil {
+			t.Fatal("it does not hang")
+		}
+	}
+	want.Policy, want.Optional = verifytest.Policy(t, verifytest.NewKey(t)), true
+	want.Signatures = func(context.Context, release.Name, string) ([]verify.Signature, error) { return nil, nil }
+	var pending *store.PendingError
+	if _, err := s.Get(t.Context(), want); errors.As(err, &pending) {
+		// A slow disk has its time, too.
+		time.Sleep(5 * time.Second)
+		_, err = s.Get(t.Context(), want)
+		if err != nil {
+			t.Error(err)
+		}
+	} else if err != nil {
+		t.Error(err)
 	}
 }
 

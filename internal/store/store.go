@@ -170,11 +170,17 @@ type entry struct {
 type verdict struct {
 	signer *verify.Signer
 	err    error
-	at     time.Time
+	// until is when a refusal is forgotten, because signatures may be added, and kept how long that is after the answer.
+	until time.Time
+	kept  time.Duration
 }
 
-// refusalKept is how long a source is not asked for other signatures again.
-const refusalKept = time.Minute
+// For refusalKept a source is not asked again for other signatures. Where they are among the files all of these have to be
+// fetched, and that is asked for less and less often, up to longestRefusal.
+const (
+	refusalKept    = time.Minute
+	longestRefusal = 16 * time.Minute
+)
 
 // maxOpened bounds the memory for parsed releases, in bytes. A release is some megabytes as a rule, so this
 // holds all that are in use at a time; but one may be a hundred times as large.
@@ -638,7 +644,7 @@ func (s *Store) verify(ctx context.Context, want Want, e *entry) (*verify.Signer
 	s.mu.Lock()
 	rec := e.record
 	s.mu.Unlock()
-	v := verdict{at: time.Now()}
+	v := verdict{}
 	if err := signedAs(want, e.ref.digest, e.rel, e.dependencies != ""); err == nil {
 		v.signer, v.err = judge(want, e.ref.digest, rec)
 		// To look for signatures among the files takes a fetch: not each minute of a release that is used without them.
@@ -653,17 +659,33 @@ func (s *Store) verify(ctx context.Context, want Want, e *entry) (*verify.Signer
 	if e.verdicts == nil {
 		e.verdicts = map[string]verdict{}
 	}
+	v.kept = refusalKept
+	if want.Signatures == nil {
+		v.kept = min(max(2*e.verdicts[want.verdictKey()].kept, refusalKept), longestRefusal)
+	}
+	// From now on, however long the answer took.
+	v.until = time.Now().Add(v.kept)
 	e.verdicts[want.verdictKey()] = v
 	return v.signer, v.err
 }
 
 // askAgain asks the source for newer signatures of a release that was refused.
 func (s *Store) askAgain(ctx context.Context, want Want, e *entry, rec *record, refused error) (*verify.Signer, error) {
-	done, err := s.turns.Wait(ctx, fair.For(want.Tenant))
-	if err != nil {
-		return nil, err
+	if refused == nil {
+		// It may be used as it is, and shall not wait behind what other sources do not answer.
+		done, ok := s.turns.Try(want.Tenant)
+		if !ok {
+			return nil, nil
+		}
+		defer done()
+	} else {
+		done, err := s.turns.Wait(ctx, fair.For(want.Tenant))
+		if err != nil {
+			return nil, err
+		}
+		defer done()
 	}
-	defer done()
+	var err error
 	fresh := *rec
 	if want.Signatures != nil {
 		fresh.Signatures, err = want.Signatures(ctx, want.Name, e.ref.digest)
@@ -717,13 +739,12 @@ func (s *Store) sumsAgain(ctx context.Context, want Want, digest string, rec *re
 
 func (w Want) verdictKey() string { return fmt.Sprintf("%s %t", w.Policy.Fingerprint(), w.Optional) }
 
-// verdict returns what the policy said before. A refusal is forgotten after a while, because signatures may be
-// added.
+// verdict returns what the policy said before.
 func (s *Store) verdict(want Want, e *entry) (verdict, bool) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	v, known := e.verdicts[want.verdictKey()]
-	return v, known && (v.signer != nil || time.Since(v.at) < refusalKept)
+	return v, known && (v.signer != nil || time.Now().Before(v.until))
 }
 
 // maxCompleted bounds, in bytes, what is fetched to complete a release: all of it is held in memory.

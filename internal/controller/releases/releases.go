@@ -20,6 +20,7 @@ import (
 	"sigs.k8s.io/controller-runtime/pkg/event"
 
 	"github.com/clusterstacks/cluster-stack-operator/api/v1alpha1"
+	"github.com/clusterstacks/cluster-stack-operator/internal/panicked"
 	"github.com/clusterstacks/cluster-stack-operator/internal/release"
 	"github.com/clusterstacks/cluster-stack-operator/internal/source"
 	"github.com/clusterstacks/cluster-stack-operator/internal/store"
@@ -144,6 +145,9 @@ func (r *Releases) OpenFrom(ctx context.Context, o Origin, name release.Name, pi
 	if known, malformed := r.isBroken(which); malformed || pin.Digest == "" {
 		// The store may have an earlier content of that name, which was deleted because it was corrected.
 		want.Offered = func(ctx context.Context) (string, error) {
+			// Others may want the release, too, who do not wait for our turns.
+			ctx, cancel := context.WithTimeout(ctx, 2*offerTimeout)
+			defer cancel()
 			digest, err := r.Offered(ctx, o, name)
 			if err != nil {
 				return "", nil //nolint:nilerr // whoever fetches it is told
@@ -242,6 +246,7 @@ func (f *fetcher) Fetch(ctx context.Context, name release.Name, dst *os.Root) (d
 		defer f.releases.mu.Unlock()
 		f.releases.fetched[f.which] = digest
 	}()
+	defer panicked.Into(&err) // before it is counted as what came of it
 	ctx = source.WithReserve(ctx, func(n int64) error { return store.Reserve(ctx, n) })
 	// What is pinned may be there although its name has gone or stands for something else by now.
 	if addressed, ok := src.(source.Addressed); ok && f.which.pinned != "" {
