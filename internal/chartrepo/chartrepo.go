@@ -92,6 +92,9 @@ type Options struct {
 	Allowed []string
 	// Mirrors take the place of repositories. Of several for one repository the one with the longest address counts.
 	Mirrors []Mirror
+	// Beside, if set, is asked for a chart before its repository, and returns no package when it has none. Its error is told when
+	// the repository has none either.
+	Beside func(ctx context.Context, dependency *chart.Dependency) (packed []byte, version string, err error)
 	// Cache is a folder for packages that were fetched in an exact version, "" for none. What is in it is not asked for
 	// again: a version of a chart does not change.
 	Cache string
@@ -173,7 +176,7 @@ func (r *Repositories) fetchAll(ctx context.Context, wanted []*chart.Dependency,
 	call := &call{Repositories: r, indexes: map[string]*index{}}
 	size := int64(0)
 	for _, dependency := range wanted {
-		packed, version, err := call.fetch(ctx, dependency)
+		packed, version, err, beside := call.obtain(ctx, dependency)
 		if err != nil && ctx.Err() != nil {
 			err = context.Cause(ctx)
 		}
@@ -182,13 +185,28 @@ func (r *Repositories) fetchAll(ctx context.Context, wanted []*chart.Dependency,
 		}
 		if err != nil {
 			// Without the URL to which a server may have redirected us: its signature would open it to all readers.
-			return fmt.Errorf("chart %s %s from %s: %w", dependency.Name, dependency.Version, dependency.Repository, web.Cause(err))
+			err = web.Cause(err)
+			if beside != nil {
+				err = fmt.Errorf("%w; and beside the release: %w", err, web.Cause(beside))
+			}
+			return fmt.Errorf("chart %s %s from %s: %w", dependency.Name, dependency.Version, dependency.Repository, err)
 		}
 		if err := take(dependency, packed, version); err != nil {
 			return err
 		}
 	}
 	return nil
+}
+
+// obtain returns a chart from beside the release or from its repository, and why either does not give it.
+func (c *call) obtain(ctx context.Context, dependency *chart.Dependency) (packed []byte, version string, err, beside error) {
+	if c.options.Beside != nil {
+		if packed, version, beside = c.options.Beside(ctx, dependency); beside == nil && packed != nil {
+			return packed, version, nil, nil
+		}
+	}
+	packed, version, err = c.fetch(ctx, dependency)
+	return packed, version, err, beside
 }
 
 // Wanted returns the dependencies that are missing, with the version of the lock file.

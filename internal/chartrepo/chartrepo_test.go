@@ -4,6 +4,7 @@
 package chartrepo_test
 
 import (
+	"context"
 	"crypto/sha256"
 	"encoding/hex"
 	"encoding/json"
@@ -311,6 +312,32 @@ func TestMirrorTakesThePlaceOfARepository(t *testing.T) {
 		if mirror.requests.Load() != before {
 			t.Errorf("%s was taken for what is mirrored", repository)
 		}
+	}
+}
+
+// What stands beside a release is somebody else's as well, and counts like what is fetched.
+func TestChartsBesideCountWithinTheLimits(t *testing.T) {
+	repo := serve(t, charts("1.2.3"))
+	beside := map[string][]byte{"cni": []byte("packed")}
+	o := all()
+	o.Beside = func(_ context.Context, d *chart.Dependency) ([]byte, string, error) {
+		if packed := beside[d.Name]; packed != nil {
+			return packed, "1.2.3", nil
+		}
+		return nil, "", nil
+	}
+	files, err := chartrepo.New(o).Complete(t.Context(), depending("1.2.3", repo.URL))
+	if err != nil || len(files) != 1 || string(files[0].Data) != "packed" || repo.requests.Load() != 0 {
+		t.Errorf("got %v, %v, with %d requests", names(files), err, repo.requests.Load())
+	}
+	beside["cni"] = make([]byte, 64<<20+1)
+	if _, err := chartrepo.New(o).Complete(t.Context(), depending("1.2.3", repo.URL)); err == nil || !strings.Contains(err.Error(), "larger than 64 MiB together") {
+		t.Errorf("got %v", err)
+	}
+	beside["cni"] = nil
+	files, err = chartrepo.New(o).Complete(t.Context(), depending("1.2.3", repo.URL))
+	if err != nil || len(files) != 1 {
+		t.Errorf("got %v, %v", names(files), err)
 	}
 }
 

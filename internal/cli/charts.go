@@ -19,6 +19,7 @@ import (
 
 	"github.com/spf13/cobra"
 	"github.com/spf13/pflag"
+	chart "helm.sh/helm/v4/pkg/chart/v2"
 	"helm.sh/helm/v4/pkg/helmpath"
 	"oras.land/oras-go/v2/registry/remote/auth"
 	"oras.land/oras-go/v2/registry/remote/credentials"
@@ -36,6 +37,8 @@ type chartOptions struct {
 	allowed []string
 	// web says how repositories are spoken to.
 	web web.Options
+	// beside is that of [chartrepo.Options].
+	beside func(ctx context.Context, dependency *chart.Dependency) (packed []byte, version string, err error)
 }
 
 func (o *chartOptions) addFlags(flags *pflag.FlagSet) {
@@ -79,7 +82,7 @@ func (o *chartOptions) repositories() (*chartrepo.Repositories, error) {
 	}
 	options := chartrepo.Options{
 		Client: client, MirrorClient: mirror, Allowed: allowed,
-		Credential: known.credential, MirrorCredential: known.registries,
+		Credential: known.credential, MirrorCredential: known.registries, Beside: o.beside,
 	}
 	// Without a place for it, there is no cache.
 	if cache, err := os.UserCacheDir(); err == nil {

@@ -399,6 +399,10 @@ func (t *target) bringCharts(ctx context.Context, from *place, one *mirrored, na
 		digest = got.digest
 		return t.bringChartsOf(ctx, one, got.release)
 	})
+	var invalid *release.InvalidError
+	if errors.As(err, &invalid) {
+		err = fmt.Errorf("%w; with --charts=false it is copied as it is", err)
+	}
 	return digest, err
 }
 

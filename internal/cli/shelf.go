@@ -68,50 +68,40 @@ type shelf struct {
 // operator asks is asked, and mirrors.
 func (p *place) shelf(flags placeFlags, mirrors []string) (*shelf, error) {
 	settings, err := flags.settings()
-	charts := chartsOfOthers(settings)
-	charts.mirrors = mirrors
-	return &shelf{place: p, charts: charts}, err
+	s := &shelf{place: p, charts: chartsOfOthers(settings)}
+	s.charts.mirrors = mirrors
+	s.charts.beside = func(ctx context.Context, dependency *chart.Dependency) ([]byte, string, error) {
+		packed, version, err := s.kept(ctx, dependency)
+		if errors.Is(err, source.ErrNotFound) {
+			return nil, "", nil
+		}
+		return packed, version, err
+	}
+	return s, err
 }
 
 // fetch returns the charts that a chart lacks.
 func (s *shelf) fetch(ctx context.Context, lacking release.IncompleteChart) ([]release.File, error) {
-	wanted, err := chartrepo.Wanted(lacking)
-	if err != nil {
+	if err := s.open(); err != nil {
 		return nil, err
 	}
-	var files []release.File
-	for _, dependency := range wanted {
-		packed, version, err := s.get(ctx, dependency)
-		if err != nil {
-			return nil, err
-		}
-		file := release.File{Name: dependency.Name + "-" + version + ".tgz", Data: packed}
-		if !release.ValidFileName(file.Name) {
-			return nil, fmt.Errorf("chart %s from %s has the version %q", dependency.Name, dependency.Repository, version)
-		}
-		if !slices.ContainsFunc(files, func(f release.File) bool { return f.Name == file.Name }) {
-			files = append(files, file)
-		}
-	}
-	return files, nil
+	return s.repositories.Complete(ctx, lacking)
 }
 
 // get returns the package of a chart, and its exact version.
 func (s *shelf) get(ctx context.Context, dependency *chart.Dependency) (packed []byte, version string, err error) {
-	packed, version, kept := s.kept(ctx, dependency)
-	if kept == nil {
-		return packed, version, nil
+	if err := s.open(); err != nil {
+		return nil, "", err
 	}
+	return s.repositories.Fetch(ctx, dependency)
+}
+
+// open prepares the repositories, once there is a chart that is lacking.
+func (s *shelf) open() (err error) {
 	if s.repositories == nil {
-		if s.repositories, err = s.charts.repositories(); err != nil {
-			return nil, "", err
-		}
+		s.repositories, err = s.charts.repositories()
 	}
-	packed, version, err = s.repositories.Fetch(ctx, dependency)
-	if err != nil && !errors.Is(kept, source.ErrNotFound) {
-		err = fmt.Errorf("%w; and beside the release: %w", err, kept)
-	}
-	return packed, version, err
+	return err
 }
 
 // kept returns a chart that the place keeps. The error wraps source.ErrNotFound when it keeps none.
