@@ -193,6 +193,7 @@ func (r *Reconciler) Reconcile(ctx context.Context, obj *v1alpha1.ClusterStackRe
 	begin := step.Begin(func() {
 		obj.Status.ObservedGeneration = obj.Generation
 		w.wasReady = obj.Status.Ready
+		w.reported = releases.Pinned{Source: obj.Status.Source, Digest: obj.Status.Digest}
 		obj.Status.Ready = false // said again by the last step when it is true
 	})
 	if !obj.DeletionTimestamp.IsZero() {

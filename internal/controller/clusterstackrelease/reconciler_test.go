@@ -39,6 +39,7 @@ import (
 	"github.com/clusterstacks/cluster-stack-operator/internal/release"
 	"github.com/clusterstacks/cluster-stack-operator/internal/release/releasetest"
 	"github.com/clusterstacks/cluster-stack-operator/internal/sandbox/sandboxtest"
+	"github.com/clusterstacks/cluster-stack-operator/internal/source"
 	"github.com/clusterstacks/cluster-stack-operator/internal/source/sourcetest"
 	"github.com/clusterstacks/cluster-stack-operator/internal/store"
 	"github.com/clusterstacks/cluster-stack-operator/internal/verify"
@@ -93,7 +94,10 @@ func (w *world) restartOn(c client.Client, config *rest.Config) {
 	if err != nil {
 		w.Fatal(err)
 	}
-	var opener clusterstackrelease.Releases = releases.NewWith(w, st, w.source, "memory:test", releases.Options{Rules: w.rules})
+	var opener clusterstackrelease.Releases = releases.NewWith(w, st, w.source, "memory:test", releases.Options{
+		Rules: w.rules,
+		Build: func(v1alpha1.ReleaseSource, map[string][]byte) (source.Source, error) { return w.source, nil },
+	})
 	if w.around != nil {
 		opener = w.around(opener)
 	}
@@ -426,6 +430,83 @@ func TestMovedTagIsTold(t *testing.T) {
 	w.must(err)
 	is(t, obj, v1alpha1.SourceUnchangedCondition, v1alpha1.NotOfferedReason, "no longer has the release")
 	is(t, obj, v1alpha1.ReadyCondition, v1alpha1.DoneReason, "")
+}
+
+// mute does not tell what a source has now, unless it has nothing.
+type mute struct {
+	clusterstackrelease.Releases
+	err error
+}
+
+func (m mute) Offered(ctx context.Context, origin releases.Origin, name release.Name) (string, error) {
+	if _, err := m.Releases.Offered(ctx, origin, name); err != nil {
+		return "", err
+	}
+	return "", m.err
+}
+
+// A source that can never tell what it has would else be said to lack a release for good that it has again.
+func TestWarningEndsWhenTheSourceHasTheReleaseAgainAndCannotTellWhat(t *testing.T) {
+	w := newWorld(t)
+	cannotTell := fmt.Errorf("release %s: %w: no digest of metadata.yaml", tag, errors.ErrUnsupported)
+	w.around = func(r clusterstackrelease.Releases) clusterstackrelease.Releases { return mute{r, cannotTell} }
+	w.restart()
+	w.publish(nil)
+	w.create(nil)
+	_, _, err := w.run()
+	w.must(err)
+	w.source.Withdraw(tag)
+	w.restart()
+	obj, _, err := w.run()
+	w.must(err)
+	is(t, obj, v1alpha1.SourceUnchangedCondition, v1alpha1.NotOfferedReason, "no longer has the release")
+	w.publish(nil)
+	w.restart()
+	obj, _, err = w.run()
+	w.must(err)
+	is(t, obj, v1alpha1.SourceUnchangedCondition, v1alpha1.DoneReason, "")
+}
+
+// What was said of one source is not said of the next, though that one does not answer.
+func TestWarningEndsWithTheSourceThatItIsAbout(t *testing.T) {
+	w := newWorld(t)
+	stack := &v1alpha1.ClusterStack{
+		ObjectMeta: metav1.ObjectMeta{Namespace: w.namespace, Name: "starter"},
+		Spec: v1alpha1.ClusterStackSpec{
+			Provider: "docker", Name: "starter", KubernetesVersion: "1.35", NoProvider: true,
+			Source: &v1alpha1.ReleaseSource{OCI: &v1alpha1.OCISource{Repository: "r.example.org/stacks"}},
+		},
+	}
+	w.must(w.Create(t.Context(), stack))
+	w.publish(nil)
+	w.create(nil)
+	_, _, err := w.run()
+	w.must(err)
+	w.source.Withdraw(tag)
+	w.restart()
+	obj, _, err := w.run()
+	w.must(err)
+	is(t, obj, v1alpha1.SourceUnchangedCondition, v1alpha1.NotOfferedReason, "oci://r.example.org/stacks no longer has the release")
+
+	stack.Spec.Source.OCI.Repository = "r.example.org/others"
+	w.must(w.Update(t.Context(), stack))
+	w.publish(nil)
+	w.around = func(r clusterstackrelease.Releases) clusterstackrelease.Releases {
+		return mute{r, errors.New("connection refused")}
+	}
+	w.restart()
+	for deadline := time.Now().Add(30 * time.Second); obj.Status.Source != "oci://r.example.org/others"; {
+		if time.Now().After(deadline) {
+			t.Fatalf("still from %s", obj.Status.Source)
+		}
+		obj, _, err = w.run()
+		w.must(err)
+		if c := obj.Status.Conditions.Get(v1alpha1.SourceUnchangedCondition); strings.Contains(c.Message, "r.example.org/stacks") {
+			t.Errorf("of the source that it had before: %s", c.Message)
+		}
+	}
+	is(t, obj, v1alpha1.ReadyCondition, v1alpha1.DoneReason, "")
+	is(t, obj, v1alpha1.SourceUnchangedCondition, v1alpha1.DoneReason, "")
 }
 
 // hesitant answers what a source has now only when it may.

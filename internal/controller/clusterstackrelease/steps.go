@@ -45,6 +45,8 @@ type work struct {
 	applier *apply.Applier
 	// wasReady is what the status said before.
 	wasReady bool
+	// reported is what the conditions of that status are about. It was written together with them.
+	reported releases.Pinned
 	// origin, release and pinned are set by open. The release is nil when it is in place and cannot be opened.
 	origin  releases.Origin
 	release *release.Release
@@ -181,8 +183,11 @@ func (w *work) offered(ctx context.Context) (digest string, err error) {
 const unopened = "the release cannot be opened at present"
 
 // asBefore is what was said of the source last, and whether that was that it has something else, or nothing. It holds until
-// the source has said otherwise.
+// the source has said otherwise, or until something else is in use or comes from elsewhere.
 func (w *work) asBefore() (before step.Outcome, warned bool) {
+	if w.reported.Source != w.origin.Location || w.release != nil && w.reported.Digest != w.pinned.Digest {
+		return unchanged(), false
+	}
 	stored := w.obj.Status.Conditions.Get(v1alpha1.SourceUnchangedCondition)
 	if stored != nil && stored.Status == metav1.ConditionFalse && stored.Message != unopened &&
 		(stored.Reason == v1alpha1.NotOfferedReason || stored.Reason == v1alpha1.ReleaseMovedReason) {
@@ -217,7 +222,8 @@ type (
 )
 
 // compare tells what a source's answer means for the release. That a source cannot be asked is told by those who ask it
-// for new releases, and says nothing about this one.
+// for new releases, and says nothing about this one. One that has the release, and cannot tell what it is, will not take a
+// warning back later either.
 func (w *work) compare(offered string, err error, before step.Outcome) step.Outcome {
 	switch {
 	case errors.Is(err, source.ErrNotFound):
@@ -225,7 +231,7 @@ func (w *work) compare(offered string, err error, before step.Outcome) step.Outc
 	case err == nil && offered != "" && offered != w.pinned.Digest:
 		moved := &store.MovedError{Source: w.origin.Location, Name: w.release.Name, Pinned: w.pinned.Digest, Offered: offered}
 		return step.Wait(v1alpha1.ReleaseMovedReason, "%v", moved)
-	case err != nil:
+	case err != nil && !errors.Is(err, errors.ErrUnsupported):
 		return before
 	}
 	return unchanged()
