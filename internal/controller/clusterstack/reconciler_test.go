@@ -258,6 +258,12 @@ func TestFailedListingChangesNothing(t *testing.T) {
 		is(t, stack, v1alpha1.ReleasesSyncedCondition, "False", v1alpha1.FailedToSyncReason, err.Error())
 		is(t, stack, v1alpha1.ReadyCondition, "True", v1alpha1.DoneReason, "")
 	}
+
+	// Nor is anything claimed of one whose credentials could not be read.
+	w.offers.listing.Err = &releases.UnreadError{Err: errors.New("get Secret creds: the server is currently unable to handle the request")}
+	stack = w.run("s")
+	is(t, stack, v1alpha1.AssetsClientAPIAvailableCondition, "False", v1alpha1.WaitingReason, "it is not known whether the source can be used: get Secret creds: ")
+	is(t, stack, v1alpha1.ReadyCondition, "True", v1alpha1.DoneReason, "")
 }
 
 func TestRestartWritesNothing(t *testing.T) {

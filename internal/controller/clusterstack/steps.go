@@ -61,12 +61,17 @@ func (w *work) observe(ctx context.Context) error {
 
 // reach reports whether the source can be used at all, whatever it answers.
 func (w *work) reach(context.Context) (step.Outcome, error) {
-	var unusable *releases.UnusableError
+	var (
+		unusable *releases.UnusableError
+		unread   *releases.UnreadError
+	)
 	switch err := w.listing.Err; {
 	case !w.listing.Asked:
 		return step.Wait(v1alpha1.WaitingReason, "the source has not been asked for its releases yet"), nil
 	case errors.As(err, &unusable), errors.Is(err, source.ErrUnauthorized):
 		return step.Wait(v1alpha1.FailedCreateAssetsClientReason, "%v", err), nil
+	case errors.As(err, &unread):
+		return step.Wait(v1alpha1.WaitingReason, "it is not known whether the source can be used: %v", err), nil
 	}
 	return step.Done().Saying("the source can be used"), nil
 }

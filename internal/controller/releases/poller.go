@@ -12,6 +12,7 @@ import (
 	"sync"
 	"time"
 
+	apierrors "k8s.io/apimachinery/pkg/api/errors"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/util/wait"
 	ctrl "sigs.k8s.io/controller-runtime"
@@ -43,7 +44,7 @@ type Listing struct {
 // name the same one, until none of them is left.
 func (r *Releases) Listing(ctx context.Context, stack *v1alpha1.ClusterStack) Listing {
 	if err := r.meet(ctx, stack); err != nil {
-		return Listing{Asked: true, Err: err}
+		return Listing{Asked: true, Err: unasked(err, !apierrors.IsNotFound(err))}
 	}
 	o := r.Of(stack)
 	r.mu.Lock()
@@ -248,6 +249,23 @@ func (e *UnusableError) Error() string { return e.Err.Error() }
 // Unwrap returns what is missing or wrong.
 func (e *UnusableError) Unwrap() error { return e.Err }
 
+// UnreadError is why a source was not asked although nothing is known to be wrong with its settings and credentials: the
+// API server did not hand out what is needed. It may the next time.
+type UnreadError struct{ Err error }
+
+func (e *UnreadError) Error() string { return e.Err.Error() }
+
+// Unwrap returns what the API server said, or why it said nothing.
+func (e *UnreadError) Unwrap() error { return e.Err }
+
+// unasked words why a source was not asked.
+func unasked(err error, unread bool) error {
+	if unread {
+		return &UnreadError{err}
+	}
+	return &UnusableError{err}
+}
+
 // turn waits until the source may be asked on behalf of whoever wants to know.
 func (p *poller) turn(ctx context.Context, users []v1alpha1.ClusterStack) (done func(), err error) {
 	var namespaces []string
@@ -269,7 +287,10 @@ func (p *poller) list(ctx context.Context, users []v1alpha1.ClusterStack) (offer
 	defer panicked.Into(&err)
 	src, version, err := p.releases.source(ctx, p.origin)
 	if err != nil {
-		return nil, version, &UnusableError{err}
+		// A Secret that was read has a version, and so has one that is not there.
+		spec := p.origin.spec
+		unread := spec != nil && spec.SecretRef != nil && version == "" && p.releases.options.Build != nil
+		return nil, version, unasked(err, unread)
 	}
 	if offers, err = src.List(ctx); err != nil {
 		return nil, version, err

@@ -7,6 +7,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"net/url"
 	"os"
 	"slices"
 	"strings"
@@ -538,6 +539,59 @@ func TestSourceThatCannotBeUsedIsToldFromOneThatDoesNotAnswer(t *testing.T) {
 			t.Errorf("a source that does not answer: %v", err)
 		}
 	})
+}
+
+// Whose fault it is that a source could not even be asked: nobody has to correct settings because an API server is busy.
+func TestWhatIsMissingIsToldFromWhatCouldNotBeRead(t *testing.T) {
+	busy := apierrors.NewServiceUnavailable("busy")
+	refused := &url.Error{Op: "Get", URL: "https://10.0.0.1/api", Err: errors.New("connection refused")}
+	gone := apierrors.NewNotFound(schema.GroupResource{}, "gone")
+	for name, tt := range map[string]struct {
+		secret, namespace error
+		build             bool
+		unread            bool
+	}{
+		"the API server is busy with the Secret":        {secret: busy, build: true, unread: true},
+		"the API server is not reached for the Secret":  {secret: refused, build: true, unread: true},
+		"there is no Secret":                            {secret: gone, build: true},
+		"the Secret is of no use":                       {build: true},
+		"such sources are switched off":                 {secret: busy},
+		"the API server is busy with the namespace":     {namespace: busy, build: true, unread: true},
+		"the API server is not reached for a namespace": {namespace: refused, build: true, unread: true},
+		"there is no namespace":                         {namespace: gone, build: true},
+	} {
+		t.Run(name, func(t *testing.T) {
+			st := openStore(t)
+			synctest.Test(t, func(t *testing.T) {
+				options := releases.Options{
+					Secret: func(context.Context, client.ObjectKey) (*corev1.Secret, error) {
+						return &corev1.Secret{ObjectMeta: metav1.ObjectMeta{UID: "1", ResourceVersion: "1"}}, tt.secret
+					},
+					Namespace: func(context.Context, string) (types.UID, error) { return "1", tt.namespace },
+				}
+				if tt.build {
+					options.Build = func(v1alpha1.ReleaseSource, map[string][]byte) (source.Source, error) {
+						return nil, &url.Error{Op: "parse", URL: "://", Err: errors.New("missing protocol scheme")}
+					}
+				}
+				c := &cluster{}
+				r := releases.NewWith(c, st, nil, "", options)
+				stack := newStack("a", "scs", registry("r.example.org/private", "creds"))
+				c.setStacks(stack)
+				defer run(t, r)()
+				r.Listing(t.Context(), stack)
+				synctest.Wait()
+				var (
+					unusable *releases.UnusableError
+					unread   *releases.UnreadError
+				)
+				got := r.Listing(t.Context(), stack)
+				if !got.Asked || errors.As(got.Err, &unread) != tt.unread || errors.As(got.Err, &unusable) == tt.unread {
+					t.Errorf("asked %t: %T: %v", got.Asked, got.Err, got.Err)
+				}
+			})
+		})
+	}
 }
 
 func TestSourceThatWantsToBeLeftAloneIs(t *testing.T) {
