@@ -181,7 +181,7 @@ func (r *valuesReader) readReference(ctx context.Context, ref v1alpha1.ValuesRef
 		secret := &corev1.Secret{}
 		err = r.live.Get(ctx, key, secret)
 		text, has = secret.Data[at]
-		version = string(secret.UID) + " " + secret.ResourceVersion
+		version = fmt.Sprintf("%s %s %q", secret.UID, secret.ResourceVersion, at)
 	default:
 		object := &corev1.ConfigMap{}
 		err = r.live.Get(ctx, key, object)

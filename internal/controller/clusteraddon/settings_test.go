@@ -27,6 +27,7 @@ func TestSettings(t *testing.T) {
 	workload := workloadServer(t)
 	for name, test := range map[string]func(*env){
 		"GiveValues":                testGivesValues,
+		"NameAnotherKey":            testNamesAnotherKey,
 		"BoundValues":               testBoundsValues,
 		"HideSecrets":               testHidesSecrets,
 		"WaitForValues":             testWaitsForValues,
@@ -136,6 +137,36 @@ func testGivesValues(e *env) {
 	e.set(v1alpha1.ClusterAddonSettingsSpec{})
 	o.settle()
 	e.wantObjects("cni:   ", "csi: ")
+}
+
+// testNamesAnotherKey: one Secret has the values of several environments, and a cluster goes from one to another.
+func testNamesAnotherKey(e *env) {
+	e.publish(v1, both("cni", "csi"), addons{"cni": object("cni", "{{ .Values.colour }}"), "csi": object("csi", "{{ .Values.colour }}")})
+	e.running(v1, k135)
+	e.write(&corev1.Secret{
+		ObjectMeta: metav1.ObjectMeta{Namespace: e.ns, Name: "all"},
+		Data:       map[string][]byte{"a.yaml": []byte("colour: red\n"), "b.yaml": []byte("colour: blue\n")},
+	})
+	a, b := fromSecret("all"), fromSecret("all")
+	a.Key, b.Key = "a.yaml", "b.yaml"
+	values := func(cni, csi v1alpha1.ValuesReference) {
+		e.set(v1alpha1.ClusterAddonSettingsSpec{Addons: []v1alpha1.AddonSettings{
+			{Name: "cni", ValuesFrom: []v1alpha1.ValuesReference{cni}}, {Name: "csi", ValuesFrom: []v1alpha1.ValuesReference{csi}},
+		}})
+	}
+	values(a, a)
+	o := e.start()
+	o.settle()
+	e.wantReady()
+	e.wantObjects("cni: red", "csi: red")
+	values(b, a)
+	o.settle()
+	e.wantReady()
+	e.wantObjects("cni: blue", "csi: red")
+	values(a, b)
+	o.settle()
+	e.wantReady()
+	e.wantObjects("cni: red", "csi: blue")
 }
 
 // testBoundsValues: an object that several addons name is read once and given to each as it is; of many large ones so much
