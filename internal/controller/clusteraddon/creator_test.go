@@ -20,6 +20,7 @@ import (
 	"github.com/clusterstacks/cluster-stack-operator/api/v1alpha1"
 	"github.com/clusterstacks/cluster-stack-operator/internal/apitest"
 	"github.com/clusterstacks/cluster-stack-operator/internal/apitest/kinds"
+	"github.com/clusterstacks/cluster-stack-operator/internal/rollout"
 	"github.com/clusterstacks/cluster-stack-operator/internal/sandbox/sandboxtest"
 )
 
@@ -152,6 +153,20 @@ func TestEvents(t *testing.T) {
 		change(a)
 		return a
 	}
+	// record is that of a rollout of one release where another one is applied, if any.
+	record := func(brought, applied string, finished bool) rollout.Record {
+		r := rollout.Record{Rollout: &rollout.Rollout{Passage: rollout.Passage{Release: rollout.Release{Class: classOf(t, brought)}, To: k135}, Finished: finished}}
+		if applied != "" {
+			r.Applied = &rollout.Applied{Release: rollout.Release{Class: classOf(t, applied)}, Version: k135}
+		}
+		return r
+	}
+	has := func(a *v1alpha1.ClusterAddon, r rollout.Record) {
+		a.Annotations = map[string]string{v1alpha1.RolloutAnnotation: r.String()}
+	}
+	says := func(a *v1alpha1.ClusterAddon, applied string) {
+		a.Generation, a.Spec.ClusterStack = 2, classOf(t, applied)
+	}
 	cluster := func(change func(*clusterv1.Cluster)) object {
 		c := apitest.Cluster("ns", "c", v1, k135)
 		change(c)
@@ -169,12 +184,44 @@ func TestEvents(t *testing.T) {
 		after     object
 		want      bool
 	}{
-		"OurRecord": {othersChanges(), addon(func(*v1alpha1.ClusterAddon) {}), addon(func(a *v1alpha1.ClusterAddon) { a.Annotations[v1alpha1.RolloutAnnotation] = "{.}" }), false},
-		"OurFinish": {othersChanges(), addon(func(a *v1alpha1.ClusterAddon) { a.Annotations[v1alpha1.LifecyclePointAnnotation] = "x" }), addon(func(a *v1alpha1.ClusterAddon) {
-			a.Annotations[v1alpha1.RolloutAnnotation], a.Generation, a.Spec.Version = "{.}", 2, "v1"
+		"OurRecord": {othersChanges(), addon(func(*v1alpha1.ClusterAddon) {}), addon(func(a *v1alpha1.ClusterAddon) { has(a, record(v1, "", false)) }), false},
+		"OurFinish": {othersChanges(), addon(func(a *v1alpha1.ClusterAddon) {
+			has(a, record(v1, "", false))
+			a.Annotations[v1alpha1.LifecyclePointAnnotation] = "x"
+		}), addon(func(a *v1alpha1.ClusterAddon) { has(a, record(v1, v1, true)); says(a, v1) }), false},
+		"OurFirstFinish": {othersChanges(), addon(func(a *v1alpha1.ClusterAddon) { a.Annotations = nil }), addon(func(a *v1alpha1.ClusterAddon) {
+			has(a, record(v1, v1, true))
+			says(a, v1)
 		}), false},
-		"AskedMeanwhile": {othersChanges(), addon(func(a *v1alpha1.ClusterAddon) { a.Annotations[v1alpha1.LifecyclePointAnnotation] = "x" }), addon(func(a *v1alpha1.ClusterAddon) {
-			a.Annotations[v1alpha1.RolloutAnnotation], a.Annotations[v1alpha1.LifecyclePointAnnotation] = "{.}", "y"
+		"OurNextRollout": {othersChanges(), addon(func(a *v1alpha1.ClusterAddon) { has(a, record(v1, v1, true)) }), addon(func(a *v1alpha1.ClusterAddon) {
+			has(a, record(v2, v1, false))
+		}), false},
+		"RestoredAtRest": {othersChanges(), addon(func(a *v1alpha1.ClusterAddon) { has(a, record(v2, v2, true)) }), addon(func(a *v1alpha1.ClusterAddon) {
+			has(a, record(v1, v1, true))
+			says(a, v1)
+		}), true},
+		"RestoredInARollout": {othersChanges(), addon(func(a *v1alpha1.ClusterAddon) { has(a, record(v2, v1, false)) }), addon(func(a *v1alpha1.ClusterAddon) {
+			has(a, record(v1, v1, true))
+			says(a, v1)
+		}), true},
+		"RestoredFromARollout": {othersChanges(), addon(func(a *v1alpha1.ClusterAddon) { has(a, record(v2, v2, true)) }), addon(func(a *v1alpha1.ClusterAddon) {
+			has(a, record(v2, v1, false))
+			says(a, v1)
+		}), true},
+		"RestoredRecord": {othersChanges(), addon(func(a *v1alpha1.ClusterAddon) { has(a, record(v2, v2, true)) }), addon(func(a *v1alpha1.ClusterAddon) {
+			has(a, record(v1, v1, true))
+		}), true},
+		"RecordAndAnotherSpec": {othersChanges(), addon(func(a *v1alpha1.ClusterAddon) { has(a, record(v2, v1, false)) }), addon(func(a *v1alpha1.ClusterAddon) {
+			has(a, record(v2, v2, true))
+			says(a, v1)
+		}), true},
+		"RecordBroken": {othersChanges(), addon(func(*v1alpha1.ClusterAddon) {}), addon(func(a *v1alpha1.ClusterAddon) { a.Annotations[v1alpha1.RolloutAnnotation] = "{" }), true},
+		"AskedMeanwhile": {othersChanges(), addon(func(a *v1alpha1.ClusterAddon) {
+			has(a, record(v1, "", false))
+			a.Annotations[v1alpha1.LifecyclePointAnnotation] = "x"
+		}), addon(func(a *v1alpha1.ClusterAddon) {
+			has(a, record(v1, v1, true))
+			a.Annotations[v1alpha1.LifecyclePointAnnotation] = "y"
 		}), true},
 		"AskTakenBack":   {othersChanges(), addon(func(a *v1alpha1.ClusterAddon) { a.Annotations[v1alpha1.LifecyclePointAnnotation] = "x" }), addon(func(*v1alpha1.ClusterAddon) {}), true},
 		"SpecByHand":     {othersChanges(), addon(func(*v1alpha1.ClusterAddon) {}), addon(func(a *v1alpha1.ClusterAddon) { a.Generation = 2 }), true},

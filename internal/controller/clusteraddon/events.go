@@ -46,7 +46,7 @@ func othersChanges() predicate.Predicate {
 		before, after := maps.Clone(e.ObjectOld.GetAnnotations()), maps.Clone(e.ObjectNew.GetAnnotations())
 		recordBefore, recordAfter := before[v1alpha1.RolloutAnnotation], after[v1alpha1.RolloutAnnotation]
 		// The write that ends a rollout takes what was asked for away, and says in the spec what is applied.
-		ours := recordAfter != "" && recordAfter != recordBefore
+		ours := wroteRecord(e.ObjectOld, e.ObjectNew)
 		if ours && after[v1alpha1.LifecyclePointAnnotation] == "" {
 			delete(before, v1alpha1.LifecyclePointAnnotation)
 		}
@@ -54,11 +54,31 @@ func othersChanges() predicate.Predicate {
 			delete(annotations, v1alpha1.ClusterAddonStageAnnotation)
 			delete(annotations, v1alpha1.RolloutAnnotation)
 		}
-		// A record that is gone was not taken away by us.
-		return !maps.Equal(before, after) || recordBefore != "" && recordAfter == "" ||
-			!ours && e.ObjectOld.GetGeneration() != e.ObjectNew.GetGeneration() ||
+		return !maps.Equal(before, after) ||
+			!ours && (recordBefore != recordAfter || e.ObjectOld.GetGeneration() != e.ObjectNew.GetGeneration()) ||
 			!equality.Semantic.DeepEqual(e.ObjectOld.GetFinalizers(), e.ObjectNew.GetFinalizers())
 	}}
+}
+
+// wroteRecord tells whether a change of the record is one that we make, and all of the spec that has changed says what the
+// record says. Somebody who restores a backup over a ClusterAddon changes both as well. In doubt it is not ours: one more
+// pass costs little.
+func wroteRecord(before, after client.Object) bool {
+	textBefore, textAfter := before.GetAnnotations()[v1alpha1.RolloutAnnotation], after.GetAnnotations()[v1alpha1.RolloutAnnotation]
+	was, err := rollout.ParseRecord(textBefore)
+	is, errAfter := rollout.ParseRecord(textAfter)
+	if textAfter == "" || textAfter == textBefore || err != nil || errAfter != nil {
+		return false
+	}
+	finished := is.Rollout != nil && is.Rollout.Finished
+	if finished && textBefore != "" && (was.Rollout == nil || was.Rollout.Passage != is.Rollout.Passage) {
+		return false // a rollout is written down before it ends, but for the very first
+	}
+	if before.GetGeneration() == after.GetGeneration() {
+		return true
+	}
+	addon, ok := after.(*v1alpha1.ClusterAddon)
+	return ok && finished && is.Applied != nil && addon.Spec.ClusterStack == is.Applied.Class && addon.Spec.Hook == ""
 }
 
 // clusterChanges lets pass what about a Cluster matters for its addons: what its user wants, whether it can be
