@@ -121,7 +121,7 @@ func (p *Pool) Close() {
 }
 
 // Render does what in.Render does. The chart must not be changed afterwards. Of several tenants, as package fair has them
-// from ctx, it is the turn of whoever has the fewest renders.
+// from ctx, it is the turn of whoever has the fewest renders; that it has come is told as fair.OnTurn says.
 //
 // An error that a release or a Cluster is to blame for is a *render.InvalidError; so is one that says that
 // the render takes too much time or memory. All others are worth another try.
@@ -132,6 +132,7 @@ func (p *Pool) Render(ctx context.Context, in render.Input) (*render.Result, err
 		return nil, err
 	}
 	defer done()
+	fair.Begun(ctx)
 
 	// A worker can be ended by somebody else, such as a kernel that lacks memory.
 	const attempts = 2

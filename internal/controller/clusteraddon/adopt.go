@@ -130,6 +130,9 @@ func (w *work) learn(ctx context.Context, rel *release.Release, addon string) er
 	}, func(namespace, name string) (map[string][]byte, bool, error) {
 		return w.liveSecret(ctx, namespace, name)
 	})
+	if errors.Is(broken, errCrowded) {
+		return broken // what is not learnt would be generated anew
+	}
 	if broken != nil {
 		return nil //nolint:nilerr // its stage reports that, too
 	}

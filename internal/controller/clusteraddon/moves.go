@@ -14,6 +14,7 @@ import (
 	"maps"
 	"slices"
 	"strings"
+	"sync/atomic"
 	"time"
 
 	corev1 "k8s.io/api/core/v1"
@@ -155,7 +156,11 @@ func (w *work) await(ctx context.Context, move rollout.Await) (step.Outcome, err
 		for _, f := range w.failures {
 			errs = append(errs, fmt.Errorf("stage %s: %w", f.stage, f.err))
 		}
-		return step.Outcome{}.LookAgain(spread(w.options.Recheck)), step.Because(w.failures[0].reason, joined(errs))
+		again := w.options.Recheck
+		if w.gate != nil {
+			again = w.options.GatePoll // of another stage
+		}
+		return step.Outcome{}.LookAgain(spread(again)), step.Because(w.failures[0].reason, joined(errs))
 	}
 	if w.gate != nil {
 		return step.Wait(w.gate.reason, "stage %s waits for %s", w.gate.stage, w.gate.waiting).LookAgain(spread(w.options.GatePoll)), nil
@@ -280,11 +285,15 @@ type managementError struct{ err error }
 func (e *managementError) Error() string { return e.err.Error() }
 func (e *managementError) Unwrap() error { return e.err }
 
-// blame notes an error of a stage, unless it is none of the stage's.
+// blame notes an error of a stage, unless it is none of the stage's. One that only has to wait for its turn is waited for.
 func (w *work) blame(stage, reason string, err error) error {
 	var ours *managementError
 	if errors.As(err, &ours) {
 		return err
+	}
+	if errors.Is(err, errCrowded) {
+		w.gate = &gate{stage: stage, reason: v1alpha1.ObjectsApplyingOngoingReason, waiting: "a turn to render its chart: others of this namespace take long"}
+		return nil
 	}
 	w.failures = append(w.failures, failure{stage: stage, reason: reason, err: err})
 	return nil
@@ -697,27 +706,41 @@ func (w *work) identifyInputs(ctx context.Context) (string, error) {
 }
 
 // renderPatiently renders. While that takes long, as it does where charts wait for one another that overstay, others
-// have the turn; at once, if that took long the last time. Where too many wait like that, it is given up.
+// have the turn; at once, if rendering itself took long the last time. Where too many wait like that, it is given up
+// before it is begun, and the error is errCrowded.
 func (w *work) renderPatiently(ctx context.Context, in render.Input) (*render.Result, error) {
 	ctx, giveUp := context.WithCancelCause(fair.With(ctx, w.addon.Namespace))
 	defer giveUp(nil)
-	if w.conn.rendersSlowly(in.Subject) && !w.turn.stepAside() {
+	if (w.crowded || w.conn.rendersSlowly(in.Subject)) && !w.turn.stepAside() {
 		return nil, fmt.Errorf("render %s: %w", in.Subject, errCrowded)
 	}
+	var begun atomic.Bool
 	aside := time.AfterFunc(longRender, func() {
-		w.conn.hasRendered(in.Subject, true)
-		if !w.turn.stepAside() {
+		// One that has a worker would have to be done again from the beginning, and the worker sees to its end.
+		if !w.turn.stepAside() && !begun.Load() {
 			giveUp(errCrowded)
 		}
 	})
+	defer aside.Stop()
+	var slow *time.Timer // nil as long as it has no worker
+	ctx = fair.OnTurn(ctx, func() {
+		begun.Store(true)
+		slow = time.AfterFunc(longRender, func() { w.conn.hasRendered(in.Subject, true) })
+	})
 	result, err := w.options.Render(ctx, in)
-	if aside.Stop() {
+	if slow != nil && slow.Stop() {
 		w.conn.hasRendered(in.Subject, false)
 	}
 	if err != nil && errors.Is(context.Cause(ctx), errCrowded) {
+		w.crowded = true
 		return nil, fmt.Errorf("render %s: %w", in.Subject, errCrowded)
 	}
 	return result, err
+}
+
+// awaitsTurn is the outcome of a pass that could not render.
+func (w *work) awaitsTurn() step.Outcome {
+	return w.patiently(step.Wait(v1alpha1.ObjectsApplyingOngoingReason, "%v", errCrowded).LookAgain(spread(w.options.GatePoll)))
 }
 
 // bequeath makes the Cluster the owner of the Secrets that the ClusterAddon owns.

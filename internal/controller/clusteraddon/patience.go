@@ -6,6 +6,7 @@ package clusteraddon
 import (
 	"context"
 	"errors"
+	"math/rand/v2"
 	"net"
 	"net/http"
 	"os"
@@ -19,16 +20,17 @@ import (
 // that. A pass works on its turn, of which there are as many as objects worked on at a time; one that waits for an
 // answer for a while gives its turn to another, and goes on waiting beside it. Only so many may wait like that; what
 // comes beyond is given up at once. And a pass whose request was not answered in time is given up as a whole, and its
-// cluster left alone for a while, which doubles each time. So it is with charts that take long. Turns and places beside them
-// are shared out among namespaces: one whose clusters or charts hang, however many, holds up itself.
+// cluster left alone for a while, which doubles each time. So it is with charts that take long. Turns, places beside them and
+// places to wait for one are shared out among namespaces: one whose clusters or charts hang, however many, holds up itself.
 const (
 	// stall is for how long a pass waits for an answer on its turn.
 	stall = 500 * time.Millisecond
-	// longRender is for how long a pass renders on its turn. A render does not take so long, unless its chart is one
-	// that is going to be killed, or waits behind some.
+	// longRender is for how long a pass renders on its turn, or waits for a worker to do so. A render itself does not take
+	// so long, unless its chart is one that is going to be killed.
 	longRender = 5 * time.Second
-	// waiters is how many passes may wait for answers for each one that works.
-	waiters = 7
+	// waiters is how many passes may wait for answers for each one that works, and queueing how many for a turn.
+	waiters  = 6
+	queueing = 4
 	// firstPause and longestPause bound for how long a cluster is left alone that did not answer.
 	firstPause   = 10 * time.Second
 	longestPause = 5 * time.Minute
@@ -36,28 +38,44 @@ const (
 	probeTimeout = 5 * time.Second
 )
 
+// workersFor returns how many passes there are at a time when so many of them work. There is always one more than can
+// wait, who finds out that there is no place for another.
+func workersFor(n int) int { return n*(1+waiters+queueing) + 1 }
+
 // turns are what passes work on. Nil is as many as there are.
 type turns struct {
 	working *fair.Queue
-	waiting *fair.Queue
+	// waiting are those that wait beside their turn, and queueing those that wait for one.
+	waiting  *fair.Queue
+	queueing *fair.Queue
 }
 
 func newTurns(n int) *turns {
-	all := n * (waiters - 1)
+	shared := func(all int) *fair.Queue {
+		return fair.New(fair.Limits{All: all * 3 / 4, One: all / 2, First: all})
+	}
 	return &turns{
 		working: fair.New(fair.Limits{All: n, One: n}),
-		waiting: fair.New(fair.Limits{All: all * 3 / 4, One: all / 2, First: all}),
+		waiting: shared(n * waiters), queueing: shared(n * queueing),
 	}
 }
 
-// take waits for a turn of a namespace.
+// take waits for a turn of a namespace. The error is errQueue when too many do.
 func (t *turns) take(ctx context.Context, namespace string) (*turn, error) {
 	if t == nil {
 		return &turn{}, nil
 	}
-	done, err := t.working.Wait(ctx, fair.For(namespace))
-	if err != nil {
-		return nil, err
+	done, free := t.working.Try(namespace)
+	if !free {
+		leave, may := t.queueing.Try(namespace)
+		if !may {
+			return nil, errQueue
+		}
+		defer leave()
+		var err error
+		if done, err = t.working.Wait(ctx, fair.For(namespace)); err != nil {
+			return nil, err
+		}
 	}
 	return &turn{turns: t, namespace: namespace, done: done}, nil
 }
@@ -102,8 +120,14 @@ func (t *turn) end() {
 // errSilent ends a pass whose cluster does not answer.
 var errSilent = errors.New("the API server of the cluster does not answer in time")
 
-// errCrowded ends a render for which there is no place.
-var errCrowded = errors.New("it takes long, as do so many others of this namespace that it has to wait for them; find out which charts these are, and what they do")
+// errCrowded ends a render for which there is no place. It is nobody's fault, and tried again.
+var errCrowded = errors.New("waits for a turn to render, as many charts of this namespace do; if that lasts, find out which of them take long")
+
+// errQueue ends a pass for which there is no place even among those that wait for a turn.
+var errQueue = errors.New("too many passes of the namespace wait for a turn")
+
+// notYet returns after how long such a pass is tried again. It is another time for each, so that they come one by one.
+func notYet() time.Duration { return 100*time.Millisecond + rand.N(2*time.Second) }
 
 // patience is that with one API server.
 type patience struct {

@@ -256,7 +256,7 @@ func TestOnlySoManyWaitBesideTheOthers(t *testing.T) {
 		}
 	}
 	// One namespace does not take all, nor do two; a third one has a place.
-	const all = 2 * (waiters - 1)
+	const all = 2 * waiters
 	last := wait("first", all/2)
 	wait("second", all/4).end()
 	for i := range all / 4 {
@@ -285,7 +285,128 @@ func TestOnlySoManyWaitBesideTheOthers(t *testing.T) {
 	}
 }
 
-// TestChartsThatHangHoldUpNobody has a namespace with more clusters than may wait at a time, whose charts take long, and
+// TestOnlySoManyWaitForATurn has a namespace whose passes have all turns and do not end. Others of it wait for a turn, and
+// leave places to those of other namespaces.
+func TestOnlySoManyWaitForATurn(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		for _, atATime := range []int{1, 2, 10} {
+			turns := newTurns(atATime)
+			var queued, refused, late atomic.Int64
+			take := func(namespace string, waits *atomic.Int64) {
+				go func() {
+					waits.Add(1)
+					mine, err := turns.take(t.Context(), namespace)
+					waits.Add(-1)
+					if errors.Is(err, errQueue) {
+						refused.Add(1)
+						return
+					}
+					if err != nil {
+						t.Error(err)
+						return
+					}
+					time.Sleep(time.Hour) // in the bubble
+					mine.end()
+				}()
+			}
+			for range 2 * workersFor(atATime) {
+				take("greedy", &queued)
+			}
+			synctest.Wait()
+			if n := int(queued.Load()); n != atATime*queueing/2 {
+				t.Errorf("with %d turns %d passes of one namespace wait for one, want %d", atATime, n, atATime*queueing/2)
+			}
+			before := refused.Load()
+			take("other", &late)
+			synctest.Wait()
+			if late.Load() != 1 || refused.Load() != before {
+				t.Errorf("with %d turns a pass of another namespace may not wait for one", atATime)
+			}
+			// Some of all that wait find a worker who tells them that there is no place.
+			if all := atATime * (1 + waiters + queueing); all >= workersFor(atATime) {
+				t.Errorf("%d may work or wait, of %d", all, workersFor(atATime))
+			}
+			time.Sleep(10 * time.Hour)
+		}
+	})
+}
+
+// TestARenderIsGivenUpBeforeItIsBegun has a namespace of which as many passes wait beside their turn as may, and renders that
+// wait for a worker, and have one, for some time.
+func TestARenderIsGivenUpBeforeItIsBegun(t *testing.T) {
+	for name, tc := range map[string]struct {
+		waits, takes time.Duration
+		places       bool
+		givenUp      bool
+		slow         bool
+	}{
+		"NoWorker":              {waits: time.Hour, givenUp: true},
+		"NoWorkerWithAPlace":    {waits: time.Hour / 2, places: true},
+		"WaitsLongerThanItMay":  {waits: longRender - time.Second, takes: 2 * time.Second},
+		"TakesLong":             {waits: time.Second, takes: 2 * longRender, slow: true},
+		"TakesLongWithAPlace":   {waits: 2 * longRender, takes: 2 * longRender, places: true, slow: true},
+		"TakesNoTimeWithAPlace": {waits: 2 * longRender, takes: time.Second, places: true},
+	} {
+		t.Run(name, func(t *testing.T) {
+			synctest.Test(t, func(t *testing.T) {
+				turns := newTurns(1)
+				for !tc.places {
+					other, err := turns.take(t.Context(), "namespace")
+					if err != nil {
+						t.Fatal(err)
+					}
+					defer other.end()
+					if !other.stepAside() {
+						other.end()
+						break
+					}
+				}
+				mine, err := turns.take(t.Context(), "namespace")
+				if err != nil {
+					t.Fatal(err)
+				}
+				defer mine.end()
+				sleep := func(ctx context.Context, d time.Duration) error {
+					select {
+					case <-time.After(d):
+						return nil
+					case <-ctx.Done():
+						return ctx.Err()
+					}
+				}
+				w := &work{
+					Reconciler: &Reconciler{options: Options{Render: func(ctx context.Context, _ render.Input) (*render.Result, error) {
+						if err := sleep(ctx, tc.waits); err != nil {
+							return nil, err
+						}
+						fair.Begun(ctx)
+						return &render.Result{}, sleep(ctx, tc.takes)
+					}}},
+					addon: &v1alpha1.ClusterAddon{}, conn: &connection{}, turn: mine,
+				}
+				w.addon.Namespace = "namespace"
+				began := time.Now()
+				_, err = w.renderPatiently(t.Context(), render.Input{Subject: "it"})
+				if errors.Is(err, errCrowded) != tc.givenUp || err != nil && !tc.givenUp {
+					t.Errorf("after %s: %v", time.Since(began), err)
+				}
+				if slow := w.conn.rendersSlowly("it"); slow != tc.slow {
+					t.Errorf("it took long to render: %t, want %t", slow, tc.slow)
+				}
+				if !tc.givenUp {
+					return
+				}
+				// What else the pass has to render does not wait as long, or every pass would keep its turn for all of it.
+				began = time.Now()
+				if _, err := w.renderPatiently(t.Context(), render.Input{Subject: "another"}); !errors.Is(err, errCrowded) || time.Since(began) > 0 {
+					t.Errorf("the next one ends after %s with %v", time.Since(began), err)
+				}
+			})
+		})
+	}
+}
+
+// TestChartsThatHangHoldUpNobody has a namespace with more clusters than there are workers, whose charts take long, and
 // another one with a cluster that works.
 func TestChartsThatHangHoldUpNobody(t *testing.T) {
 	greedy, other := newEnv(t, nil), newEnv(t, nil)
@@ -314,13 +435,12 @@ func TestChartsThatHangHoldUpNobody(t *testing.T) {
 			t.Fatal(err)
 		}
 	}
-	// All that are worked on, or wait beside them, at a time.
 	charts := addons{"cni": object("cni", "1")}
 	greedy.publish(v1, both("cni"), charts)
 	if err := other.client.Create(t.Context(), apitest.ClusterStackRelease(other.ns, v1)); err != nil {
 		t.Fatal(err)
 	}
-	for i := range atATime*waiters + 1 {
+	for i := range 2 * workersFor(atATime) {
 		create(greedy, fmt.Sprintf("hangs-%d", i))
 	}
 
@@ -360,7 +480,7 @@ func TestChartsThatHangHoldUpNobody(t *testing.T) {
 		cancel()
 		<-ended
 	})
-	for rendering.Load() < atATime {
+	for rendering.Load() < atATime*(1+waiters/2) {
 		time.Sleep(10 * time.Millisecond)
 	}
 	create(other, "works")

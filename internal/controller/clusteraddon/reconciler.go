@@ -16,6 +16,7 @@ package clusteraddon
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"net/http"
 	"slices"
@@ -157,7 +158,7 @@ func (r *Reconciler) SetupWithManager(mgr ctrl.Manager, s Setup) error {
 	filter := predicates.ResourceHasFilterLabel(mgr.GetScheme(), log, s.WatchFilter)
 	// Those that wait for an answer give their turn to others, which someone has to take.
 	atATime := max(1, s.Controller.MaxConcurrentReconciles)
-	r.turns, s.Controller.MaxConcurrentReconciles = newTurns(atATime), atATime*(1+waiters)
+	r.turns, s.Controller.MaxConcurrentReconciles = newTurns(atATime), workersFor(atATime)
 	b := ctrl.NewControllerManagedBy(mgr).
 		Named("clusteraddon").
 		For(&v1alpha1.ClusterAddon{}, builder.WithPredicates(filter, othersChanges())).
@@ -235,7 +236,10 @@ func (r *Reconciler) Reconcile(ctx context.Context, addon *v1alpha1.ClusterAddon
 		// to connect tells us, if it succeeds.
 		return ctrl.Result{RequeueAfter: spread(r.options.GatePoll)}, nil
 	}
-	if w.turn, err = r.turns.take(ctx, addon.Namespace); err != nil {
+	if w.turn, err = r.turns.take(ctx, addon.Namespace); errors.Is(err, errQueue) {
+		// A worker that waited here would be missed by clusters of other namespaces.
+		return ctrl.Result{RequeueAfter: notYet()}, nil
+	} else if err != nil {
 		return ctrl.Result{}, err
 	}
 	defer w.turn.end()

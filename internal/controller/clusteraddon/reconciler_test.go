@@ -5,6 +5,7 @@ package clusteraddon
 
 import (
 	"context"
+	"fmt"
 	"net/http"
 	"slices"
 	"strings"
@@ -31,6 +32,7 @@ import (
 	"github.com/clusterstacks/cluster-stack-operator/internal/apply"
 	"github.com/clusterstacks/cluster-stack-operator/internal/controller/releases"
 	"github.com/clusterstacks/cluster-stack-operator/internal/release"
+	"github.com/clusterstacks/cluster-stack-operator/internal/render"
 	"github.com/clusterstacks/cluster-stack-operator/internal/store"
 )
 
@@ -58,6 +60,7 @@ func TestReconcile(t *testing.T) {
 		"RebuildsForACorrectedRelease":  testRebuildsForACorrectedRelease,
 		"CorrectsDrift":                 testCorrectsDrift,
 		"FollowsTheValues":              testFollowsTheValues,
+		"WaitsForATurnToRender":         testWaitsForATurnToRender,
 		"KeepsGeneratedValues":          testKeepsGeneratedValues,
 		"WaitsForHealth":                testWaitsForHealth,
 		"ReadsWhatTheClusterRefersTo":   testReadsWhatTheClusterRefersTo,
@@ -713,6 +716,59 @@ func (e *env) wantEvent(reason string) {
 		default:
 			e.Errorf("no event %s", reason)
 			return
+		}
+	}
+}
+
+// testWaitsForATurnToRender: that so many others render is nothing that anybody has done wrong.
+func testWaitsForATurnToRender(e *env) {
+	e.publish(v1, both("cni", "csi"), addons{"cni": object("cni", "{{ .Values.colour }}"), "csi": object("csi", "1")})
+	e.running(v1, k135)
+	o := e.start()
+	renders := o.options.Render
+	crowded := func(string) bool { return true }
+	o.options.Render = func(ctx context.Context, in render.Input) (*render.Result, error) {
+		if crowded(in.Subject) {
+			return nil, fmt.Errorf("render %s: %w", in.Subject, errCrowded)
+		}
+		return renders(ctx, in)
+	}
+	waits := func(objects ...string) {
+		e.Helper()
+		result, err := o.once()
+		if err != nil || result.RequeueAfter <= 0 || result.RequeueAfter > time.Minute {
+			e.Errorf("the pass ends with %v, and is tried again after %s", err, result.RequeueAfter)
+		}
+		e.wantCondition(v1alpha1.HelmChartAppliedCondition, "False", v1alpha1.ObjectsApplyingOngoingReason, "a turn to render")
+		e.wantObjects(objects...)
+	}
+	waits() // to know whether its values have changed
+
+	values := true
+	crowded = func(subject string) bool {
+		if !strings.HasPrefix(subject, "addon cni ") {
+			return false
+		}
+		was := values
+		values = false
+		return !was
+	}
+	waits("csi: 1") // for one chart, which holds up no other
+
+	crowded = func(string) bool { return false }
+	o.settle()
+	e.wantReady()
+	e.putConfigMap("mine", "colour: red\n")
+	e.set(valuesOf("cni", fromConfigMap("mine")))
+	crowded = func(string) bool { return true }
+	waits("cni: ", "csi: 1") // at rest
+	crowded = func(string) bool { return false }
+	o.settle()
+	e.wantReady()
+	e.wantObjects("cni: red", "csi: 1")
+	for len(e.recorder.Events) > 0 {
+		if event := <-e.recorder.Events; strings.HasPrefix(event, "Warning") {
+			e.Errorf("it is blamed: %s", event)
 		}
 	}
 }

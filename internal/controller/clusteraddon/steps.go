@@ -49,6 +49,8 @@ type work struct {
 
 	// turn is what the pass works on.
 	turn *turn
+	// crowded says that a render was given up that had waited for long. Others would wait as long.
+	crowded bool
 	// recorder records the events of this pass.
 	recorder events.EventRecorder
 
@@ -340,6 +342,9 @@ func (w *work) run(ctx context.Context) {
 		}
 		w.watch(ctx)
 	}
+	if errors.Is(w.failed, errCrowded) {
+		w.applied, w.failed = w.awaitsTurn(), nil
+	}
 	if w.conn.lost() {
 		w.failures, w.gate, w.failed = nil, nil, nil
 		w.applied = w.silent()
@@ -469,6 +474,9 @@ func (w *work) prune(ctx context.Context) (step.Outcome, error) {
 	w.count() // again: now without what was pruned
 	if w.conn.lost() {
 		return w.silent(), nil
+	}
+	if errors.Is(err, errCrowded) {
+		return w.awaitsTurn(), nil
 	}
 	return outcome, err
 }
