@@ -145,6 +145,28 @@ func TestOneNamespaceDoesNotHoldUpOthers(t *testing.T) {
 	}
 }
 
+// Whoever waits for a render knows whether it is at work, and may give up one that is not.
+func TestTellsThatARenderHasAWorker(t *testing.T) {
+	p := newPool(t, Options{Workers: 2})
+	ctx, cancel := context.WithCancel(t.Context())
+	var bombs sync.WaitGroup
+	defer bombs.Wait()
+	defer cancel()
+	begun := make(chan struct{}, 3)
+	ctx = fair.OnTurn(ctx, func() { begun <- struct{}{} })
+	for i := range 3 {
+		bombs.Go(func() { _, _ = p.Render(ctx, input(fmt.Sprintf("bomb-%d", i), loop, configMap(fmt.Sprint(i)))) })
+	}
+	<-begun
+	<-begun
+	for waiting, _ := p.Load(); waiting < 1; waiting, _ = p.Load() {
+		<-time.After(time.Millisecond)
+	}
+	if n := len(begun); n > 0 {
+		t.Error("one that waits for a worker is said to have one")
+	}
+}
+
 func TestOneBombDoesNotHoldUpOthers(t *testing.T) {
 	p := newPool(t, Options{Workers: 2, CPU: time.Second})
 	bomb := input("bomb", loop)
