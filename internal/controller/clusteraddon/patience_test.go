@@ -9,6 +9,7 @@ import (
 	"fmt"
 	"net"
 	"net/http"
+	"sync"
 	"sync/atomic"
 	"testing"
 	"testing/synctest"
@@ -291,23 +292,22 @@ func TestOnlySoManyWaitForATurn(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		for _, atATime := range []int{1, 2, 10} {
 			turns := newTurns(atATime)
+			ctx, cancel := context.WithCancel(t.Context())
+			var passes sync.WaitGroup
 			var queued, refused, late atomic.Int64
 			take := func(namespace string, waits *atomic.Int64) {
-				go func() {
+				passes.Go(func() {
 					waits.Add(1)
-					mine, err := turns.take(t.Context(), namespace)
+					mine, err := turns.take(ctx, namespace)
 					waits.Add(-1)
 					if errors.Is(err, errQueue) {
 						refused.Add(1)
-						return
 					}
-					if err != nil {
-						t.Error(err)
-						return
+					if err == nil {
+						<-ctx.Done()
+						mine.end()
 					}
-					time.Sleep(time.Hour) // in the bubble
-					mine.end()
-				}()
+				})
 			}
 			for range 2 * workersFor(atATime) {
 				take("greedy", &queued)
@@ -326,7 +326,8 @@ func TestOnlySoManyWaitForATurn(t *testing.T) {
 			if all := atATime * (1 + waiters + queueing); all >= workersFor(atATime) {
 				t.Errorf("%d may work or wait, of %d", all, workersFor(atATime))
 			}
-			time.Sleep(10 * time.Hour)
+			cancel()
+			passes.Wait()
 		}
 	})
 }
