@@ -133,7 +133,7 @@ const (
 const (
 	// FailedToApplyObjectsReason: objects could not be applied. See the message and status.resources.
 	FailedToApplyObjectsReason = "FailedToApplyObjects"
-	// ObjectsApplyingOngoingReason: objects are being applied. Wait.
+	// ObjectsApplyingOngoingReason: objects are being applied, or a render waits for its turn. Wait.
 	ObjectsApplyingOngoingReason = "ObjectsApplyingOngoing"
 	// RenderFailedReason: a chart of the release cannot be rendered. Publish a corrected release.
 	RenderFailedReason = "RenderFailed"
